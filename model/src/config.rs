@@ -1,0 +1,263 @@
+//! A checked set of resources: everything parses, every reference resolves.
+//!
+//! Only [`Config::apply`] makes one, from a smaller one and a list of edits; it costs what the edits touch,
+//! and reports all problems at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use imbl::{HashMap, OrdMap};
+use serde_json::Value;
+
+use crate::digest::Digest;
+use crate::problem::{Fault, Problem, Problems, closest};
+use crate::resource::{Document, Key, Kind, Name, Resource, unknown_reference};
+
+/// A checked set of resources. Cloning costs nothing; two of them share what they have in common.
+#[derive(Clone, Default)]
+pub struct Config {
+    documents: OrdMap<Key, Document>,
+    /// How often each resource is referred to.
+    referrers: HashMap<Key, u32>,
+    digest: Digest,
+}
+
+/// One thing that a change does to one resource.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// Creates or replaces, from what a person wrote.
+    Put { kind: Kind, name: String, spec: Value },
+    /// Creates or replaces by something that was checked before: from the store, the stream or a rollback.
+    Restore { key: Key, document: Document },
+    /// Removes it, if it is there.
+    Remove { key: Key },
+}
+
+/// What a change did to one resource.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    pub key: Key,
+    pub before: Option<Document>,
+    pub after: Option<Document>,
+    /// The parsed form of `after`.
+    pub resource: Option<Resource>,
+}
+
+impl Config {
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&Document> {
+        self.documents.get(key)
+    }
+
+    /// All resources, by kind and then by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Document)> {
+        self.documents.iter()
+    }
+
+    /// The resources of a kind whose names come after `after`, by name.
+    pub fn of_kind(&self, kind: Kind, after: Option<&Name>) -> impl Iterator<Item = (&Name, &Document)> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let start = match after {
+            Some(name) => Excluded(Key::new(kind, name.clone())),
+            None => Included(Key::new(kind, Name::lowest())),
+        };
+        self.documents
+            .range((start, Unbounded))
+            .take_while(move |(key, _)| key.kind == kind)
+            .map(|(key, document)| (&key.name, document))
+    }
+
+    /// The edits that turn this set into the other.
+    #[must_use]
+    pub fn edits_to(&self, other: &Self) -> Vec<Edit> {
+        let removed = self.documents.keys().filter(|key| !other.documents.contains_key(*key));
+        let mut edits: Vec<Edit> = removed.map(|key| Edit::Remove { key: key.clone() }).collect();
+        edits.extend(
+            other
+                .documents
+                .iter()
+                .filter(|(key, document)| self.documents.get(*key) != Some(*document))
+                .map(|(key, document)| Edit::Restore { key: key.clone(), document: document.clone() }),
+        );
+        edits
+    }
+
+    /// The set after `edits`, and what they changed, or every problem with them. `revision` becomes the age
+    /// of resources that are new. An edit that changes nothing is no change.
+    pub fn apply(&self, edits: Vec<Edit>, revision: u64) -> Result<(Self, Vec<Changed>), Problems> {
+        let mut problems = Problems::new();
+        let changes = self.parse(edits, revision, &mut problems);
+        let mut config = self.clone();
+        for change in &changes {
+            config.replace(change);
+        }
+        config.check_references(&changes, &mut problems);
+        if problems.is_empty() { Ok((config, changes)) } else { Err(problems) }
+    }
+
+    fn parse(&self, edits: Vec<Edit>, revision: u64, problems: &mut Problems) -> Vec<Changed> {
+        let mut changes = Vec::with_capacity(edits.len());
+        let mut seen = BTreeSet::new();
+        for edit in edits {
+            let Some(change) = self.parse_one(edit, revision, problems) else {
+                continue;
+            };
+            if !seen.insert(change.key.clone()) {
+                let message = format!("the change holds {} more than once", change.key);
+                problems.push(Fault::new("/name", "duplicate-name", message).at(&change.key));
+            } else if change.before != change.after {
+                changes.push(change);
+            }
+        }
+        changes
+    }
+
+    fn parse_one(&self, edit: Edit, revision: u64, problems: &mut Problems) -> Option<Changed> {
+        let (key, parsed) = match edit {
+            Edit::Remove { key } => {
+                let before = self.get(&key).cloned();
+                return Some(Changed { key, before, after: None, resource: None });
+            }
+            Edit::Put { kind, name, spec } => {
+                let parsed = Resource::parse(kind, spec);
+                let key = match name.parse() {
+                    Ok(valid) => Key::new(kind, valid),
+                    Err(message) => {
+                        let mut faults = vec![Fault::new("/name", "invalid-name", message)];
+                        faults.extend(parsed.err().into_iter().flatten());
+                        problems.extend(faults.into_iter().map(|fault| fault.in_resource(kind, &name)));
+                        return None;
+                    }
+                };
+                let created = self.get(&key).map_or(revision, |document| document.created);
+                (
+                    key,
+                    parsed.map(|resource| {
+                        let spec = Arc::from(resource.canonical());
+                        (resource, Document { created, spec })
+                    }),
+                )
+            }
+            Edit::Restore { key, document } => {
+                let parsed = document.parse(key.kind);
+                (key, parsed.map(|resource| (resource, document)))
+            }
+        };
+        let before = self.get(&key).cloned();
+        match parsed {
+            Ok((resource, document)) => Some(Changed { key, before, after: Some(document), resource: Some(resource) }),
+            Err(faults) => {
+                problems.extend(faults.into_iter().map(|fault| fault.at(&key)));
+                None
+            }
+        }
+    }
+
+    fn replace(&mut self, change: &Changed) {
+        if let Some(before) = &change.before {
+            self.digest = self.digest.minus(digest_of(&change.key, before));
+            self.count_references(&change.key, before, |count| count - 1);
+        }
+        match &change.after {
+            Some(after) => {
+                self.digest = self.digest.plus(digest_of(&change.key, after));
+                self.documents.insert(change.key.clone(), after.clone());
+                if let Some(resource) = &change.resource {
+                    self.count_resource(resource, |count| count + 1);
+                }
+            }
+            None => {
+                self.documents.remove(&change.key);
+            }
+        }
+    }
+
+    fn count_references(&mut self, key: &Key, document: &Document, step: fn(u32) -> u32) {
+        if let Ok(resource) = document.parse(key.kind) {
+            self.count_resource(&resource, step);
+        }
+    }
+
+    fn count_resource(&mut self, resource: &Resource, step: fn(u32) -> u32) {
+        resource.references(&mut |reference| {
+            // What has no valid name is not there: check_references says so.
+            let Ok(name) = reference.name.parse() else { return };
+            let key = Key::new(reference.kind, name);
+            let count = step(self.referrers.get(&key).copied().unwrap_or(0));
+            if count == 0 {
+                self.referrers.remove(&key);
+            } else {
+                self.referrers.insert(key, count);
+            }
+        });
+    }
+
+    fn check_references(&self, changes: &[Changed], problems: &mut Problems) {
+        for change in changes {
+            if let Some(resource) = &change.resource {
+                problems.extend(self.dangling(&change.key, resource));
+            } else if self.referrers.contains_key(&change.key) {
+                problems.push(self.still_needed(&change.key));
+            }
+        }
+        let mut once = BTreeMap::new();
+        problems.retain(|problem| {
+            let place = (problem.kind, problem.name.clone(), problem.pointer.clone(), problem.message.clone());
+            once.insert(place, ()).is_none()
+        });
+    }
+
+    fn dangling(&self, key: &Key, resource: &Resource) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        resource.references(&mut |reference| {
+            let target = reference.name.parse().map(|name| Key::new(reference.kind, name));
+            if target.is_ok_and(|target| self.documents.contains_key(&target)) {
+                return;
+            }
+            let names = self.of_kind(reference.kind, None).map(|(name, _)| name.as_str());
+            let meant = closest(reference.name, names);
+            problems.push(unknown_reference(&reference, meant).at(key));
+        });
+        problems
+    }
+
+    /// Walks over everything, which is only done to say why a removal was refused.
+    fn still_needed(&self, key: &Key) -> Problem {
+        let mut users = Vec::new();
+        for (user, document) in self.iter() {
+            if let Ok(resource) = document.parse(user.kind) {
+                resource.references(&mut |reference| {
+                    if reference.kind == key.kind && reference.name == key.name.as_str() {
+                        users.push(format!("{user} at {}", reference.pointer));
+                    }
+                });
+            }
+        }
+        let shown = users.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+        let more = users.len().saturating_sub(5);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Fault::new("", "still-referenced", format!("{key} cannot be removed: {shown}{more} refers to it"))
+            .hint("remove or change what refers to it, in the same change or before")
+            .at(key)
+    }
+}
+
+/// The part of one resource in the digest of the whole.
+fn digest_of(key: &Key, document: &Document) -> Digest {
+    Digest::of_resource(key.kind.singular(), &key.name, document.created, &document.spec)
+}

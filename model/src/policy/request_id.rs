@@ -1,0 +1,69 @@
+//! `request-id`: every request has an identifier, the same for the service, the client and the log.
+//!
+//! ```yaml
+//! policies:
+//!   - { name: request-id, type: request-id, apply_to: everything }
+//! ```
+
+use http::HeaderName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Outcome, Policy, PolicySpec};
+use crate::exchange::Exchange;
+use crate::problem::Fault;
+use crate::resource::route::HeaderField;
+
+/// Longest identifier that is taken over from a client, in bytes.
+const MAX_BYTES: usize = 128;
+
+/// Gives every request an identifier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequestId {
+    /// The header field that carries it, in requests and responses. Default: `X-Request-Id`.
+    #[serde(skip_serializing_if = "is_default_header")]
+    pub header: HeaderField,
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self { header: HeaderField(HeaderName::from_static("x-request-id")) }
+    }
+}
+
+fn is_default_header(header: &HeaderField) -> bool {
+    header.0 == "x-request-id"
+}
+
+/// The compiled form.
+pub struct Compiled {
+    header: HeaderName,
+}
+
+impl PolicySpec for RequestId {
+    const NAME: &'static str = "request-id";
+    const SUMMARY: &'static str = "gives every request an identifier";
+    type Compiled = Compiled;
+
+    fn compile(&self, _: Option<&Compiled>) -> Result<Compiled, Vec<Fault>> {
+        Ok(Compiled { header: self.header.0.clone() })
+    }
+}
+
+impl Policy for Compiled {
+    fn on_request<'a>(&'a self, exchange: &'a mut Exchange) -> Outcome<'a> {
+        let sent = exchange.request.headers.get(&self.header);
+        let sent = sent.filter(|id| (1..=MAX_BYTES).contains(&id.len()) && id.to_str().is_ok()).cloned();
+        let id = match sent {
+            Some(id) => {
+                exchange.set_request_id(id.clone());
+                id
+            }
+            None => exchange.request_id().clone(),
+        };
+        exchange.request.headers.insert(self.header.clone(), id.clone());
+        exchange.respond_with(self.header.clone(), id);
+        Outcome::Continue
+    }
+}

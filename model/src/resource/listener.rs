@@ -1,0 +1,82 @@
+//! Listener: where requests come in.
+
+use std::net::SocketAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_true, yes};
+use crate::problem::Fault;
+
+/// Where requests come in: an address and how clients speak to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Address and port, `0.0.0.0:8080` or `[::]:8443`. Every node opens it.
+    pub bind: SocketAddr,
+    /// Present: clients must speak TLS, with HTTP/1.1 or HTTP/2 chosen by ALPN (RFC 7301). Absent: plain
+    /// text, with HTTP/1.1 or HTTP/2 by prior knowledge (RFC 9113 section 3.3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Policies for all requests that come in here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Name>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub description: String,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: Labels,
+    /// `false` closes it without forgetting it. Default: true.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub enabled: bool,
+}
+
+/// How a listener does TLS.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates to choose from by the server name that the client asks for (RFC 6066 section 3).
+    /// The first is served to a client that names no host.
+    pub certificates: Vec<Name>,
+    /// The oldest version that is accepted. Default: 1.2.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub min_version: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TlsVersion {
+    /// RFC 5246
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// RFC 8446
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+impl Written for Listener {
+    const KIND: Kind = Kind::Listener;
+
+    fn check(&self, faults: &mut Vec<Fault>) {
+        if self.bind.port() == 0 {
+            let fault = Fault::new("/bind", "invalid-value", format!("`{}` has no port", self.bind));
+            faults.push(fault.hint("name a port between 1 and 65535, such as `0.0.0.0:8080`"));
+        }
+        if self.tls.as_ref().is_some_and(|tls| tls.certificates.is_empty()) {
+            let fault = Fault::new("/tls/certificates", "missing-value", "TLS needs at least one certificate");
+            faults.push(fault.hint("name a certificate, or leave `tls` away for plain text"));
+        }
+    }
+
+    fn references(&self, visit: &mut dyn FnMut(Reference<'_>)) {
+        for (index, name) in self.tls.iter().flat_map(|tls| &tls.certificates).enumerate() {
+            let pointer = format!("/tls/certificates/{index}");
+            visit(Reference { kind: Kind::Certificate, name, pointer });
+        }
+        super::policy::references(&self.policies, visit);
+    }
+
+    fn into_resource(self) -> Resource {
+        Resource::Listener(self)
+    }
+}

@@ -1,0 +1,196 @@
+//! The compiled form of one revision.
+//!
+//! Nothing in it is looked up by name, sorted or parsed when a request comes. It is immutable and shares every
+//! unchanged part with the snapshot before it: [`Snapshot::apply`] compiles only what the change touched. A
+//! snapshot from nothing is the same operation on an empty one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use imbl::HashMap;
+use rustls::sign::CertifiedKey;
+
+use crate::config::{Changed, Config, Edit};
+use crate::policy::{Policy, PolicyKind, Step};
+use crate::problem::Problems;
+use crate::resource::Name;
+use crate::resource::consumer::KeyHash;
+use crate::resource::listener::TlsVersion;
+use crate::resource::service::{LoadBalancing, Protocol, TargetUrl, Timeouts, UpstreamTls};
+use crate::router::Router;
+use crate::slots::{Slot, Slots};
+use crate::value::{HostPattern, Span};
+
+mod compile;
+
+/// The compiled form of one revision of one gateway.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    /// Number of the revision; 0 for the empty one that everything starts from.
+    pub revision: u64,
+    pub config: Config,
+    pub listeners: Slots<Listener>,
+    pub certificates: Slots<Certificate>,
+    pub services: Slots<Service>,
+    pub routes: Slots<Route>,
+    pub policies: Slots<CompiledPolicy>,
+    pub consumers: Slots<Consumer>,
+    /// Policies with `apply_to: everything`, in running order.
+    pub everything: Arc<[Step]>,
+    pub router: Router,
+    keys: HashMap<KeyHash, Slot>,
+    /// Listener addresses in use, to find two that want the same.
+    addresses: HashMap<SocketAddr, Name>,
+}
+
+/// Where requests come in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    pub name: Name,
+    pub bind: SocketAddr,
+    pub tls: Option<ListenerTls>,
+    pub policies: Arc<[Step]>,
+    pub enabled: bool,
+}
+
+/// TLS of a listener: certificates by slot, so that renewing one touches no listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerTls {
+    /// The first is for clients that name no host.
+    pub certificates: Vec<Slot>,
+    pub min_version: TlsVersion,
+}
+
+/// A certificate chain with its key, ready to be served.
+pub struct Certificate {
+    pub name: Name,
+    pub hosts: Vec<HostPattern>,
+    pub key: Arc<CertifiedKey>,
+    pub enabled: bool,
+}
+
+/// What stands behind the gateway.
+#[derive(Debug)]
+pub struct Service {
+    pub name: Name,
+    pub targets: Vec<Target>,
+    /// Sum of the weights of the targets.
+    pub total_weight: u32,
+    pub protocol: Protocol,
+    pub load_balancing: LoadBalancing,
+    pub timeouts: Timeouts,
+    pub policies: Arc<[Step]>,
+    pub enabled: bool,
+}
+
+/// One address of a service. Connections to targets that are equal in everything are shared.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub endpoint: Arc<Endpoint>,
+    pub weight: u32,
+}
+
+/// All that decides whether a connection can serve a request: the key of connection pools.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub url: TargetUrl,
+    pub protocol: Protocol,
+    /// For `https` only.
+    pub tls: Option<UpstreamTls>,
+}
+
+/// Where matching requests go.
+#[derive(Debug)]
+pub struct Route {
+    pub name: Name,
+    pub action: Action,
+    pub timeouts: Option<Box<RouteTimeouts>>,
+    pub policies: Option<Arc<[Step]>>,
+}
+
+/// What happens to a request that matched.
+#[derive(Debug)]
+pub enum Action {
+    /// All to one service: the common case, without a list.
+    Forward(Slot),
+    /// Shared out by weight.
+    Split(Box<Split>),
+    Respond(Arc<FixedResponse>),
+}
+
+/// Backends with weights.
+#[derive(Debug)]
+pub struct Split {
+    /// Service and weight; entries of weight 0 are left out.
+    pub backends: Vec<(Slot, u32)>,
+    pub total_weight: u64,
+}
+
+/// An answer of the gateway itself.
+#[derive(Debug)]
+pub struct FixedResponse {
+    pub status: http::StatusCode,
+    pub content_type: http::HeaderValue,
+    pub body: bytes::Bytes,
+}
+
+/// Where a route waits differently from its service.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteTimeouts {
+    pub request: Option<Span>,
+    pub idle: Option<Span>,
+}
+
+/// A policy that runs.
+pub struct CompiledPolicy {
+    pub name: Name,
+    pub kind: &'static PolicyKind,
+    pub policy: Arc<dyn Policy>,
+    pub enabled: bool,
+}
+
+/// Who calls.
+#[derive(Debug)]
+pub struct Consumer {
+    pub name: Name,
+    pub policies: Arc<[Step]>,
+    keys: Vec<KeyHash>,
+}
+
+impl Snapshot {
+    /// The snapshot of revision `revision`, which is this one after `edits`, and what they changed; or
+    /// every problem with them.
+    pub fn apply(&self, revision: u64, edits: Vec<Edit>) -> Result<(Self, Vec<Changed>), Problems> {
+        let (config, changes) = self.config.apply(edits, revision)?;
+        let snapshot = compile::compile(self, revision, config, &changes)?;
+        Ok((snapshot, changes))
+    }
+
+    /// The consumer that this key belongs to.
+    #[must_use]
+    pub fn consumer_of_key(&self, key: &KeyHash) -> Option<Slot> {
+        self.keys.get(key).copied()
+    }
+}
+
+impl Route {
+    /// The service for one request; `draw` is a random number. Nothing for fixed answers and for routes
+    /// whose backends all have weight 0.
+    #[must_use]
+    pub fn draw_service(&self, draw: u64) -> Option<Slot> {
+        match &self.action {
+            Action::Forward(slot) => Some(*slot),
+            Action::Respond(_) => None,
+            Action::Split(split) => {
+                let mut rest = draw.checked_rem(split.total_weight)?;
+                for (slot, weight) in &split.backends {
+                    match rest.checked_sub(u64::from(*weight)) {
+                        Some(left) => rest = left,
+                        None => return Some(*slot),
+                    }
+                }
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! From a checked change to the next snapshot: everything that a request would otherwise have to work out.
+//!
+//! Kinds are compiled in the order of their references, so that slots exist before they are pointed at, and
+//! removed in the opposite order. A change of a policy's type moves it in the running order of every list that names it,
+//! which is why a type cannot change.
+
+use std::sync::Arc;
+
+use super::{
+    Action, Certificate, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, ListenerTls, Route,
+    RouteTimeouts, Service, Snapshot, Split, Target,
+};
+use crate::config::{Changed, Config};
+use crate::policy::Step;
+use crate::problem::{Fault, Problems};
+use crate::resource::policy::ApplyTo;
+use crate::resource::{self, Key, Kind, Name, Resource};
+use crate::slots::Slot;
+
+/// What must exist first comes first.
+const ORDER: [Kind; 6] = [Kind::Policy, Kind::Certificate, Kind::Listener, Kind::Service, Kind::Consumer, Kind::Route];
+
+/// The snapshot that follows `previous` by `changes`, which led to `config`.
+pub(super) fn compile(
+    previous: &Snapshot,
+    revision: u64,
+    config: Config,
+    changes: &[Changed],
+) -> Result<Snapshot, Problems> {
+    let mut next = Snapshot { revision, config, ..previous.clone() };
+    let mut problems = Problems::new();
+    for kind in ORDER.into_iter().rev() {
+        for change in changes.iter().filter(|change| change.key.kind == kind) {
+            next.forget(change);
+        }
+    }
+    for kind in ORDER {
+        for change in changes.iter().filter(|change| change.key.kind == kind) {
+            if let Some(resource) = &change.resource {
+                let faults = next.learn(change, resource);
+                problems.extend(faults.into_iter().map(|fault| fault.at(&change.key)));
+            }
+        }
+        if kind == Kind::Policy && changes.iter().any(|change| change.key.kind == kind) {
+            next.compile_everything(changes, &mut problems);
+        }
+    }
+    if problems.is_empty() { Ok(next) } else { Err(problems) }
+}
+
+impl Snapshot {
+    /// Takes out what a resource was before, as far as its new form would not replace it in place.
+    fn forget(&mut self, change: &Changed) {
+        let Some(before) = &change.before else { return };
+        let name = &change.key.name;
+        let is_gone = change.after.is_none();
+        match change.key.kind {
+            Kind::Listener => {
+                if let Some(listener) = self.listeners.find(name) {
+                    self.addresses.remove(&listener.bind);
+                }
+                is_gone.then(|| self.listeners.remove(name));
+            }
+            Kind::Consumer => {
+                let consumer = self.consumers.find(name).cloned();
+                for hash in consumer.iter().flat_map(|consumer| &consumer.keys) {
+                    self.keys.remove(hash);
+                }
+                is_gone.then(|| self.consumers.remove(name));
+            }
+            Kind::Route => {
+                if let (Ok(Resource::Route(written)), Some(slot)) = (before.parse(Kind::Route), self.routes.slot(name))
+                {
+                    self.router.remove(&written, slot);
+                }
+                is_gone.then(|| self.routes.remove(name));
+            }
+            Kind::Certificate => {
+                is_gone.then(|| self.certificates.remove(name));
+            }
+            Kind::Service => {
+                is_gone.then(|| self.services.remove(name));
+            }
+            Kind::Policy => {
+                is_gone.then(|| self.policies.remove(name));
+            }
+        }
+    }
+
+    fn learn(&mut self, change: &Changed, resource: &Resource) -> Vec<Fault> {
+        let name = &change.key.name;
+        let learned = match resource {
+            Resource::Policy(written) => self.learn_policy(name, written),
+            Resource::Certificate(written) => self.learn_certificate(name, written),
+            Resource::Listener(written) => self.learn_listener(name, written),
+            Resource::Service(written) => self.learn_service(name, written),
+            Resource::Consumer(written) => self.learn_consumer(name, written),
+            Resource::Route(written) => {
+                let created = change.after.as_ref().map_or(0, |document| document.created);
+                self.learn_route(name, written, created)
+            }
+        };
+        learned.err().unwrap_or_default()
+    }
+
+    fn learn_policy(&mut self, name: &Name, written: &resource::Policy) -> Result<(), Vec<Fault>> {
+        let kind = written.policy_kind().expect("the type was checked when it was parsed");
+        let previous = self.policies.find(name);
+        if let Some(previous) = previous.filter(|previous| previous.kind.name != kind.name) {
+            let message = format!("it has the type `{}`, which cannot become `{}`", previous.kind.name, kind.name);
+            return Err(vec![
+                Fault::new("/type", "immutable-field", message)
+                    .hint("create a policy of another name and let it take this one's place"),
+            ]);
+        }
+        let policy = kind
+            .compile(&written.config, previous.map(|previous| &*previous.policy))
+            .map_err(|faults| faults.into_iter().map(|fault| fault.below("/config")).collect::<Vec<_>>())?;
+        let compiled = CompiledPolicy { name: name.clone(), kind, policy, enabled: written.enabled };
+        self.policies.put(name, Arc::new(compiled));
+        Ok(())
+    }
+
+    /// Collects the policies for everything anew. There are few policies compared with routes, and policies
+    /// seldom change, but `everything` is only touched when one that applies to everything was or is.
+    fn compile_everything(&mut self, changes: &[Changed], problems: &mut Problems) {
+        let applies = |resource: &Resource| matches!(resource, Resource::Policy(policy) if policy.apply_to == Some(ApplyTo::Everything));
+        let touched = changes.iter().filter(|change| change.key.kind == Kind::Policy).any(|change| {
+            let before = change.before.as_ref().and_then(|document| document.parse(Kind::Policy).ok());
+            before.as_ref().is_some_and(applies) || change.resource.as_ref().is_some_and(applies)
+        });
+        if !touched {
+            return;
+        }
+        let mut steps: Vec<Step> = Vec::new();
+        for (name, document) in self.config.of_kind(Kind::Policy, None) {
+            let Ok(resource) = document.parse(Kind::Policy) else { continue };
+            let Some(policy) = self.policies.slot(name).filter(|_| applies(&resource)) else { continue };
+            let Some(compiled) = self.policies.get(policy) else { continue };
+            let step = Step { order: compiled.kind.order(), policy };
+            match steps.iter().find(|other| other.order == step.order) {
+                Some(other) => {
+                    let fault = self.two_of_a_type(*other, "/apply_to".into());
+                    problems.push(fault.at(&Key::new(Kind::Policy, name.clone())));
+                }
+                None => steps.push(step),
+            }
+        }
+        steps.sort_by_key(|step| step.order);
+        self.everything = steps.into();
+    }
+
+    /// The steps of one attachment, sorted by running order.
+    fn steps(&self, policies: &[Name]) -> Result<Arc<[Step]>, Vec<Fault>> {
+        let mut steps: Vec<Step> = Vec::with_capacity(policies.len());
+        let mut faults = Vec::new();
+        for (index, name) in policies.iter().enumerate() {
+            // Missing ones were reported with the references.
+            let Some(policy) = self.policies.slot(name) else { continue };
+            let Some(compiled) = self.policies.get(policy) else { continue };
+            let step = Step { order: compiled.kind.order(), policy };
+            match steps.iter().find(|other| other.order == step.order) {
+                Some(other) => faults.push(self.two_of_a_type(*other, format!("/policies/{index}"))),
+                None => steps.push(step),
+            }
+        }
+        steps.sort_by_key(|step| step.order);
+        if faults.is_empty() { Ok(steps.into()) } else { Err(faults) }
+    }
+
+    fn two_of_a_type(&self, other: Step, pointer: String) -> Fault {
+        let other = self.policies.get(other.policy).expect("a step points at a policy");
+        let message = format!("`{}` of the same type `{}` is already attached there", other.name, other.kind.name);
+        Fault::new(pointer, "duplicate-policy-type", message)
+            .hint("only one policy of a type can act at one place: remove one of them")
+    }
+
+    fn learn_certificate(&mut self, name: &Name, written: &resource::Certificate) -> Result<(), Vec<Fault>> {
+        let key = written.certified_key().map_err(|fault| vec![fault])?;
+        let hosts = written.server_names().map_err(|fault| vec![fault])?;
+        let compiled = Certificate { name: name.clone(), hosts, key: Arc::new(key), enabled: written.enabled };
+        self.certificates.put(name, Arc::new(compiled));
+        Ok(())
+    }
+
+    fn learn_listener(&mut self, name: &Name, written: &resource::Listener) -> Result<(), Vec<Fault>> {
+        if let Some(other) = self.addresses.insert(written.bind, name.clone()).filter(|other| other != name) {
+            let message = format!("the listener `{other}` has the address {} already", written.bind);
+            return Err(vec![Fault::new("/bind", "duplicate-value", message).hint("give each its own port")]);
+        }
+        let tls = written.tls.as_ref().map(|tls| ListenerTls {
+            certificates: tls.certificates.iter().filter_map(|name| self.certificates.slot(name)).collect(),
+            min_version: tls.min_version,
+        });
+        let policies = self.steps(&written.policies)?;
+        let compiled = Listener { name: name.clone(), bind: written.bind, tls, policies, enabled: written.enabled };
+        self.listeners.put(name, Arc::new(compiled));
+        Ok(())
+    }
+
+    fn learn_service(&mut self, name: &Name, written: &resource::Service) -> Result<(), Vec<Fault>> {
+        let targets: Vec<Target> = written
+            .targets
+            .iter()
+            .map(|target| Target {
+                endpoint: Arc::new(Endpoint {
+                    url: target.url.clone(),
+                    protocol: written.protocol,
+                    tls: target.url.https.then(|| written.tls.clone()),
+                }),
+                weight: target.weight,
+            })
+            .collect();
+        let compiled = Service {
+            name: name.clone(),
+            total_weight: targets.iter().map(|target| target.weight).sum(),
+            targets,
+            protocol: written.protocol,
+            load_balancing: written.load_balancing,
+            timeouts: written.timeouts,
+            policies: self.steps(&written.policies)?,
+            enabled: written.enabled,
+        };
+        self.services.put(name, Arc::new(compiled));
+        Ok(())
+    }
+
+    fn learn_consumer(&mut self, name: &Name, written: &resource::Consumer) -> Result<(), Vec<Fault>> {
+        let policies = self.steps(&written.policies)?;
+        let keys: Vec<_> = if written.enabled { written.key_hashes().collect() } else { Vec::new() };
+        let mut faults = Vec::new();
+        let compiled = Consumer { name: name.clone(), policies, keys: keys.iter().map(|(_, hash)| *hash).collect() };
+        let slot = self.consumers.put(name, Arc::new(compiled));
+        for (pointer, hash) in keys {
+            if let Some(owner) = self.keys.insert(hash, slot) {
+                let owner = self.consumers.get(owner).map_or("", |owner| owner.name.as_str());
+                let message = format!("the consumer `{owner}` has the same key");
+                faults
+                    .push(Fault::new(pointer, "duplicate-value", message).hint("every key belongs to one credential"));
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    fn learn_route(&mut self, name: &Name, written: &resource::Route, created: u64) -> Result<(), Vec<Fault>> {
+        let policies = if written.policies.is_empty() { None } else { Some(self.steps(&written.policies)?) };
+        let resource::route::RouteTimeouts { request, idle } = written.timeouts;
+        let timeouts = (request.is_some() || idle.is_some()).then(|| Box::new(RouteTimeouts { request, idle }));
+        let compiled = Route { name: name.clone(), action: self.action(written), timeouts, policies };
+        let slot = self.routes.put(name, Arc::new(compiled));
+        if written.enabled {
+            let listeners: Vec<Slot> =
+                written.listeners.iter().filter_map(|listener| self.listeners.slot(listener)).collect();
+            self.router.insert(written, slot, name, created, &listeners);
+        }
+        Ok(())
+    }
+
+    fn action(&self, written: &resource::Route) -> Action {
+        if let Some(respond) = &written.respond {
+            let content_type = respond.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
+            return Action::Respond(Arc::new(FixedResponse {
+                status: http::StatusCode::from_u16(respond.status).expect("the status was checked"),
+                content_type: content_type.parse().expect("the content type was checked"),
+                body: respond.body.clone().into(),
+            }));
+        }
+        let backends: Vec<(Slot, u32)> = written
+            .backends
+            .iter()
+            .filter(|backend| backend.weight > 0)
+            .filter_map(|backend| Some((self.services.slot(&backend.service)?, backend.weight)))
+            .collect();
+        match backends[..] {
+            [(only, _)] => Action::Forward(only),
+            _ => {
+                let total_weight = backends.iter().map(|(_, weight)| u64::from(*weight)).sum();
+                Action::Split(Box::new(Split { backends, total_weight }))
+            }
+        }
+    }
+}

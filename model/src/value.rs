@@ -1,0 +1,175 @@
+//! Values that parse themselves: durations, host patterns. A written form made of these cannot hold
+//! most mistakes, and each says in its error what it would have accepted.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Serde and schema for a type that is written as a string and knows `FromStr` and `Display`.
+macro_rules! written_as_string {
+    ($type:ty, $name:literal, $pattern:literal, $description:literal) => {
+        impl ::serde::Serialize for $type {
+            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> ::serde::Deserialize<'de> for $type {
+            fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <::std::borrow::Cow<'de, str> as ::serde::Deserialize>::deserialize(deserializer)?;
+                text.parse().map_err(::serde::de::Error::custom)
+            }
+        }
+
+        impl ::schemars::JsonSchema for $type {
+            fn schema_name() -> ::std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut ::schemars::SchemaGenerator) -> ::schemars::Schema {
+                ::schemars::json_schema!({ "type": "string", "pattern": $pattern, "description": $description })
+            }
+        }
+    };
+}
+pub(crate) use written_as_string;
+
+/// A length of time, written `250ms`, `5s`, `2m`, `1h`, or several of these (`1m 30s`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(Duration);
+
+impl Span {
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
+    #[must_use]
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(Duration::from_secs(secs))
+    }
+
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+
+    #[must_use]
+    pub fn as_millis(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong =
+            || format!("`{text}` is no duration: write a number and a unit, such as `250ms`, `5s`, `2m` or `1h`");
+        let duration = humantime::parse_duration(text).map_err(|_| wrong())?;
+        if duration.subsec_nanos() % 1_000_000 != 0 || duration > Duration::from_secs(366 * 86_400) {
+            return Err(format!("`{text}` is out of range: a duration has whole milliseconds and is at most a year"));
+        }
+        Ok(Self(duration))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&humantime::format_duration(self.0), f)
+    }
+}
+
+written_as_string!(
+    Span,
+    "Duration",
+    r"^([0-9]+ ?(ms|s|m|h|d) ?)+$",
+    "A length of time: a number and a unit (ms, s, m, h, d), such as `250ms`, `5s` or `1m 30s`."
+);
+
+/// Which hosts a route or a certificate is for: a name (`api.example.com`) or a wildcard for one or
+/// more labels in front of one (`*.example.com`). Kept in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPattern(String);
+
+impl HostPattern {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `example.com` of `*.example.com`; nothing for an exact name.
+    #[must_use]
+    pub fn wildcard_suffix(&self) -> Option<&str> {
+        self.0.strip_prefix("*.")
+    }
+}
+
+impl FromStr for HostPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let lower = text.to_ascii_lowercase();
+        let name = lower.strip_prefix("*.").unwrap_or(&lower);
+        if name.contains(':') && name.parse::<std::net::Ipv6Addr>().is_err() {
+            return Err(format!(
+                "`{text}` is no host name: leave the scheme and the port away, such as `api.example.com`"
+            ));
+        }
+        if name.contains('*') {
+            return Err(format!(
+                "`{text}` is no host name: `*` may stand only for the whole first part, such as `*.example.com`"
+            ));
+        }
+        let label_is_wrong = |label: &str| {
+            label.is_empty()
+                || label.len() > 63
+                || label.starts_with('-')
+                || label.ends_with('-')
+                || !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        };
+        if !name.contains(':') && (name.len() > 253 || name.split('.').any(label_is_wrong)) {
+            return Err(format!(
+                "`{text}` is no host name: letters, digits and hyphens between dots, such as `api.example.com`"
+            ));
+        }
+        Ok(Self(lower))
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+written_as_string!(
+    HostPattern,
+    "HostPattern",
+    r"^(\*\.)?[A-Za-z0-9_:]([A-Za-z0-9_.:-]*[A-Za-z0-9_:])?$",
+    "A host name, or a wildcard in front of one: `api.example.com`, `*.example.com`."
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_what_they_write() {
+        for text in ["250ms", "5s", "2m", "1h", "1m 30s"] {
+            assert_eq!(text.parse::<Span>().expect(text).to_string(), text);
+        }
+        for text in ["", "5", "5 parsecs", "-1s", "1us", "9999999999h"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_lower_case_names() {
+        assert_eq!("API.Example.com".parse::<HostPattern>().expect("a host").as_str(), "api.example.com");
+        assert_eq!("*.b.example".parse::<HostPattern>().expect("a host").wildcard_suffix(), Some("b.example"));
+        for text in ["", "a..b", "a.*.b", "*", "a:80", "http://a", "-a", "a/b", "a b"] {
+            assert!(text.parse::<HostPattern>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Edits as envelopes: the only file here that knows protobuf.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::config::{Changed, Edit};
+use crate::problem::{Fault, Problem};
+use crate::resource::{Document, Key, Kind};
+
+/// The envelope that creates or replaces a resource.
+#[must_use]
+pub fn envelope(key: &Key, document: &Document) -> proto::Envelope {
+    proto::Envelope {
+        kind: key.kind.singular().to_owned(),
+        name: key.name.to_string(),
+        removed: false,
+        created: document.created,
+        spec: Bytes::copy_from_slice(document.spec.as_bytes()),
+    }
+}
+
+/// The envelope of one change.
+#[must_use]
+pub fn envelope_of_change(change: &Changed) -> proto::Envelope {
+    match &change.after {
+        Some(document) => envelope(&change.key, document),
+        None => proto::Envelope {
+            kind: change.key.kind.singular().to_owned(),
+            name: change.key.name.to_string(),
+            removed: true,
+            ..proto::Envelope::default()
+        },
+    }
+}
+
+/// What an envelope asks for. A kind that this version does not know is a problem, never skipped: it may
+/// be what keeps somebody out.
+pub fn edit(envelope: &proto::Envelope) -> Result<Edit, Problem> {
+    let wrong = |code: &'static str, message: String| Problem {
+        kind: None,
+        name: Some(envelope.name.clone()),
+        pointer: String::new(),
+        code: code.into(),
+        message,
+        hint: Some("upgrade this node before the control plane".to_owned()),
+        location: None,
+    };
+    let kind = Kind::parse(&envelope.kind)
+        .ok_or_else(|| wrong("unknown-kind", format!("this node knows no kind `{}`", envelope.kind)))?;
+    let name = envelope
+        .name
+        .parse()
+        .map_err(|message| Fault::new("/name", "invalid-name", message).in_resource(kind, &envelope.name))?;
+    let key = Key::new(kind, name);
+    if envelope.removed {
+        return Ok(Edit::Remove { key });
+    }
+    let spec = str::from_utf8(&envelope.spec)
+        .map_err(|_| Fault::new("", "invalid-json", "the resource is not UTF-8").at(&key))?;
+    Ok(Edit::Restore { key, document: Document { created: envelope.created, spec: Arc::from(spec) } })
+}
+
+/// A problem as a node reports it.
+#[must_use]
+pub fn problem_to_wire(problem: &Problem) -> proto::Problem {
+    proto::Problem {
+        kind: problem.kind.map(|kind| kind.singular().to_owned()).unwrap_or_default(),
+        name: problem.name.clone().unwrap_or_default(),
+        pointer: problem.pointer.clone(),
+        code: problem.code.to_string(),
+        message: problem.message.clone(),
+        hint: problem.hint.clone().unwrap_or_default(),
+    }
+}
+
+/// A problem that a node reported.
+#[must_use]
+pub fn problem_from_wire(problem: proto::Problem) -> Problem {
+    let some = |text: String| Some(text).filter(|text| !text.is_empty());
+    Problem {
+        kind: Kind::parse(&problem.kind),
+        name: some(problem.name),
+        pointer: problem.pointer,
+        code: problem.code.into(),
+        message: problem.message,
+        hint: some(problem.hint),
+        location: None,
+    }
+}

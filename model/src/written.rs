@@ -1,0 +1,232 @@
+//! Reading a written form so that every fault in it is found, not only the first.
+//!
+//! serde stops at the first error. Here the field that caused it is taken out and the reading starts
+//! again, until what is left parses or the error cannot be blamed on one field. Each error becomes a
+//! [`Fault`] with a JSON pointer and, for a misspelt field or variant, a hint.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::{Path, Segment};
+
+use crate::problem::{Fault, did_you_mean, push_pointer};
+
+/// No resource has more faults than anyone would read at once.
+const MAX_FAULTS: usize = 50;
+
+/// The typed form of `value`, or every fault in it.
+pub fn read<T: DeserializeOwned>(mut value: Value) -> Result<T, Vec<Fault>> {
+    let mut faults: Vec<Fault> = Vec::new();
+    let mut removed = Removed::default();
+    loop {
+        let error = match serde_path_to_error::deserialize::<_, T>(&value) {
+            Ok(typed) if faults.is_empty() => return Ok(typed),
+            Ok(_) => return Err(faults),
+            Err(error) => error,
+        };
+        let mut fault = describe(&value, error.path(), &error.inner().to_string());
+        let now = fault.pointer.clone();
+        fault.pointer = removed.as_written(&now);
+        // What fails only because of something taken out above is no fault of the author's.
+        let is_new = !faults.iter().any(|earlier| {
+            earlier
+                .pointer
+                .strip_prefix(fault.pointer.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        if is_new {
+            faults.push(fault);
+        }
+        if !removed.take(&mut value, &now) || faults.len() >= MAX_FAULTS {
+            return Err(faults);
+        }
+    }
+}
+
+/// The canonical text of a written form: what is stored, hashed and sent.
+#[must_use]
+pub fn canonical<T: Serialize>(typed: &T) -> String {
+    serde_json::to_string(typed).expect("written forms are plain data")
+}
+
+fn describe(value: &Value, path: &Path, message: &str) -> Fault {
+    let mut pointer = pointer_of(path);
+    // serde_json appends a position in its own input, which nobody has seen.
+    let message = match message.rfind(" at line ") {
+        Some(end) => &message[..end],
+        None => message,
+    };
+    if let Some((field, known)) = unknown(message, "unknown field `") {
+        let named = pointer.rsplit('/').next() == Some(field);
+        if !named || value.pointer(&pointer).is_none() {
+            push_pointer(&mut pointer, field);
+        }
+        let fault = Fault::new(pointer, "unknown-field", format!("there is no field `{field}`"));
+        return fault.hint(suggestion(field, &known, "the fields are"));
+    }
+    if let Some((variant, known)) = unknown(message, "unknown variant `") {
+        let fault = Fault::new(pointer, "unknown-value", format!("`{variant}` is not possible here"));
+        return fault.hint(suggestion(variant, &known, "possible are"));
+    }
+    if let Some(rest) = message.strip_prefix("missing field `") {
+        let field = rest.trim_end_matches('`');
+        push_pointer(&mut pointer, field);
+        return Fault::new(pointer, "missing-field", format!("the field `{field}` is missing"));
+    }
+    Fault::new(pointer, "invalid-value", message.to_owned())
+}
+
+fn suggestion(written: &str, known: &[&str], lead: &str) -> String {
+    did_you_mean(written, known.iter().copied()).unwrap_or_else(|| format!("{lead} {}", known.join(", ")))
+}
+
+/// The offender and the possibilities of serde's "unknown field `x`, expected one of `a`, `b`".
+fn unknown<'m>(message: &'m str, lead: &str) -> Option<(&'m str, Vec<&'m str>)> {
+    let rest = message.strip_prefix(lead)?;
+    let (offender, rest) = rest.split_once('`')?;
+    let known = rest.split('`').skip(1).step_by(2).collect();
+    Some((offender, known))
+}
+
+fn pointer_of(path: &Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => push_pointer(&mut pointer, &index.to_string()),
+            Segment::Map { key } => push_pointer(&mut pointer, key),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+/// What was taken out so far, so that places in what is left can be told as places in what was written.
+#[derive(Default)]
+struct Removed {
+    /// Pointer of a list as written, and the places of the entries taken out of it, in ascending order.
+    entries: Vec<(String, Vec<usize>)>,
+}
+
+impl Removed {
+    /// Takes the value at `pointer` out of `value`; false if there is nothing there.
+    fn take(&mut self, value: &mut Value, pointer: &str) -> bool {
+        let Some((parent, last)) = pointer.rsplit_once('/') else {
+            return false;
+        };
+        match value.pointer_mut(parent) {
+            Some(Value::Object(map)) => map.shift_remove(&last.replace("~1", "/").replace("~0", "~")).is_some(),
+            Some(Value::Array(list)) => {
+                let Some(index) = last.parse().ok().filter(|index| *index < list.len()) else {
+                    return false;
+                };
+                list.remove(index);
+                let parent = self.as_written(parent);
+                let index = self.index_as_written(&parent, index);
+                match self.entries.iter_mut().find(|(list, _)| *list == parent) {
+                    Some((_, gone)) => {
+                        gone.push(index);
+                        gone.sort_unstable();
+                    }
+                    None => self.entries.push((parent, vec![index])),
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn as_written(&self, pointer: &str) -> String {
+        let mut written = String::new();
+        for step in pointer.split('/').skip(1) {
+            let step = match step.parse() {
+                Ok(index) => self.index_as_written(&written, index).to_string(),
+                Err(_) => step.to_owned(),
+            };
+            written.push('/');
+            written.push_str(&step);
+        }
+        written
+    }
+
+    fn index_as_written(&self, list: &str, mut index: usize) -> usize {
+        for (_, gone) in self.entries.iter().filter(|(pointer, _)| pointer == list) {
+            for place in gone {
+                index += usize::from(*place <= index);
+            }
+        }
+        index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only parsing is under test")]
+    struct Outer {
+        count: u8,
+        #[serde(default)]
+        inner: Vec<Inner>,
+        #[serde(default)]
+        mode: Mode,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only parsing is under test")]
+    struct Inner {
+        weight: u8,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        #[default]
+        LeastRequest,
+        RoundRobin,
+    }
+
+    fn pointers(value: Value) -> Vec<String> {
+        let faults = read::<Outer>(value).expect_err("faults");
+        faults
+            .into_iter()
+            .map(|fault| format!("{} {} {}", fault.pointer, fault.code, fault.hint.unwrap_or_default()))
+            .collect()
+    }
+
+    #[test]
+    fn every_fault_is_found_once() {
+        let found = pointers(json!({
+            "count": 300,
+            "inner": [{"weight": 1}, 7, {"weight": 2}, {"wieght": 2}, {"weight": -1}],
+            "mode": "round_robbin",
+            "conut": 1,
+        }));
+        assert_eq!(found.len(), 6, "{found:?}");
+        for expected in [
+            "/count invalid-value ",
+            "/inner/1 invalid-value ",
+            "/inner/3/wieght unknown-field did you mean `weight`?",
+            "/inner/4/weight invalid-value ",
+            "/mode unknown-value did you mean `round_robin`?",
+            "/conut unknown-field did you mean `count`?",
+        ] {
+            assert!(found.iter().any(|fault| fault == expected), "{expected} in {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        assert_eq!(pointers(json!({})), ["/count missing-field "]);
+    }
+
+    #[test]
+    fn what_is_no_object_at_all_is_one_fault() {
+        assert_eq!(read::<Outer>(json!(7)).expect_err("a fault").len(), 1);
+    }
+}

@@ -1,0 +1,8 @@
+//! Generates the gRPC code with a compiler written in Rust: no `protoc` is needed to build.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=sluice/v1/distribution.proto");
+    let descriptors = protox::compile(["sluice/v1/distribution.proto"], ["."])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! The conversation between the planes: generated from `sluice/v1/distribution.proto`.
+//!
+//! Nothing here knows what a resource means; `model::wire` is the one place that turns an
+//! envelope into one.
+
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated code")]
+mod generated {
+    tonic::include_proto!("sluice.v1");
+}
+
+pub use generated::*;
