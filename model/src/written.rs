@@ -1,8 +1,8 @@
 //! Reading a written form so that every fault in it is found, not only the first.
 //!
-//! serde stops at the first error. Here the field that caused it is taken out and the reading starts
-//! again, until what is left parses or the error cannot be blamed on one field. Each error becomes a
-//! [`Fault`] with a JSON pointer and, for a misspelt field or variant, a hint.
+//! serde stops at the first error. Here the value that caused it is taken out and the reading starts
+//! again, until what is left parses or nothing is left to take. Each error becomes a [`Fault`] with a JSON
+//! pointer and, for a misspelt field or variant, a hint.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,20 +27,35 @@ pub fn read<T: DeserializeOwned>(mut value: Value) -> Result<T, Vec<Fault>> {
         let mut fault = describe(&value, error.path(), &error.inner().to_string());
         let now = fault.pointer.clone();
         fault.pointer = removed.as_written(&now);
-        // What fails only because of something taken out above is no fault of the author's.
-        let is_new = !faults.iter().any(|earlier| {
-            earlier
-                .pointer
-                .strip_prefix(fault.pointer.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        });
-        if is_new {
+        if !faults.iter().any(|earlier| is_cause(earlier, &fault)) {
             faults.push(fault);
         }
-        if !removed.take(&mut value, &now) || faults.len() >= MAX_FAULTS {
+        // Where a field is missing there is nothing to take out but what should contain it.
+        let taken = removed.take(&mut value, &now)
+            || now.rsplit_once('/').is_some_and(|(container, _)| removed.take(&mut value, container));
+        if !taken || faults.len() >= MAX_FAULTS {
             return Err(faults);
         }
     }
+}
+
+/// Whether `later` is found only because the value of `earlier` was taken out, and so is no fault of the
+/// author's: something in it was at fault before, or it is missing under its right name.
+fn is_cause(earlier: &Fault, later: &Fault) -> bool {
+    if let Some(rest) = earlier.pointer.strip_prefix(later.pointer.as_str())
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        return true;
+    }
+    let (Some((earlier_in, _)), Some((later_in, meant))) =
+        (earlier.pointer.rsplit_once('/'), later.pointer.rsplit_once('/'))
+    else {
+        return false;
+    };
+    earlier_in == later_in
+        && earlier.code == "unknown-field"
+        && later.code == "missing-field"
+        && earlier.hint.as_deref() == did_you_mean(meant, [meant]).as_deref()
 }
 
 /// The canonical text of a written form: what is stored, hashed and sent.
@@ -223,6 +238,23 @@ mod tests {
     #[test]
     fn a_missing_field_is_named() {
         assert_eq!(pointers(json!({})), ["/count missing-field "]);
+    }
+
+    #[test]
+    fn a_field_missing_deep_inside_does_not_hide_later_faults() {
+        let found = pointers(json!({
+            "count": 1,
+            "inner": [{}, {"weight": 1}, {"weight": 2, "x": 1}, {}, {"weight": "no"}],
+        }));
+        assert_eq!(
+            found,
+            [
+                "/inner/0/weight missing-field ",
+                "/inner/2/x unknown-field the fields are weight",
+                "/inner/3/weight missing-field ",
+                "/inner/4/weight invalid-value ",
+            ]
+        );
     }
 
     #[test]
