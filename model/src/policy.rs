@@ -67,8 +67,11 @@ pub struct PolicyKind {
     /// The schema of `config`.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     canonical: fn(Value) -> Result<Value, Vec<Fault>>,
-    compile: fn(Value, Option<&dyn Policy>) -> Result<Arc<dyn Policy>, Vec<Fault>>,
+    compile: CompileFn,
 }
+
+/// Makes the running form of a `config`, with the form before it at hand.
+type CompileFn = fn(Value, Option<&dyn Policy>) -> Result<Arc<dyn Policy>, Vec<Fault>>;
 
 impl PolicyKind {
     const fn of<S: PolicySpec>() -> Self {

@@ -149,7 +149,7 @@ impl PathPattern {
         }
     }
 
-    fn prefix(path: String) -> Self {
+    fn prefix(path: &str) -> Self {
         let trimmed = path.trim_end_matches('/').len().max(1);
         Self::Prefix(path[..trimmed.min(path.len())].to_owned())
     }
@@ -178,14 +178,14 @@ impl<'de> Deserialize<'de> for PathPattern {
             }
 
             fn visit_str<E: de::Error>(self, path: &str) -> Result<PathPattern, E> {
-                Ok(PathPattern::prefix(path.to_owned()))
+                Ok(PathPattern::prefix(path))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PathPattern, A::Error> {
                 let mut found = None;
                 while let Some(field) = map.next_key::<Cow<'de, str>>()? {
                     let pattern = match &*field {
-                        "prefix" => PathPattern::prefix(map.next_value()?),
+                        "prefix" => PathPattern::prefix(&map.next_value::<String>()?),
                         "exact" => PathPattern::Exact(map.next_value()?),
                         other => return Err(de::Error::unknown_field(other, &["prefix", "exact"])),
                     };
