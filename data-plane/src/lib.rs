@@ -1,1 +1,4 @@
 pub mod sync;
+
+pub mod telemetry;
+pub mod upstream;

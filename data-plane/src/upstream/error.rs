@@ -1,0 +1,61 @@
+//! Why a service gave no answer, and what the client hears of it.
+
+use http::StatusCode;
+use model::rejection::Rejection;
+
+/// Why a service gave no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// All its weights are 0, or there is no such service.
+    #[error("the service has no target")]
+    NoTarget,
+    #[error("the service is disabled")]
+    Disabled,
+    #[error("all connections to the target are in use")]
+    Overloaded,
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    #[error("no connection within the connect timeout")]
+    ConnectTimeout,
+    #[error("no response within the request timeout")]
+    Timeout,
+    /// It closed the connection, or what it sent is not HTTP.
+    #[error("no valid response: {0}")]
+    BadResponse(String),
+    /// The client's body ended too early, was too large or too slow: the rejection of whoever reads it.
+    #[error("the request body could not be read: {0}")]
+    RequestBody(String),
+}
+
+impl UpstreamError {
+    /// The stable name of the reason, for the client, logs and metrics.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoTarget => "no-target",
+            Self::Disabled => "service-disabled",
+            Self::Overloaded => "upstream-overloaded",
+            Self::Unreachable(_) => "upstream-unreachable",
+            Self::ConnectTimeout => "upstream-connect-timeout",
+            Self::Timeout => "upstream-timeout",
+            Self::BadResponse(_) => "upstream-bad-response",
+            Self::RequestBody(_) => "bad-request-body",
+        }
+    }
+
+    /// What the client gets. It says nothing about addresses or causes: those are for the log.
+    #[must_use]
+    pub fn rejection(&self) -> Rejection {
+        let (status, detail) = match self {
+            Self::NoTarget => (StatusCode::SERVICE_UNAVAILABLE, "The service has no target at the moment."),
+            Self::Disabled => (StatusCode::SERVICE_UNAVAILABLE, "The service is switched off."),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "The service is too busy at the moment."),
+            Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, "The service could not be reached."),
+            Self::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "The service could not be reached in time."),
+            Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "The service did not answer in time."),
+            Self::BadResponse(_) => (StatusCode::BAD_GATEWAY, "The service gave no valid answer."),
+            Self::RequestBody(_) => (StatusCode::BAD_REQUEST, "The body of the request did not arrive whole."),
+        };
+        Rejection::new(status, self.code(), detail)
+    }
+}
