@@ -1,0 +1,117 @@
+//! Child processes on chosen cores, and what they cost: CPU of the whole tree, memory, readiness.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A process that is killed with all its children when it goes out of scope.
+pub struct Process {
+    child: Child,
+    pub name: String,
+}
+
+impl Process {
+    /// Starts `command` on one core; its output goes to `log`.
+    pub fn start(
+        name: &str,
+        core: usize,
+        command: &[&str],
+        environment: &[(&str, String)],
+        log: &Path,
+    ) -> Result<Self> {
+        let output = fs::File::create(log)?;
+        let child = Command::new("taskset")
+            .args(["-c", &core.to_string()])
+            .args(command)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("{name} does not start"))?;
+        Ok(Self { child, name: name.to_owned() })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Nanoseconds on a processor so far, of the process, its threads and its children.
+    pub fn cpu_ns(&self) -> Result<u64> {
+        let tree = tree(self.pid());
+        if tree.is_empty() {
+            bail!("{} has ended", self.name);
+        }
+        Ok(tree.iter().map(|pid| cpu_ns_of(*pid)).sum())
+    }
+
+    /// Proportional set size of the tree, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        tree(self.pid()).iter().filter_map(|pid| pss_of(*pid)).sum()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        for pid in tree(self.pid()) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn tree(root: u32) -> Vec<u32> {
+    let mut tree = vec![root];
+    let mut next = 0;
+    while let Some(pid) = tree.get(next).copied() {
+        next += 1;
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        for thread in threads {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            tree.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    tree.retain(|pid| Path::new(&format!("/proc/{pid}")).exists());
+    tree
+}
+
+/// By the scheduler's nanoseconds, thread by thread.
+fn cpu_ns_of(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok())
+        .filter_map(|line| line.split(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
+fn pss_of(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// A port that nobody has at this moment.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Waits until something accepts connections there.
+pub fn wait_for_port(port: u16, what: &str) -> Result<()> {
+    wait_until(&format!("{what} on port {port}"), || TcpStream::connect(("127.0.0.1", port)).is_ok())
+}
+
+/// Looks again and again until it is so, for half a minute.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        if is_so() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bail!("gave up waiting for {what}")
+}
