@@ -1,0 +1,311 @@
+//! Bodies as the gateway passes them: frames with their trailers, counted, bounded in size and patience.
+//!
+//! A body is pulled by its receiver, which makes backpressure: nothing is read from one side that the
+//! other side does not take.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+
+use crate::clock::{Clock, Deadline};
+
+/// A request or response body on its way through the gateway.
+pub struct Body {
+    source: Source,
+    patience: Patience,
+    /// How many bytes may still come.
+    allowance: u64,
+    tally: Option<Rc<Tally>>,
+    ends: SmallVec<[Box<dyn End>; 2]>,
+}
+
+enum Source {
+    Empty,
+    Full(Bytes),
+    Incoming(Incoming),
+}
+
+/// How much of a body has passed, for who looks at it from outside.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub bytes: Cell<u64>,
+    /// The reason why it ended before its end.
+    pub failure: Cell<Option<Failure>>,
+}
+
+/// Why a body ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("the body is larger than allowed")]
+    TooLarge,
+    #[error("the body comes too slowly")]
+    TooSlow,
+    #[error("nothing of the body came for too long")]
+    Idle,
+    #[error("the connection that the body came from broke")]
+    Broken,
+}
+
+/// How the life of a body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All of it was taken, with trailers.
+    Complete,
+    Failed(Failure),
+    /// Its receiver lost interest.
+    Dropped,
+}
+
+/// Something that happens when the life of a body ends, exactly once: a connection goes back to its
+/// pool, a line goes to the access log.
+pub trait End {
+    fn end(self: Box<Self>, ending: Ending);
+}
+
+/// How long to wait for the next frame.
+enum Patience {
+    Endless,
+    Idle { clock: Clock, span: Duration, deadline: Option<Deadline> },
+    Rate(Box<Rate>),
+}
+
+/// Counts only the time in which the gateway waits, so that a slow service is not the client's fault.
+struct Rate {
+    clock: Clock,
+    bytes_per_second: u64,
+    window: Duration,
+    /// In this window: time waited and bytes that came.
+    waited: Duration,
+    bytes: u64,
+    waiting: Option<(u64, Deadline)>,
+}
+
+impl Body {
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::of(Source::Empty)
+    }
+
+    #[must_use]
+    pub fn full(bytes: Bytes) -> Self {
+        Self::of(if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) })
+    }
+
+    #[must_use]
+    pub fn incoming(incoming: Incoming) -> Self {
+        let is_empty = http_body::Body::is_end_stream(&incoming);
+        Self::of(if is_empty { Source::Empty } else { Source::Incoming(incoming) })
+    }
+
+    fn of(source: Source) -> Self {
+        Self { source, patience: Patience::Endless, allowance: u64::MAX, tally: None, ends: SmallVec::new() }
+    }
+
+    /// Fails with [`Failure::Idle`] when no frame comes for `span`.
+    #[must_use]
+    pub fn with_idle_timeout(mut self, clock: &Clock, span: Duration) -> Self {
+        if !matches!(self.source, Source::Empty | Source::Full(_)) {
+            self.patience = Patience::Idle { clock: clock.clone(), span, deadline: None };
+        }
+        self
+    }
+
+    /// Fails with [`Failure::TooSlow`] when less comes in any `window` of waiting.
+    #[must_use]
+    pub fn with_minimum_rate(mut self, clock: &Clock, bytes_per_second: u64, window: Duration) -> Self {
+        if !matches!(self.source, Source::Empty | Source::Full(_)) {
+            let (waited, bytes) = (Duration::ZERO, 0);
+            let rate = Rate { clock: clock.clone(), bytes_per_second, window, waited, bytes, waiting: None };
+            self.patience = Patience::Rate(Box::new(rate));
+        }
+        self
+    }
+
+    /// Fails with [`Failure::TooLarge`] when more than `bytes` come.
+    #[must_use]
+    pub fn with_limit(mut self, bytes: u64) -> Self {
+        self.allowance = bytes;
+        self
+    }
+
+    #[must_use]
+    pub fn with_tally(mut self, tally: Rc<Tally>) -> Self {
+        self.tally = Some(tally);
+        self
+    }
+
+    /// Adds what happens when it ends. What was added last happens first.
+    #[must_use]
+    pub fn with_end(mut self, end: Box<dyn End>) -> Self {
+        self.ends.push(end);
+        self
+    }
+
+    /// Whether there is nothing to come, known without waiting.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.source.is_end()
+    }
+
+    fn finish(&mut self, ending: Ending) {
+        while let Some(end) = self.ends.pop() {
+            end.end(ending);
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> Failure {
+        if let Some(tally) = &self.tally {
+            tally.failure.set(Some(failure));
+        }
+        self.source = Source::Empty;
+        self.finish(Ending::Failed(failure));
+        failure
+    }
+
+    fn account(&mut self, frame: &Frame<Bytes>) -> Result<(), Failure> {
+        let Some(bytes) = frame.data_ref().map(|data| data.len() as u64) else { return Ok(()) };
+        self.allowance = self.allowance.checked_sub(bytes).ok_or(Failure::TooLarge)?;
+        if let Some(tally) = &self.tally {
+            tally.bytes.set(tally.bytes.get() + bytes);
+        }
+        self.patience.came(bytes)
+    }
+}
+
+impl Source {
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(_) => false,
+            Self::Incoming(incoming) => http_body::Body::is_end_stream(incoming),
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let incoming = match self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Full(bytes) => {
+                let frame = Frame::data(std::mem::take(bytes));
+                *self = Self::Empty;
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Self::Incoming(incoming) => Pin::new(incoming),
+        };
+        let frame = ready!(http_body::Body::poll_frame(incoming, context));
+        Poll::Ready(frame.map(|frame| frame.map_err(|_| Failure::Broken)))
+    }
+}
+
+impl Patience {
+    fn came(&mut self, bytes: u64) -> Result<(), Failure> {
+        match self {
+            Self::Endless => {}
+            Self::Idle { deadline, .. } => *deadline = None,
+            Self::Rate(rate) => {
+                rate.bytes += bytes;
+                return rate.pause();
+            }
+        }
+        Ok(())
+    }
+
+    /// The source has nothing yet.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
+        match self {
+            Self::Endless => Poll::Pending,
+            Self::Idle { clock, span, deadline } => {
+                let deadline = deadline.get_or_insert_with(|| clock.deadline(*span));
+                Pin::new(deadline).poll(context).map(|()| Failure::Idle)
+            }
+            Self::Rate(rate) => rate.poll(context),
+        }
+    }
+}
+
+impl Rate {
+    /// Ends a wait and, when enough time was waited for, the window.
+    fn pause(&mut self) -> Result<(), Failure> {
+        let Some((since_ns, _)) = self.waiting.take() else { return Ok(()) };
+        self.waited += Duration::from_nanos(self.clock.now().monotonic_ns - since_ns);
+        if self.waited < self.window {
+            return Ok(());
+        }
+        if self.bytes < self.bytes_per_second.saturating_mul(self.waited.as_secs()) {
+            return Err(Failure::TooSlow);
+        }
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
+        Ok(())
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
+        loop {
+            let rest = self.window - self.waited;
+            let (_, deadline) = self.waiting.get_or_insert_with(|| {
+                let now = self.clock.now();
+                (now.monotonic_ns, self.clock.deadline_from(now, rest))
+            });
+            ready!(Pin::new(deadline).poll(context));
+            if let Err(failure) = self.pause() {
+                return Poll::Ready(failure);
+            }
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let this = &mut *self;
+        let frame = match this.source.poll(context) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let failure = ready!(this.patience.poll(context));
+                return Poll::Ready(Some(Err(this.fail(failure))));
+            }
+        };
+        match frame {
+            Some(Ok(frame)) => match this.account(&frame) {
+                Ok(()) => {
+                    if this.source.is_end() {
+                        this.finish(Ending::Complete);
+                    }
+                    Poll::Ready(Some(Ok(frame)))
+                }
+                Err(failure) => Poll::Ready(Some(Err(this.fail(failure)))),
+            },
+            Some(Err(failure)) => Poll::Ready(Some(Err(this.fail(failure)))),
+            None => {
+                this.finish(Ending::Complete);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Incoming(incoming) => http_body::Body::size_hint(incoming),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let ending = if self.source.is_end() { Ending::Complete } else { Ending::Dropped };
+        self.finish(ending);
+    }
+}
