@@ -11,6 +11,7 @@ use crate::resource::Name;
 use crate::resource::route::{PathPattern, Route};
 use crate::slots::Slot;
 
+pub mod host;
 pub mod path;
 
 /// What routing looks at.

@@ -111,10 +111,11 @@ impl FromStr for HostPattern {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let lower = text.to_ascii_lowercase();
         let name = lower.strip_prefix("*.").unwrap_or(&lower);
-        if name.contains(':') && name.parse::<std::net::Ipv6Addr>().is_err() {
-            return Err(format!(
-                "`{text}` is no host name: leave the scheme and the port away, such as `api.example.com`"
-            ));
+        if lower.contains(':') {
+            // The shortest spelling, as in the canonical host of a request.
+            return lower.parse::<std::net::Ipv6Addr>().map(|address| Self(address.to_string())).map_err(|_| {
+                format!("`{text}` is no host name: leave the scheme and the port away, such as `api.example.com`")
+            });
         }
         if name.contains('*') {
             return Err(format!(
@@ -128,7 +129,7 @@ impl FromStr for HostPattern {
                 || label.ends_with('-')
                 || !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
-        if !name.contains(':') && (name.len() > 253 || name.split('.').any(label_is_wrong)) {
+        if name.len() > 253 || name.split('.').any(label_is_wrong) {
             return Err(format!(
                 "`{text}` is no host name: letters, digits and hyphens between dots, such as `api.example.com`"
             ));
@@ -167,8 +168,9 @@ mod tests {
     #[test]
     fn hosts_are_lower_case_names() {
         assert_eq!("API.Example.com".parse::<HostPattern>().expect("a host").as_str(), "api.example.com");
+        assert_eq!("2001:DB8:0:0::1".parse::<HostPattern>().expect("a host").as_str(), "2001:db8::1");
         assert_eq!("*.b.example".parse::<HostPattern>().expect("a host").wildcard_suffix(), Some("b.example"));
-        for text in ["", "a..b", "a.*.b", "*", "a:80", "http://a", "-a", "a/b", "a b"] {
+        for text in ["", "a..b", "a.*.b", "*", "a:80", "*.::1", "http://a", "-a", "a/b", "a b"] {
             assert!(text.parse::<HostPattern>().is_err(), "{text}");
         }
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_true, yes};
 use crate::problem::Fault;
+use crate::router::path::{PathFault, canonical};
 use crate::value::{HostPattern, Span, written_as_string};
 
 /// Longest path pattern, in bytes; requests are bounded to the same length.
@@ -377,13 +378,13 @@ fn check_path(pattern: &PathPattern) -> Option<Fault> {
     if path.len() > MAX_PATH_BYTES {
         return never("is longer than any request may be", "use 8 KiB at most");
     }
-    if path.contains(['?', '#']) || path.bytes().any(|b| b <= b' ' || b == 0x7f) {
-        return never("holds a character that no path has", "leave query and fragment away");
-    }
-    match crate::router::path::canonical(path) {
+    match canonical(path) {
         Ok(canonical) if canonical == path => None,
         Ok(canonical) => never("is never the path of a request", &format!("write it as `{canonical}`")),
-        Err(_) => never("is refused in requests", "requests cannot climb past the root or hide a slash"),
+        Err(PathFault::InvalidCharacter) => {
+            never("holds a character that no path has", "leave query and fragment away")
+        }
+        Err(fault) => never(&format!("is refused in requests: {fault}"), "write the path as the service sees it"),
     }
 }
 
