@@ -135,6 +135,29 @@ impl Exchange {
     }
 }
 
+#[cfg(test)]
+impl Exchange {
+    /// `GET http://api.test{target}` from 192.0.2.1, a second after the start of the process.
+    pub(crate) fn sample(snapshot: Snapshot, target: &'static str, fields: &[(&'static str, &str)]) -> Self {
+        let field = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a field value"))
+        };
+        let request = RequestHead {
+            method: Method::GET,
+            host: "api.test".to_owned(),
+            target: PathAndQuery::from_static(target),
+            headers: HeaderMap::new(),
+        };
+        let client = Client { address: SocketAddr::from(([192, 0, 2, 1], 40_000)), scheme: Scheme::Http };
+        let time = Time { monotonic_ns: 1_000_000_000, unix_ms: 1_700_000_000_000 };
+        let mut exchange = Self::new(Rc::new(snapshot), request, client, time, 7);
+        for (name, value) in fields.iter().map(field) {
+            exchange.request.headers.append(name, value);
+        }
+        exchange
+    }
+}
+
 /// A version 7 UUID (RFC 9562 section 5.7).
 fn new_request_id(time: Time, entropy: u64) -> HeaderValue {
     let mut random = [0; 10];

@@ -19,12 +19,29 @@ use crate::rejection::Rejection;
 use crate::written;
 
 mod chain;
+pub mod headers;
+pub mod key_auth;
+pub mod rate_limit;
 pub mod request_id;
 
 pub use chain::{Chain, Step};
 
-/// Every policy type, in the order in which they run on a request; responses pass in reverse.
-pub static POLICIES: &[PolicyKind] = &[PolicyKind::of::<request_id::RequestId>()];
+/// Every policy type, in the order in which they run on a request; responses pass in reverse. A rejection
+/// stops the requests of all that come later, so the order is from what everything needs to what few reach:
+///
+/// 1. `request-id`, so that every answer has an identifier, also each rejection below.
+/// 2. `key-auth`, before whatever depends on who calls; it takes the credential off before anything else could
+///    copy, log or forward it.
+/// 3. `rate-limit`, after the caller is known, because it counts by caller; before work is done for the request.
+///    Requests without a good credential are not counted: they cost one hash and never reach a service.
+/// 4. `headers`, last, so that nothing above can be misled by fields that were put in or taken out here, and
+///    what is set here is what the service gets. On the way back it is the first to see the service's response.
+pub static POLICIES: &[PolicyKind] = &[
+    PolicyKind::of::<request_id::RequestId>(),
+    PolicyKind::of::<key_auth::KeyAuth>(),
+    PolicyKind::of::<rate_limit::RateLimit>(),
+    PolicyKind::of::<headers::Headers>(),
+];
 
 /// What a person writes in `config`, and how it becomes something that runs.
 pub trait PolicySpec: Serialize + DeserializeOwned + JsonSchema + 'static {
@@ -108,6 +125,11 @@ impl PolicyKind {
         u8::try_from(place.expect("kinds come from the table")).expect("fewer than 256 policy types")
     }
 
+    /// Every fault in a `config`: what the types find, else what compiling finds.
+    pub fn check(&self, config: &Value) -> Result<(), Vec<Fault>> {
+        self.compile(config, None).map(drop)
+    }
+
     /// Expands shorthands and drops defaults; a missing `config` is an empty one.
     pub fn canonical(&self, config: &Value) -> Result<Value, Vec<Fault>> {
         let canonical = (self.canonical)(or_empty(config))?;
@@ -125,4 +147,18 @@ fn or_empty(config: &Value) -> Value {
         Value::Null => Value::Object(serde_json::Map::new()),
         config => config.clone(),
     }
+}
+
+/// What becomes of one request under one policy: the fields that it puts on every response, and the rejection.
+#[cfg(test)]
+fn check(policy: &dyn Policy, exchange: &mut Exchange) -> (http::HeaderMap, Option<Rejection>) {
+    let rejection = match policy.on_request(exchange) {
+        Outcome::Continue => None,
+        Outcome::Reject(rejection) => Some(rejection),
+        Outcome::Wait(_) => panic!("no policy under test waits"),
+    };
+    let mut head = ResponseHead { status: http::StatusCode::OK, headers: http::HeaderMap::new() };
+    policy.on_response(exchange, &mut head);
+    exchange.finish_head(&mut head);
+    (head.headers, rejection)
 }

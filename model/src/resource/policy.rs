@@ -68,7 +68,7 @@ impl Written for Policy {
             faults.push(fault.hint(hint));
             return;
         };
-        if let Err(found) = kind.canonical(&self.config) {
+        if let Err(found) = kind.check(&self.config) {
             faults.extend(found.into_iter().map(|fault| fault.below("/config")));
         }
     }
