@@ -1,0 +1,227 @@
+//! The only writer. Checks a change with the node's own compiler, stores it as the next revision, and tells
+//! whoever watches.
+//!
+//! The head of every gateway is in memory, compiled; reading it never waits. Nothing here walks over a
+//! configuration when a revision is made or followed: the cost is that of the change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use model::config::{Changed, Edit};
+use model::digest::Digest;
+use model::problem::Problems;
+use model::resource::{Document, Key};
+use model::snapshot::Snapshot;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{DEFAULT_GATEWAY, RevisionRecord, Store, StoreError};
+
+mod line;
+mod recent;
+
+use line::Line;
+
+/// How often the head is looked at, because the announcement of another replica can be lost.
+const POLL: Duration = Duration::from_secs(1);
+/// Revisions read at once while walking back for a rollback.
+const PAGE: u32 = 256;
+
+/// See the head of this file.
+pub struct Publisher {
+    store: Arc<dyn Store>,
+    gateways: BTreeMap<String, Arc<Line>>,
+}
+
+/// What somebody wants to have changed.
+#[derive(Clone)]
+pub struct Change {
+    pub author: String,
+    pub message: String,
+    /// The revision that the author looked at; when the head is another, the change is refused.
+    pub base: Option<u64>,
+    /// Derives the edits from the head that they will apply to. It runs again when another replica moves the
+    /// head meanwhile, so conditions on resources belong in here.
+    pub edits: Arc<dyn Fn(&Snapshot) -> Result<Vec<Edit>, Refused> + Send + Sync>,
+}
+
+/// Why [`Change::edits`] made none.
+#[derive(Clone, Debug)]
+pub enum Refused {
+    /// The resource is not there.
+    Missing(Key),
+    /// The resource is not in the state that the author asked for; `current` is what it is.
+    PreconditionFailed {
+        key: Key,
+        current: Option<Document>,
+    },
+    Problems(Problems),
+}
+
+/// A change that holds.
+#[derive(Clone)]
+pub struct Published {
+    pub revision: u64,
+    pub snapshot: Arc<Snapshot>,
+    pub changes: Arc<[Changed]>,
+    /// Nothing was different, so no revision was made; `revision` is the head.
+    pub is_new: bool,
+}
+
+/// Why a change was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("there is no gateway `{0}`")]
+    UnknownGateway(String),
+    #[error("there is no revision {0}")]
+    UnknownRevision(u64),
+    #[error("the change is based on revision {base}, but the head is revision {head}")]
+    Conflict { base: u64, head: u64 },
+    #[error("the change does not apply to the head")]
+    Refused(Refused),
+    #[error("the configuration would not hold; problems: {}", .0.len())]
+    Invalid(Problems),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Publisher {
+    /// Loads and compiles the head of every gateway. What other replicas publish arrives while
+    /// [`Publisher::follow`] runs.
+    pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, StoreError> {
+        store.ensure_gateway(DEFAULT_GATEWAY).await?;
+        let mut gateways = BTreeMap::new();
+        for name in store.gateways().await? {
+            let line = Line::load(&name, store.clone()).await?;
+            gateways.insert(name, Arc::new(line));
+        }
+        Ok(Arc::new(Self { store, gateways }))
+    }
+
+    /// For reading the history; whoever wants to change something calls [`Publisher::publish`].
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The names of all gateways, in order.
+    pub fn gateways(&self) -> impl Iterator<Item = &str> {
+        self.gateways.keys().map(String::as_str)
+    }
+
+    /// The newest revision that this replica knows.
+    #[must_use]
+    pub fn head(&self, gateway: &str) -> Option<Arc<Snapshot>> {
+        Some(self.gateways.get(gateway)?.head())
+    }
+
+    /// Shows every new head; a slow reader sees only the newest.
+    #[must_use]
+    pub fn watch(&self, gateway: &str) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        Some(self.gateways.get(gateway)?.watch())
+    }
+
+    /// The revisions after `after` up to and including `up_to`, oldest first, if they are still in memory.
+    /// Every head that [`Publisher::head`] or [`Publisher::watch`] showed can be asked for.
+    #[must_use]
+    pub fn changes(&self, gateway: &str, after: u64, up_to: u64) -> Option<Vec<Arc<RevisionRecord>>> {
+        self.gateways.get(gateway)?.changes(after, up_to)
+    }
+
+    /// The digest of a revision from which [`Publisher::changes`] can lead on.
+    #[must_use]
+    pub fn digest_at(&self, gateway: &str, revision: u64) -> Option<Digest> {
+        self.gateways.get(gateway)?.digest_at(revision)
+    }
+
+    /// Makes the change the next revision. When this returns, the store has it on disk.
+    pub async fn publish(&self, gateway: &str, change: Change) -> Result<Published, PublishError> {
+        self.line(gateway)?.publish(change).await
+    }
+
+    /// What publishing the change now would do, without doing it.
+    pub async fn check(&self, gateway: &str, change: &Change) -> Result<Published, PublishError> {
+        self.line(gateway)?.check(change).await
+    }
+
+    /// The change that brings back what revision `to` was, to the byte and so to the digest. It is based on
+    /// the present head.
+    pub async fn rollback(
+        &self,
+        gateway: &str,
+        to: u64,
+        author: String,
+        message: String,
+    ) -> Result<Change, PublishError> {
+        let line = self.line(gateway)?;
+        line.catch_up().await?;
+        let head = line.head().revision;
+        if to > head {
+            return Err(PublishError::UnknownRevision(to));
+        }
+        // The first revision after `to` that touched a resource knows what it was at `to`.
+        let mut then: BTreeMap<Key, Option<Document>> = BTreeMap::new();
+        let mut at = to;
+        while at < head {
+            let records = self.store.changes_since(gateway, at, PAGE).await?;
+            for record in records.iter().take_while(|record| record.revision.number <= head) {
+                for change in &*record.changes {
+                    then.entry(change.key.clone()).or_insert_with(|| change.before.clone());
+                }
+            }
+            at = records.last().ok_or(PublishError::UnknownRevision(to))?.revision.number;
+        }
+        let edits: Vec<Edit> = then
+            .into_iter()
+            .map(|(key, document)| match document {
+                Some(document) => Edit::Restore { key, document },
+                None => Edit::Remove { key },
+            })
+            .collect();
+        Ok(Change { author, message, base: Some(head), edits: Arc::new(move |_| Ok(edits.clone())) })
+    }
+
+    /// Keeps the heads up with what other replicas publish, until `shutdown`. Also after the database was
+    /// away, and after it came back with an older state.
+    pub async fn follow(&self, shutdown: CancellationToken) {
+        let mut announcements = self.store.announcements();
+        let mut poll = tokio::time::interval(POLL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut reachable = true;
+        loop {
+            let followed = tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(hint) = announcements.next() => self.follow_hint(&hint.gateway, hint.revision).await,
+                _ = poll.tick() => self.follow_all().await,
+            };
+            match &followed {
+                Ok(()) if !reachable => tracing::info!("revisions of other replicas arrive again"),
+                Err(error) if reachable => {
+                    tracing::error!("cannot follow the revisions of other replicas, will keep trying: {error}");
+                }
+                _ => {}
+            }
+            reachable = followed.is_ok();
+        }
+    }
+
+    async fn follow_hint(&self, gateway: &str, revision: u64) -> Result<(), StoreError> {
+        match self.gateways.get(gateway) {
+            Some(line) if line.head().revision < revision => line.catch_up().await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn follow_all(&self) -> Result<(), StoreError> {
+        for line in self.gateways.values() {
+            line.catch_up().await?;
+        }
+        Ok(())
+    }
+
+    fn line(&self, gateway: &str) -> Result<&Arc<Line>, PublishError> {
+        self.gateways.get(gateway).ok_or_else(|| PublishError::UnknownGateway(gateway.to_owned()))
+    }
+}

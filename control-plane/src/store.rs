@@ -1,0 +1,226 @@
+//! Where the truth is kept: the resources of each gateway's head, every revision that led to it, and the
+//! hashes of tokens.
+//!
+//! A store keeps and returns; it does not check. [`crate::publish`] is its only writer, apart from tokens.
+//! Each operation is one statement or one transaction, so there is nothing to hold open between calls.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use model::digest::Digest;
+use model::resource::{Document, Key, Kind};
+use time::OffsetDateTime;
+
+use crate::token::Role;
+
+mod changes;
+mod postgres;
+mod sqlite;
+
+pub use postgres::PostgresStore;
+pub use sqlite::SqliteStore;
+
+/// The gateway that exists from the start.
+pub const DEFAULT_GATEWAY: &str = "default";
+
+/// What a database must do for the control plane. The contract suite runs on every implementation.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Answers when the database does.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// The names of all gateways, in order.
+    async fn gateways(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Creates the gateway, empty and at revision 0, unless it exists.
+    async fn ensure_gateway(&self, gateway: &str) -> Result<(), StoreError>;
+
+    async fn head(&self, gateway: &str) -> Result<Head, StoreError>;
+
+    /// The head and all its resources, as of one moment.
+    async fn load(&self, gateway: &str) -> Result<Loaded, StoreError>;
+
+    /// Makes `record` the head, if its parent is: the log entry and the touched resources in one transaction,
+    /// on disk when this returns. After an error other than [`StoreError::Conflict`] it may have happened
+    /// all the same; the head tells.
+    async fn append(&self, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError>;
+
+    /// One revision with what it changed.
+    async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError>;
+
+    /// The newest revisions, of those before `before` if that is given; newest first, without their changes.
+    async fn revisions(&self, gateway: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>, StoreError>;
+
+    /// At most `limit` revisions that follow `after`, oldest first.
+    async fn changes_since(&self, gateway: &str, after: u64, limit: u32) -> Result<Vec<RevisionRecord>, StoreError>;
+
+    /// Hints that another control plane appended a revision. They may be late, lost or wrong; who needs to
+    /// know must also look at the head now and then. The stream does not end.
+    fn announcements(&self) -> BoxStream<'static, Announcement>;
+
+    /// Keeps the hash of a token. Adding it again changes nothing.
+    async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError>;
+
+    async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError>;
+}
+
+/// The newest revision of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub revision: u64,
+    pub digest: Digest,
+}
+
+/// A gateway as it is stored.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub head: Head,
+    pub resources: Vec<(Key, Document)>,
+}
+
+/// One step in the history of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// Counted from 1 without gaps.
+    pub number: u64,
+    pub parent: u64,
+    pub author: String,
+    pub message: String,
+    pub created_at: OffsetDateTime,
+    /// Digest of the whole configuration at this revision.
+    pub digest: Digest,
+    /// How many resources it changed.
+    pub change_count: u64,
+}
+
+/// A revision with what it changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionRecord {
+    pub revision: Revision,
+    pub changes: Arc<[ResourceChange]>,
+}
+
+/// What a revision did to one resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceChange {
+    pub key: Key,
+    pub before: Option<Document>,
+    pub after: Option<Document>,
+}
+
+/// A hint that a gateway has a new revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    pub gateway: String,
+    pub revision: u64,
+}
+
+/// What is kept of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredToken {
+    /// SHA-256 of the token.
+    pub hash: [u8; 32],
+    pub role: Role,
+    /// Says who it was made for.
+    pub name: String,
+}
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("there is no gateway `{0}`")]
+    UnknownGateway(String),
+    /// The parent of the revision is not the head.
+    #[error("the head has moved to revision {head}")]
+    Conflict { head: u64 },
+    /// The database cannot be reached or did not do what was asked; trying again later may help.
+    #[error("the database does not answer: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Trying again will not help.
+    #[error("cannot read what is stored: {0}")]
+    Unreadable(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => {
+                Self::Unreadable(error.to_string())
+            }
+            other => Self::Unavailable(Box::new(other)),
+        }
+    }
+}
+
+/// Columns of a revision as both databases return them.
+type RevisionRow = (i64, i64, String, String, OffsetDateTime, String, i64);
+/// The same with its changes.
+type RecordRow = (i64, i64, String, String, OffsetDateTime, String, i64, String);
+/// Columns of a resource: kind, name, created, spec.
+type ResourceRow = (String, String, i64, String);
+
+fn revision_from_row(row: RevisionRow) -> Result<Revision, StoreError> {
+    let (number, parent, author, message, created_at, digest, change_count) = row;
+    Ok(Revision {
+        number: from_column(number)?,
+        parent: from_column(parent)?,
+        author,
+        message,
+        created_at,
+        digest: digest_from_column(&digest)?,
+        change_count: from_column(change_count)?,
+    })
+}
+
+fn record_from_row(row: RecordRow) -> Result<RevisionRecord, StoreError> {
+    let (number, parent, author, message, created_at, digest, change_count, changes) = row;
+    let revision = revision_from_row((number, parent, author, message, created_at, digest, change_count))?;
+    let changes = changes::read(&changes)
+        .map_err(|error| StoreError::Unreadable(format!("changes of revision {number}: {error}")))?;
+    Ok(RevisionRecord { revision, changes })
+}
+
+fn resource_from_row(row: ResourceRow) -> Result<(Key, Document), StoreError> {
+    let (kind, name, created, spec) = row;
+    let known = Kind::parse(&kind).ok_or_else(|| {
+        StoreError::Unreadable(format!(
+            "this version knows no kind `{kind}` (of `{name}`); run the version that wrote it"
+        ))
+    })?;
+    let name = name.parse().map_err(StoreError::Unreadable)?;
+    Ok((Key::new(known, name), Document { created: from_column(created)?, spec: Arc::from(spec) }))
+}
+
+/// `head` and, unless it is 0, the digest of that revision.
+fn head_from_row(gateway: &str, row: Option<(i64, Option<String>)>) -> Result<Head, StoreError> {
+    let (revision, digest) = row.ok_or_else(|| StoreError::UnknownGateway(gateway.to_owned()))?;
+    let digest = digest.as_deref().map(digest_from_column).transpose()?.unwrap_or_default();
+    Ok(Head { revision: from_column(revision)?, digest })
+}
+
+fn token_from_row(row: (String, String, String)) -> Result<StoredToken, StoreError> {
+    let (hash, role, name) = row;
+    let hash = digest_from_column(&hash)?.to_bytes();
+    let role = Role::parse(&role)
+        .ok_or_else(|| StoreError::Unreadable(format!("token `{name}` has the unknown role `{role}`")))?;
+    Ok(StoredToken { hash, role, name })
+}
+
+fn digest_from_column(text: &str) -> Result<Digest, StoreError> {
+    Digest::parse(text).ok_or_else(|| StoreError::Unreadable(format!("`{text}` is no digest")))
+}
+
+/// Databases have no unsigned numbers.
+fn to_column(number: u64) -> i64 {
+    i64::try_from(number).expect("revisions are counted one by one")
+}
+
+fn from_column(number: i64) -> Result<u64, StoreError> {
+    u64::try_from(number).map_err(|_| StoreError::Unreadable(format!("negative number {number}")))
+}
+
+/// Hexadecimal, as digests are written everywhere.
+fn hash_to_column(hash: &[u8; 32]) -> String {
+    Digest::from_bytes(hash).to_string()
+}

@@ -1,0 +1,321 @@
+//! The store in PostgreSQL, shared by any number of control planes.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
+use sqlx::{Postgres, Transaction};
+
+use super::{
+    Announcement, Head, Loaded, RecordRow, ResourceChange, ResourceRow, Revision, RevisionRecord, RevisionRow, Store,
+    StoreError, StoredToken, changes, hash_to_column, head_from_row, record_from_row, resource_from_row,
+    revision_from_row, to_column, token_from_row,
+};
+
+const CONNECTIONS: u32 = 10;
+/// How long an operation waits for a connection before it says that the database does not answer.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// No operation takes longer, also when the network swallows packets.
+const DEADLINE: Duration = Duration::from_secs(60);
+const CHANNEL: &str = "sluice_revisions";
+/// Pause before listening again after the connection was lost.
+const LISTEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// See the head of this file.
+pub struct PostgresStore {
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    /// Connects and brings the tables up to date.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let pool =
+            PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT).connect(url).await?;
+        // sqlx holds an advisory lock meanwhile, so replicas that start together go one by one.
+        let mut migrations: Migrator = sqlx::migrate!("../migrations/postgres");
+        // What a newer version added does not keep this one from running: see migrations/README.md.
+        migrations.set_ignore_missing(true);
+        migrations.run(&pool).await.map_err(|error| match error {
+            MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => StoreError::Unreadable(error.to_string()),
+            other => StoreError::Unavailable(Box::new(other)),
+        })?;
+        Ok(Self { pool })
+    }
+}
+
+/// Gives up on `operation` after [`DEADLINE`].
+async fn bounded<T>(operation: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    match tokio::time::timeout(DEADLINE, operation).await {
+        Ok(result) => result,
+        Err(elapsed) => Err(StoreError::Unavailable(Box::new(elapsed))),
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        bounded(async {
+            sqlx::query("SELECT 1").execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn gateways(&self) -> Result<Vec<String>, StoreError> {
+        bounded(async {
+            let names = sqlx::query_scalar("SELECT name FROM gateways ORDER BY name COLLATE \"C\"");
+            Ok(names.fetch_all(&self.pool).await?)
+        })
+        .await
+    }
+
+    async fn ensure_gateway(&self, gateway: &str) -> Result<(), StoreError> {
+        bounded(async {
+            let insert = sqlx::query("INSERT INTO gateways (name) VALUES ($1) ON CONFLICT DO NOTHING");
+            insert.bind(gateway).execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn head(&self, gateway: &str) -> Result<Head, StoreError> {
+        bounded(async {
+            let row = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&self.pool).await?;
+            head_from_row(gateway, row)
+        })
+        .await
+    }
+
+    async fn load(&self, gateway: &str) -> Result<Loaded, StoreError> {
+        bounded(async {
+            let mut snapshot = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+            let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *snapshot).await?;
+            let head = head_from_row(gateway, head)?;
+            let rows: Vec<ResourceRow> =
+                sqlx::query_as("SELECT kind, name, created, spec FROM resources WHERE gateway = $1")
+                    .bind(gateway)
+                    .fetch_all(&mut *snapshot)
+                    .await?;
+            let resources = rows.into_iter().map(resource_from_row).collect::<Result<_, _>>()?;
+            Ok(Loaded { head, resources })
+        })
+        .await
+    }
+
+    async fn append(&self, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
+        bounded(append(&self.pool, gateway, record)).await
+    }
+
+    async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
+        bounded(async {
+            let row: Option<RecordRow> = sqlx::query_as(
+                "SELECT number, parent, author, message, created_at, digest, change_count, changes
+                 FROM revisions WHERE gateway = $1 AND number = $2",
+            )
+            .bind(gateway)
+            .bind(to_column(number))
+            .fetch_optional(&self.pool)
+            .await?;
+            row.map(record_from_row).transpose()
+        })
+        .await
+    }
+
+    async fn revisions(&self, gateway: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>, StoreError> {
+        bounded(async {
+            let rows: Vec<RevisionRow> = sqlx::query_as(
+                "SELECT number, parent, author, message, created_at, digest, change_count
+                 FROM revisions WHERE gateway = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
+            )
+            .bind(gateway)
+            .bind(before.map_or(i64::MAX, to_column))
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+            rows.into_iter().map(revision_from_row).collect()
+        })
+        .await
+    }
+
+    async fn changes_since(&self, gateway: &str, after: u64, limit: u32) -> Result<Vec<RevisionRecord>, StoreError> {
+        bounded(async {
+            let rows: Vec<RecordRow> = sqlx::query_as(
+                "SELECT number, parent, author, message, created_at, digest, change_count, changes
+                 FROM revisions WHERE gateway = $1 AND number > $2 ORDER BY number LIMIT $3",
+            )
+            .bind(gateway)
+            .bind(to_column(after))
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+            rows.into_iter().map(record_from_row).collect()
+        })
+        .await
+    }
+
+    fn announcements(&self) -> BoxStream<'static, Announcement> {
+        let pool = self.pool.clone();
+        stream::unfold(None, move |listener| next_announcement(pool.clone(), listener)).boxed()
+    }
+
+    async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {
+        bounded(async {
+            sqlx::query(
+                "INSERT INTO tokens (hash, role, name, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            )
+            .bind(hash_to_column(&token.hash))
+            .bind(token.role.as_str())
+            .bind(&token.name)
+            .bind(time::OffsetDateTime::now_utc())
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
+        bounded(async {
+            let rows = sqlx::query_as("SELECT hash, role, name FROM tokens").fetch_all(&self.pool).await?;
+            rows.into_iter().map(token_from_row).collect()
+        })
+        .await
+    }
+}
+
+const HEAD: &str = "SELECT g.head, r.digest FROM gateways g
+    LEFT JOIN revisions r ON r.gateway = g.name AND r.number = g.head
+    WHERE g.name = $1";
+
+async fn append(pool: &PgPool, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
+    let revision = &record.revision;
+    let mut transaction = pool.begin().await?;
+    // Waits for a writer who is ahead, and then finds that the head is no longer the parent.
+    let moved = sqlx::query("UPDATE gateways SET head = $1 WHERE name = $2 AND head = $3")
+        .bind(to_column(revision.number))
+        .bind(gateway)
+        .bind(to_column(revision.parent))
+        .execute(&mut *transaction)
+        .await?;
+    if moved.rows_affected() == 0 {
+        let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
+        return Err(StoreError::Conflict { head: head_from_row(gateway, head)?.revision });
+    }
+    change_resources(&mut transaction, gateway, revision.number, &record.changes).await?;
+    sqlx::query(
+        "INSERT INTO revisions (gateway, number, parent, author, message, created_at, digest, change_count, changes)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(gateway)
+    .bind(to_column(revision.number))
+    .bind(to_column(revision.parent))
+    .bind(&revision.author)
+    .bind(&revision.message)
+    .bind(revision.created_at)
+    .bind(revision.digest.to_string())
+    .bind(to_column(revision.change_count))
+    .bind(changes::write(&record.changes))
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query("SELECT pg_notify($1, $2)")
+        .bind(CHANNEL)
+        .bind(format!("{gateway} {}", revision.number))
+        .execute(&mut *transaction)
+        .await?;
+    Ok(transaction.commit().await?)
+}
+
+async fn change_resources(
+    transaction: &mut Transaction<'static, Postgres>,
+    gateway: &str,
+    number: u64,
+    changes: &[ResourceChange],
+) -> Result<(), StoreError> {
+    let (mut kinds, mut names, mut created, mut specs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut removed_kinds, mut removed_names) = (Vec::new(), Vec::new());
+    for ResourceChange { key, after, .. } in changes {
+        if let Some(document) = after {
+            kinds.push(key.kind.singular());
+            names.push(key.name.as_str());
+            created.push(to_column(document.created));
+            specs.push(&*document.spec);
+        } else {
+            removed_kinds.push(key.kind.singular());
+            removed_names.push(key.name.as_str());
+        }
+    }
+    if !kinds.is_empty() {
+        sqlx::query(
+            "INSERT INTO resources (gateway, kind, name, created, updated, spec)
+             SELECT $1, t.kind, t.name, t.created, $2, t.spec
+             FROM UNNEST($3::text[], $4::text[], $5::bigint[], $6::text[]) AS t (kind, name, created, spec)
+             ON CONFLICT (gateway, kind, name)
+             DO UPDATE SET created = excluded.created, updated = excluded.updated, spec = excluded.spec",
+        )
+        .bind(gateway)
+        .bind(to_column(number))
+        .bind(kinds)
+        .bind(names)
+        .bind(created)
+        .bind(specs)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    if !removed_kinds.is_empty() {
+        sqlx::query(
+            "DELETE FROM resources r USING UNNEST($2::text[], $3::text[]) AS t (kind, name)
+             WHERE r.gateway = $1 AND r.kind = t.kind AND r.name = t.name",
+        )
+        .bind(gateway)
+        .bind(removed_kinds)
+        .bind(removed_names)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Waits for a notification, and connects first where there is no connection.
+async fn next_announcement(pool: PgPool, listener: Option<PgListener>) -> Option<(Announcement, Option<PgListener>)> {
+    let mut current = listener;
+    loop {
+        let mut listener = match current.take() {
+            Some(listener) => listener,
+            None => match listen(&pool).await {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::debug!("cannot listen for revisions: {error}");
+                    tokio::time::sleep(LISTEN_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        match listener.try_recv().await {
+            Ok(Some(notification)) => {
+                current = Some(listener);
+                if let Some(announcement) = read_announcement(notification.payload()) {
+                    return Some((announcement, current));
+                }
+            }
+            // The connection was lost and made anew, or could not be.
+            Ok(None) => current = Some(listener),
+            Err(error) => {
+                tracing::debug!("stopped listening for revisions: {error}");
+                tokio::time::sleep(LISTEN_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn listen(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
+}
+
+fn read_announcement(payload: &str) -> Option<Announcement> {
+    let (gateway, revision) = payload.split_once(' ')?;
+    Some(Announcement { gateway: gateway.to_owned(), revision: revision.parse().ok()? })
+}

@@ -1,0 +1,265 @@
+//! The store in one SQLite file, for a control plane that stands alone.
+//!
+//! One connection writes, others read: SQLite lets one writer in at a time anyway, and a queue in front of
+//! it waits more fairly than its busy handler. Other processes may use the same file; they must be on the
+//! same machine, since the write-ahead log needs shared memory.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, Transaction};
+
+use super::{
+    Announcement, Head, Loaded, RecordRow, ResourceChange, ResourceRow, Revision, RevisionRecord, RevisionRow, Store,
+    StoreError, StoredToken, changes, hash_to_column, head_from_row, record_from_row, resource_from_row,
+    revision_from_row, to_column, token_from_row,
+};
+
+/// How long a statement waits for another process that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const READERS: u32 = 4;
+/// Resources handed to one statement, which bounds the size of its parameter.
+const CHUNK: usize = 1000;
+
+/// See the head of this file.
+pub struct SqliteStore {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the file, creating it where it is missing, and brings its tables up to date.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        create_private(path).map_err(|error| {
+            StoreError::Unavailable(format!("cannot create the database {}: {error}", path.display()).into())
+        })?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            // NORMAL would keep the file whole but could forget the last revisions when power fails, and
+            // they were acknowledged.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT)
+            .foreign_keys(true);
+        let pool =
+            |connections| SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None);
+        let writer = pool(1).connect_with(options.clone()).await?;
+        migrate(&writer).await?;
+        let readers = pool(READERS).connect_with(options.read_only(true)).await?;
+        Ok(Self { writer, readers })
+    }
+
+    /// A transaction that takes the write lock at once: one that starts by reading and writes later would
+    /// fail instead of waiting when another process wrote in between.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
+
+/// Keys of certificates are stored in it, so nobody else may read the file. SQLite gives the same rights
+/// to the files that it puts beside it.
+fn create_private(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
+}
+
+/// sqlx locks nothing here; inside one immediate transaction a second process waits and then finds the work done.
+async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
+    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+    let mut migrations: Migrator = sqlx::migrate!("../migrations/sqlite");
+    // What a newer version added does not keep this one from running: see migrations/README.md.
+    migrations.set_ignore_missing(true);
+    migrations.run(&mut *transaction).await.map_err(|error| match error {
+        MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => StoreError::Unreadable(error.to_string()),
+        other => StoreError::Unavailable(Box::new(other)),
+    })?;
+    Ok(transaction.commit().await?)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.readers).await?;
+        Ok(())
+    }
+
+    async fn gateways(&self) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT name FROM gateways ORDER BY name").fetch_all(&self.readers).await?)
+    }
+
+    async fn ensure_gateway(&self, gateway: &str) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO gateways (name) VALUES (?) ON CONFLICT DO NOTHING")
+            .bind(gateway)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    async fn head(&self, gateway: &str) -> Result<Head, StoreError> {
+        let row = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&self.readers).await?;
+        head_from_row(gateway, row)
+    }
+
+    async fn load(&self, gateway: &str) -> Result<Loaded, StoreError> {
+        // Its first read fixes what the transaction sees.
+        let mut snapshot = self.readers.begin().await?;
+        let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *snapshot).await?;
+        let head = head_from_row(gateway, head)?;
+        let rows: Vec<ResourceRow> =
+            sqlx::query_as("SELECT kind, name, created, spec FROM resources WHERE gateway = ?")
+                .bind(gateway)
+                .fetch_all(&mut *snapshot)
+                .await?;
+        let resources = rows.into_iter().map(resource_from_row).collect::<Result<_, _>>()?;
+        Ok(Loaded { head, resources })
+    }
+
+    async fn append(&self, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
+        let revision = &record.revision;
+        let mut transaction = self.begin().await?;
+        let moved = sqlx::query("UPDATE gateways SET head = ? WHERE name = ? AND head = ?")
+            .bind(to_column(revision.number))
+            .bind(gateway)
+            .bind(to_column(revision.parent))
+            .execute(&mut *transaction)
+            .await?;
+        if moved.rows_affected() == 0 {
+            let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
+            return Err(StoreError::Conflict { head: head_from_row(gateway, head)?.revision });
+        }
+        for chunk in record.changes.chunks(CHUNK) {
+            change_resources(&mut transaction, gateway, revision.number, chunk).await?;
+        }
+        sqlx::query(
+            "INSERT INTO revisions (gateway, number, parent, author, message, created_at, digest, change_count, changes)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(gateway)
+        .bind(to_column(revision.number))
+        .bind(to_column(revision.parent))
+        .bind(&revision.author)
+        .bind(&revision.message)
+        .bind(revision.created_at)
+        .bind(revision.digest.to_string())
+        .bind(to_column(revision.change_count))
+        .bind(changes::write(&record.changes))
+        .execute(&mut *transaction)
+        .await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
+        let row: Option<RecordRow> = sqlx::query_as(
+            "SELECT number, parent, author, message, created_at, digest, change_count, changes
+             FROM revisions WHERE gateway = ? AND number = ?",
+        )
+        .bind(gateway)
+        .bind(to_column(number))
+        .fetch_optional(&self.readers)
+        .await?;
+        row.map(record_from_row).transpose()
+    }
+
+    async fn revisions(&self, gateway: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>, StoreError> {
+        let rows: Vec<RevisionRow> = sqlx::query_as(
+            "SELECT number, parent, author, message, created_at, digest, change_count
+             FROM revisions WHERE gateway = ? AND number < ? ORDER BY number DESC LIMIT ?",
+        )
+        .bind(gateway)
+        .bind(before.map_or(i64::MAX, to_column))
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.into_iter().map(revision_from_row).collect()
+    }
+
+    async fn changes_since(&self, gateway: &str, after: u64, limit: u32) -> Result<Vec<RevisionRecord>, StoreError> {
+        let rows: Vec<RecordRow> = sqlx::query_as(
+            "SELECT number, parent, author, message, created_at, digest, change_count, changes
+             FROM revisions WHERE gateway = ? AND number > ? ORDER BY number LIMIT ?",
+        )
+        .bind(gateway)
+        .bind(to_column(after))
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.into_iter().map(record_from_row).collect()
+    }
+
+    /// Nobody else is expected to write to the file; if somebody does, looking at the head tells.
+    fn announcements(&self) -> BoxStream<'static, Announcement> {
+        stream::pending().boxed()
+    }
+
+    async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO tokens (hash, role, name, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
+            .bind(hash_to_column(&token.hash))
+            .bind(token.role.as_str())
+            .bind(&token.name)
+            .bind(time::OffsetDateTime::now_utc())
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
+        let rows = sqlx::query_as("SELECT hash, role, name FROM tokens").fetch_all(&self.readers).await?;
+        rows.into_iter().map(token_from_row).collect()
+    }
+}
+
+const HEAD: &str = "SELECT g.head, r.digest FROM gateways g
+    LEFT JOIN revisions r ON r.gateway = g.name AND r.number = g.head
+    WHERE g.name = ?";
+
+/// Hands over many rows as one JSON parameter: one statement each would cost far more than the rows.
+async fn change_resources(
+    transaction: &mut Transaction<'static, Sqlite>,
+    gateway: &str,
+    number: u64,
+    changes: &[ResourceChange],
+) -> Result<(), StoreError> {
+    let mut written = Vec::new();
+    let mut removed = Vec::new();
+    for ResourceChange { key, after, .. } in changes {
+        match after {
+            Some(document) => written.push((key.kind.singular(), &*key.name, document.created, &*document.spec)),
+            None => removed.push((key.kind.singular(), &*key.name)),
+        }
+    }
+    if !written.is_empty() {
+        sqlx::query(
+            "INSERT INTO resources (gateway, kind, name, created, updated, spec)
+             SELECT ?, value->>0, value->>1, value->>2, ?, value->>3 FROM json_each(?) WHERE true
+             ON CONFLICT (gateway, kind, name)
+             DO UPDATE SET created = excluded.created, updated = excluded.updated, spec = excluded.spec",
+        )
+        .bind(gateway)
+        .bind(to_column(number))
+        .bind(serde_json::to_string(&written).expect("strings and numbers are JSON"))
+        .execute(&mut **transaction)
+        .await?;
+    }
+    if !removed.is_empty() {
+        // CROSS JOIN makes SQLite start from the list and look each row up, rather than walk over all rows.
+        sqlx::query(
+            "DELETE FROM resources WHERE rowid IN (
+                SELECT r.rowid FROM json_each(?) CROSS JOIN resources r
+                WHERE r.gateway = ? AND r.kind = value->>0 AND r.name = value->>1)",
+        )
+        .bind(serde_json::to_string(&removed).expect("strings are JSON"))
+        .bind(gateway)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+-- A gateway is a named fleet with its own sequence of revisions; head is the newest of them.
+CREATE TABLE gateways (
+    name TEXT NOT NULL PRIMARY KEY,
+    head INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- The resources of the head revision.
+CREATE TABLE resources (
+    gateway TEXT NOT NULL REFERENCES gateways (name),
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    spec TEXT NOT NULL,
+    PRIMARY KEY (gateway, kind, name)
+) STRICT;
+
+-- Every revision that was ever published, with what it changed.
+CREATE TABLE revisions (
+    gateway TEXT NOT NULL REFERENCES gateways (name),
+    number INTEGER NOT NULL,
+    parent INTEGER NOT NULL,
+    author TEXT NOT NULL,
+    message TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    change_count INTEGER NOT NULL,
+    changes TEXT NOT NULL,
+    PRIMARY KEY (gateway, number)
+) STRICT;
+
+-- Who may call the admin API or be a node. The token itself is not kept.
+CREATE TABLE tokens (
+    hash TEXT NOT NULL PRIMARY KEY,
+    role TEXT NOT NULL,
+    name TEXT NOT NULL,
+    created_at TEXT NOT NULL
+) STRICT;
