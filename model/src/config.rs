@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::digest::Digest;
 use crate::problem::{Fault, Problem, Problems, closest};
 use crate::resource::{Document, Key, Kind, Name, Resource, unknown_reference};
+use crate::secret;
 
 /// A checked set of resources. Cloning costs nothing; two of them share what they have in common.
 #[derive(Clone, Default)]
@@ -25,7 +26,7 @@ pub struct Config {
 /// One thing that a change does to one resource.
 #[derive(Clone, Debug)]
 pub enum Edit {
-    /// Creates or replaces, from what a person wrote.
+    /// Creates or replaces, from what a person wrote. Marks of secrets keep what is there (see [`secret`]).
     Put { kind: Kind, name: String, spec: Value },
     /// Creates or replaces by something that was checked before: from the store, the stream or a rollback.
     Restore { key: Key, document: Document },
@@ -100,72 +101,55 @@ impl Config {
     /// The set after `edits`, and what they changed, or every problem with them. `revision` becomes the age
     /// of resources that are new. An edit that changes nothing is no change.
     pub fn apply(&self, edits: Vec<Edit>, revision: u64) -> Result<(Self, Vec<Changed>), Problems> {
+        let (config, changes, problems) = self.try_apply(edits, revision);
+        if problems.is_empty() { Ok((config, changes)) } else { Err(problems) }
+    }
+
+    /// [`Config::apply`] as far as it goes. With problems the set is not a checked one, and only good for
+    /// finding more of them.
+    pub(crate) fn try_apply(&self, edits: Vec<Edit>, revision: u64) -> (Self, Vec<Changed>, Problems) {
         let mut problems = Problems::new();
-        let changes = self.parse(edits, revision, &mut problems);
+        let (mut seen, mut faulty) = (BTreeSet::new(), BTreeSet::new());
+        let mut changes = Vec::with_capacity(edits.len());
+        for edit in edits {
+            let Some(key) = key_of(&edit, &mut problems) else { continue };
+            if !seen.insert(key.clone()) {
+                let message = format!("the change holds {key} more than once");
+                problems.push(Fault::new("/name", "duplicate-name", message).at(&key));
+                continue;
+            }
+            match self.parse(key.clone(), edit, revision) {
+                Ok(change) if change.before != change.after => changes.push(change),
+                Ok(_) => {}
+                Err(faults) => {
+                    problems.extend(faults.into_iter().map(|fault| fault.at(&key)));
+                    faulty.insert(key);
+                }
+            }
+        }
         let mut config = self.clone();
         for change in &changes {
             config.replace(change);
         }
-        config.check_references(&changes, &mut problems);
-        if problems.is_empty() { Ok((config, changes)) } else { Err(problems) }
+        config.check_references(&changes, &faulty, &mut problems);
+        (config, changes, problems)
     }
 
-    fn parse(&self, edits: Vec<Edit>, revision: u64, problems: &mut Problems) -> Vec<Changed> {
-        let mut changes = Vec::with_capacity(edits.len());
-        let mut seen = BTreeSet::new();
-        for edit in edits {
-            let Some(change) = self.parse_one(edit, revision, problems) else {
-                continue;
-            };
-            if !seen.insert(change.key.clone()) {
-                let message = format!("the change holds {} more than once", change.key);
-                problems.push(Fault::new("/name", "duplicate-name", message).at(&change.key));
-            } else if change.before != change.after {
-                changes.push(change);
-            }
-        }
-        changes
-    }
-
-    fn parse_one(&self, edit: Edit, revision: u64, problems: &mut Problems) -> Option<Changed> {
-        let (key, parsed) = match edit {
-            Edit::Remove { key } => {
-                let before = self.get(&key).cloned();
-                return Some(Changed { key, before, after: None, resource: None });
-            }
-            Edit::Put { kind, name, spec } => {
-                let parsed = Resource::parse(kind, spec);
-                let key = match name.parse() {
-                    Ok(valid) => Key::new(kind, valid),
-                    Err(message) => {
-                        let mut faults = vec![Fault::new("/name", "invalid-name", message)];
-                        faults.extend(parsed.err().into_iter().flatten());
-                        problems.extend(faults.into_iter().map(|fault| fault.in_resource(kind, &name)));
-                        return None;
-                    }
-                };
-                let created = self.get(&key).map_or(revision, |document| document.created);
-                (
-                    key,
-                    parsed.map(|resource| {
-                        let spec = Arc::from(resource.canonical());
-                        (resource, Document { created, spec })
-                    }),
-                )
-            }
-            Edit::Restore { key, document } => {
-                let parsed = document.parse(key.kind);
-                (key, parsed.map(|resource| (resource, document)))
-            }
-        };
+    fn parse(&self, key: Key, edit: Edit, revision: u64) -> Result<Changed, Vec<Fault>> {
         let before = self.get(&key).cloned();
-        match parsed {
-            Ok((resource, document)) => Some(Changed { key, before, after: Some(document), resource: Some(resource) }),
-            Err(faults) => {
-                problems.extend(faults.into_iter().map(|fault| fault.at(&key)));
-                None
+        let (resource, document) = match edit {
+            Edit::Remove { .. } => return Ok(Changed { key, before, after: None, resource: None }),
+            Edit::Put { kind, mut spec, .. } => {
+                let restored = secret::restore(kind, &mut spec, before.as_ref());
+                // Without the secret there are more faults, but none of the author's.
+                let resource = restored.map_err(|fault| vec![fault]).and_then(|()| Resource::parse(kind, spec))?;
+                let created = before.as_ref().map_or(revision, |document| document.created);
+                let spec = Arc::from(resource.canonical());
+                (resource, Document { created, spec })
             }
-        }
+            Edit::Restore { document, .. } => (document.parse(key.kind)?, document),
+        };
+        Ok(Changed { key, before, after: Some(document), resource: Some(resource) })
     }
 
     fn replace(&mut self, change: &Changed) {
@@ -207,10 +191,11 @@ impl Config {
         });
     }
 
-    fn check_references(&self, changes: &[Changed], problems: &mut Problems) {
+    /// A reference to something in `faulty` is no problem of its own.
+    fn check_references(&self, changes: &[Changed], faulty: &BTreeSet<Key>, problems: &mut Problems) {
         for change in changes {
             if let Some(resource) = &change.resource {
-                problems.extend(self.dangling(&change.key, resource));
+                problems.extend(self.dangling(&change.key, resource, faulty));
             } else if self.referrers.contains_key(&change.key) {
                 problems.push(self.still_needed(&change.key));
             }
@@ -222,11 +207,11 @@ impl Config {
         });
     }
 
-    fn dangling(&self, key: &Key, resource: &Resource) -> Vec<Problem> {
+    fn dangling(&self, key: &Key, resource: &Resource, faulty: &BTreeSet<Key>) -> Vec<Problem> {
         let mut problems = Vec::new();
         resource.references(&mut |reference| {
             let target = reference.name.parse().map(|name| Key::new(reference.kind, name));
-            if target.is_ok_and(|target| self.documents.contains_key(&target)) {
+            if target.is_ok_and(|target| self.documents.contains_key(&target) || faulty.contains(&target)) {
                 return;
             }
             let names = self.of_kind(reference.kind, None).map(|(name, _)| name.as_str());
@@ -254,6 +239,22 @@ impl Config {
         Fault::new("", "still-referenced", format!("{key} cannot be removed: {shown}{more} refers to it"))
             .hint("remove or change what refers to it, in the same change or before")
             .at(key)
+    }
+}
+
+/// Which resource an edit is about, or what is wrong with its name and the rest of it.
+fn key_of(edit: &Edit, problems: &mut Problems) -> Option<Key> {
+    match edit {
+        Edit::Restore { key, .. } | Edit::Remove { key } => Some(key.clone()),
+        Edit::Put { kind, name, spec } => match name.parse() {
+            Ok(valid) => Some(Key::new(*kind, valid)),
+            Err(message) => {
+                let mut faults = vec![Fault::new("/name", "invalid-name", message)];
+                faults.extend(Resource::parse(*kind, spec.clone()).err().into_iter().flatten());
+                problems.extend(faults.into_iter().map(|fault| fault.in_resource(*kind, name)));
+                None
+            }
+        },
     }
 }
 

@@ -15,6 +15,7 @@ pub mod problem;
 pub mod rejection;
 pub mod resource;
 pub mod router;
+pub mod secret;
 pub mod slots;
 pub mod snapshot;
 pub mod value;

@@ -161,9 +161,14 @@ impl Snapshot {
     /// The snapshot of revision `revision`, which is this one after `edits`, and what they changed; or
     /// every problem with them.
     pub fn apply(&self, revision: u64, edits: Vec<Edit>) -> Result<(Self, Vec<Changed>), Problems> {
-        let (config, changes) = self.config.apply(edits, revision)?;
-        let snapshot = compile::compile(self, revision, config, &changes)?;
-        Ok((snapshot, changes))
+        let (config, changes, mut problems) = self.config.try_apply(edits, revision);
+        // Compiled in any case, because that finds problems of its own.
+        match compile::compile(self, revision, config, &changes) {
+            Ok(snapshot) if problems.is_empty() => return Ok((snapshot, changes)),
+            Ok(_) => {}
+            Err(more) => problems.extend(more),
+        }
+        Err(problems)
     }
 
     /// The consumer that this key belongs to.

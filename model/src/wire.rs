@@ -36,7 +36,6 @@ pub fn envelope_of_change(change: &Changed) -> proto::Envelope {
 
 /// What an envelope asks for. A kind that this version does not know is a problem, never skipped: it may
 /// be what keeps somebody out.
-#[expect(clippy::result_large_err, reason = "a problem is rare and ends in a list of problems")]
 pub fn edit(envelope: &proto::Envelope) -> Result<Edit, Problem> {
     let wrong = |code: &'static str, message: String| Problem {
         kind: None,

@@ -14,7 +14,7 @@ use crate::problem::{Fault, did_you_mean};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// What it does, `rate-limit` for example. It cannot be changed once the policy exists.
+    /// What it does, `rate-limit` for example.
     #[serde(rename = "type")]
     pub type_name: String,
     /// `everything`: it acts on all requests. Absent: only where it is named.

@@ -1,9 +1,12 @@
 //! From a checked change to the next snapshot: everything that a request would otherwise have to work out.
 //!
 //! Kinds are compiled in the order of their references, so that slots exist before they are pointed at, and
-//! removed in the opposite order. A change of a policy's type moves it in the running order of every list that names it,
-//! which is why a type cannot change.
+//! removed in the opposite order. A policy whose type changes moves in the running order of every list that names it,
+//! so those lists are compiled again. Nobody does that by hand, but a node that was away meets it when a policy was
+//! removed and its name given to another.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{
@@ -28,6 +31,7 @@ pub(super) fn compile(
     changes: &[Changed],
 ) -> Result<Snapshot, Problems> {
     let mut next = Snapshot { revision, config, ..previous.clone() };
+    let changes = &*next.with_moved_lists(changes);
     let mut problems = Problems::new();
     for kind in ORDER.into_iter().rev() {
         for change in changes.iter().filter(|change| change.key.kind == kind) {
@@ -49,6 +53,43 @@ pub(super) fn compile(
 }
 
 impl Snapshot {
+    /// The changes, with all that names a policy whose type changed. This walks over everything, which nothing
+    /// that happens often needs.
+    fn with_moved_lists<'c>(&self, changes: &'c [Changed]) -> Cow<'c, [Changed]> {
+        let moved: BTreeSet<&str> = changes
+            .iter()
+            .filter(|change| match &change.resource {
+                Some(Resource::Policy(written)) => {
+                    self.policies.find(&change.key.name).is_some_and(|before| before.kind.name != written.type_name)
+                }
+                _ => false,
+            })
+            .map(|change| &*change.key.name)
+            .collect();
+        if moved.is_empty() {
+            return Cow::Borrowed(changes);
+        }
+        let changed: BTreeSet<&Key> = changes.iter().map(|change| &change.key).collect();
+        let mut all = changes.to_vec();
+        for (key, document) in self.config.iter().filter(|(key, _)| !changed.contains(key)) {
+            let Ok(resource) = document.parse(key.kind) else { continue };
+            let mut names_one = false;
+            resource.references(&mut |reference| {
+                names_one |= reference.kind == Kind::Policy && moved.contains(reference.name);
+            });
+            if names_one {
+                let document = Some(document.clone());
+                all.push(Changed {
+                    key: key.clone(),
+                    before: document.clone(),
+                    after: document,
+                    resource: Some(resource),
+                });
+            }
+        }
+        Cow::Owned(all)
+    }
+
     /// Takes out what a resource was before, as far as its new form would not replace it in place.
     fn forget(&mut self, change: &Changed) {
         let Some(before) = &change.before else { return };
@@ -106,13 +147,6 @@ impl Snapshot {
     fn learn_policy(&mut self, name: &Name, written: &resource::Policy) -> Result<(), Vec<Fault>> {
         let kind = written.policy_kind().expect("the type was checked when it was parsed");
         let previous = self.policies.find(name);
-        if let Some(previous) = previous.filter(|previous| previous.kind.name != kind.name) {
-            let message = format!("it has the type `{}`, which cannot become `{}`", previous.kind.name, kind.name);
-            return Err(vec![
-                Fault::new("/type", "immutable-field", message)
-                    .hint("create a policy of another name and let it take this one's place"),
-            ]);
-        }
         let policy = kind
             .compile(&written.config, previous.map(|previous| &*previous.policy))
             .map_err(|faults| faults.into_iter().map(|fault| fault.below("/config")).collect::<Vec<_>>())?;
