@@ -1,14 +1,36 @@
-//! What the node tells about itself: metrics, the access log, and the port where both planes of operation ask.
+//! What the node tells about itself: metrics, the access log, and the port where operators and probes ask.
 //!
 //! A core counts in plain cells of its own and formats log lines into a buffer of its own. Others get at them by
-//! asking the core; no request waits for a reader.
+//! asking the core; no request waits for a reader, and nothing here is shared between cores while they serve.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use model::resource::Name;
 use model::slots::Slot;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+pub use access_log::AccessLog;
+pub use core_metrics::{CoreMetrics, EndpointCounts, ServiceCounts};
+pub use node_state::{NodeState, Serving};
+pub use shard::Shard;
+
+mod access_log;
+mod core_metrics;
+mod exposition;
+mod histogram;
+mod line;
+pub mod node_port;
+mod node_state;
+mod process;
+mod shard;
+#[cfg(test)]
+mod tests;
 
 /// One request that has ended: what the access log and the metrics are made from.
 pub struct RequestRecord<'a> {
@@ -30,7 +52,7 @@ pub struct RequestRecord<'a> {
     /// What the client got; absent if it left before there was a head.
     pub status: Option<StatusCode>,
     /// The code of the rejection or failure, if the gateway answered itself.
-    pub code: Option<&'a str>,
+    pub code: Option<&'static str>,
     /// The policy that rejected.
     pub policy: Option<&'a Name>,
     pub revision: u64,
@@ -41,12 +63,141 @@ pub struct RequestRecord<'a> {
     pub bytes_out: u64,
 }
 
+/// The telemetry of the process; cheap to clone.
+#[derive(Clone)]
+pub struct Telemetry {
+    pub node: Arc<NodeState>,
+    log: Option<AccessLog>,
+    cores: Arc<Mutex<Vec<mpsc::Sender<Question>>>>,
+}
+
+/// A core answers with its counts.
+type Question = oneshot::Sender<Shard>;
+
+/// How long a scrape waits for a core that is busy.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often a core hands its log lines over when there are too few to fill a batch.
+const HAND_OVER_EVERY: Duration = Duration::from_millis(100);
+
+/// A place for the telemetry of one core, to be taken on the core's own thread.
+pub struct Seat {
+    log: Option<AccessLog>,
+    questions: mpsc::Receiver<Question>,
+}
+
 /// The telemetry of one core.
-pub struct CoreTelemetry {}
+pub struct CoreTelemetry {
+    pub metrics: CoreMetrics,
+    log: Option<access_log::CoreLog>,
+}
+
+impl Telemetry {
+    /// Starts the writer of the access log, to standard output, unless there shall be none.
+    pub fn start(access_log: bool) -> io::Result<Self> {
+        Ok(if access_log { Self::with_log_to(Box::new(access_log::stdout()?))? } else { Self::without_log() })
+    }
+
+    #[must_use]
+    pub fn without_log() -> Self {
+        Self { node: Arc::new(NodeState::new()), log: None, cores: Arc::default() }
+    }
+
+    /// Writes the access log somewhere else.
+    pub fn with_log_to(sink: Box<dyn Write + Send>) -> io::Result<Self> {
+        Ok(Self { log: Some(AccessLog::start(sink)?), ..Self::without_log() })
+    }
+
+    /// A place for one more core.
+    #[must_use]
+    pub fn seat(&self) -> Seat {
+        let (ask, questions) = mpsc::channel(4);
+        self.cores.lock().push(ask);
+        Seat { log: self.log.clone(), questions }
+    }
+
+    /// The counts of all cores together. A core that does not answer in time is left out of this scrape.
+    pub async fn gather(&self) -> Shard {
+        let cores = self.cores.lock().clone();
+        let answers = cores.iter().filter_map(|core| {
+            let (answer, wait) = oneshot::channel();
+            core.try_send(answer).ok()?;
+            Some(tokio::time::timeout(ANSWER_WITHIN, wait))
+        });
+        let mut all = Shard::default();
+        for answer in futures_util::future::join_all(answers).await {
+            if let Ok(Ok(shard)) = answer {
+                all.absorb(shard);
+            }
+        }
+        all
+    }
+
+    /// Lines of the access log that were given up because its reader was too slow.
+    #[must_use]
+    pub fn log_lines_dropped(&self) -> u64 {
+        self.log.as_ref().map_or(0, AccessLog::dropped)
+    }
+
+    /// Writes out what the access log still holds; call it when all cores have ended. Waits a bounded time.
+    pub fn finish(&self) {
+        if let Some(log) = &self.log {
+            log.finish();
+        }
+    }
+}
+
+impl Seat {
+    /// Begins the telemetry of this core, inside its runtime and `LocalSet`.
+    #[must_use]
+    pub fn take(self) -> Rc<CoreTelemetry> {
+        let log = self.log.map(access_log::CoreLog::new);
+        let telemetry = Rc::new(CoreTelemetry { metrics: CoreMetrics::default(), log });
+        tokio::task::spawn_local(serve(Rc::downgrade(&telemetry), self.questions));
+        telemetry
+    }
+}
 
 impl CoreTelemetry {
-    /// Counts a request and writes its line.
-    pub fn ended(self: &Rc<Self>, record: &RequestRecord<'_>) {
-        let _ = record;
+    /// Counts a request that has ended and writes its line.
+    pub fn ended(&self, record: &RequestRecord<'_>) {
+        self.metrics.ended(record);
+        if let Some(log) = &self.log {
+            log.write(record);
+        }
+    }
+
+    /// Hands the log lines of this core to the writer.
+    pub fn flush(&self) {
+        if let Some(log) = &self.log {
+            log.hand_over();
+        }
+    }
+}
+
+impl Drop for CoreTelemetry {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Answers scrapes and hands log lines over, as long as the core's telemetry is in use.
+async fn serve(telemetry: std::rc::Weak<CoreTelemetry>, mut questions: mpsc::Receiver<Question>) {
+    let mut tick = tokio::time::interval(HAND_OVER_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let question = tokio::select! {
+            question = questions.recv() => match question {
+                Some(question) => Some(question),
+                None => return,
+            },
+            _ = tick.tick() => None,
+        };
+        let Some(telemetry) = telemetry.upgrade() else { return };
+        match question {
+            // Whoever asked may have given up: then nobody wants the answer.
+            Some(question) => drop(question.send(telemetry.metrics.shard())),
+            None => telemetry.flush(),
+        }
     }
 }

@@ -8,6 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::body::Body;
+use crate::clock::Clock;
+use crate::telemetry::CoreTelemetry;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
@@ -16,10 +19,8 @@ use model::slots::Slot;
 use model::snapshot::{Endpoint, Snapshot};
 
 pub use error::UpstreamError;
-pub use response::ResponseBody;
 
 mod error;
-mod response;
 
 /// A request as a service gets it: fields that belong to the client's connection are gone.
 pub struct UpstreamRequest {
@@ -28,18 +29,16 @@ pub struct UpstreamRequest {
     /// Without `Host`, the address of the target stands in its place. `Upgrade` with `Connection` stay in a
     /// request that may switch protocols.
     pub headers: HeaderMap,
-    pub body: RequestBody,
+    pub body: Body,
     /// How long the head of the response may take, counted from the last byte of the request.
     pub timeout: Duration,
 }
-
-pub type RequestBody = hyper::body::Incoming;
 
 /// What a service answered.
 pub struct UpstreamResponse {
     pub head: ResponseHead,
     /// Its connection goes back to the pool when this was read to the end, and is closed when it was not.
-    pub body: ResponseBody,
+    pub body: Body,
     /// Set if the service switched protocols, which it can only when it was asked to: the status is 101.
     pub upgrade: Option<OnUpgrade>,
     /// The target that answered.
@@ -50,6 +49,12 @@ pub struct UpstreamResponse {
 pub struct Upstreams {}
 
 impl Upstreams {
+    #[must_use]
+    pub fn new(clock: &Clock, telemetry: &Rc<CoreTelemetry>) -> Self {
+        let _ = (clock, telemetry);
+        Self {}
+    }
+
     /// Sends a request to a target of the service and returns the head of its response.
     ///
     /// Dropping the future gives the request up and closes its connection.

@@ -3,6 +3,8 @@
 use http::StatusCode;
 use model::rejection::Rejection;
 
+use crate::body::Failure;
+
 /// Why a service gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
@@ -22,9 +24,9 @@ pub enum UpstreamError {
     /// It closed the connection, or what it sent is not HTTP.
     #[error("no valid response: {0}")]
     BadResponse(String),
-    /// The client's body ended too early, was too large or too slow: the rejection of whoever reads it.
-    #[error("the request body could not be read: {0}")]
-    RequestBody(String),
+    /// The client's body ended too early, was too large or too slow.
+    #[error("the request body failed: {0}")]
+    RequestBody(Failure),
 }
 
 impl UpstreamError {
@@ -39,7 +41,9 @@ impl UpstreamError {
             Self::ConnectTimeout => "upstream-connect-timeout",
             Self::Timeout => "upstream-timeout",
             Self::BadResponse(_) => "upstream-bad-response",
-            Self::RequestBody(_) => "bad-request-body",
+            Self::RequestBody(Failure::TooLarge) => "request-too-large",
+            Self::RequestBody(Failure::TooSlow | Failure::Idle) => "request-timeout",
+            Self::RequestBody(Failure::Broken) => "bad-request-body",
         }
     }
 
@@ -54,7 +58,15 @@ impl UpstreamError {
             Self::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "The service could not be reached in time."),
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "The service did not answer in time."),
             Self::BadResponse(_) => (StatusCode::BAD_GATEWAY, "The service gave no valid answer."),
-            Self::RequestBody(_) => (StatusCode::BAD_REQUEST, "The body of the request did not arrive whole."),
+            Self::RequestBody(Failure::TooLarge) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "The body of the request is larger than allowed.")
+            }
+            Self::RequestBody(Failure::TooSlow | Failure::Idle) => {
+                (StatusCode::REQUEST_TIMEOUT, "The body of the request came too slowly.")
+            }
+            Self::RequestBody(Failure::Broken) => {
+                (StatusCode::BAD_REQUEST, "The body of the request did not arrive whole.")
+            }
         };
         Rejection::new(status, self.code(), detail)
     }

@@ -1,0 +1,190 @@
+//! The counts in the text form that Prometheus reads (OpenMetrics 1.0).
+
+use std::fmt;
+use std::time::Instant;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::Telemetry;
+use super::histogram::{BOUNDS_SECONDS, Counted};
+use super::process::{self, ProcessUse};
+use super::shard::{CLASSES, Shard};
+
+/// All metrics of the node at this moment.
+pub async fn render(telemetry: &Telemetry) -> String {
+    let node = &telemetry.node;
+    let now = Instant::now();
+    let reading = Reading {
+        shard: telemetry.gather().await,
+        process: process::used(),
+        revision: node.serving().map(|serving| serving.revision),
+        connected: node.is_connected(),
+        draining: node.is_draining(),
+        synced_ago: node.last_sync().map(|at| now.saturating_duration_since(at).as_secs_f64()),
+        log_lines_dropped: telemetry.log_lines_dropped(),
+    };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(reading));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("a String takes all that is written");
+    text
+}
+
+#[derive(Debug)]
+struct Reading {
+    shard: Shard,
+    process: ProcessUse,
+    revision: Option<u64>,
+    connected: bool,
+    draining: bool,
+    synced_ago: Option<f64>,
+    log_lines_dropped: u64,
+}
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+impl Collector for Reading {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Families(encoder);
+        self.node(&mut out)?;
+        self.traffic(&mut out)?;
+        self.upstream(&mut out)
+    }
+}
+
+impl Reading {
+    fn node(&self, out: &mut Families<'_>) -> fmt::Result {
+        let gauge = |value: f64| [(Labels::new(), value)];
+        if let Some(revision) = self.revision {
+            out.gauges("sluice_config_revision", "Revision that all cores serve", None, gauge(revision as f64))?;
+        }
+        let connected = gauge(f64::from(u8::from(self.connected)));
+        out.gauges("sluice_control_plane_connected", "Whether the configuration stream is up", None, connected)?;
+        if let Some(ago) = self.synced_ago {
+            let help = "Time since the control plane last confirmed what this node should serve";
+            out.gauges("sluice_config_sync_age", help, Some(Unit::Seconds), gauge(ago))?;
+        }
+        let draining = gauge(f64::from(u8::from(self.draining)));
+        out.gauges("sluice_draining", "Whether the node is on its way out", None, draining)?;
+        let dropped = [(Labels::new(), self.log_lines_dropped)];
+        out.counters("sluice_access_log_dropped", "Log lines given up for a slow reader", None, dropped)?;
+        let ProcessUse { resident_bytes, cpu_seconds, open_files } = self.process;
+        let memory = gauge(resident_bytes as f64);
+        out.gauges("process_resident_memory", "Resident memory of the process", Some(Unit::Bytes), memory)?;
+        out.gauges("process_open_fds", "Open file descriptors", None, gauge(open_files as f64))?;
+        let cpu = [(Labels::new(), cpu_seconds)];
+        out.counters("process_cpu", "Processor time of the process", Some(Unit::Seconds), cpu)
+    }
+
+    fn traffic(&self, out: &mut Families<'_>) -> fmt::Result {
+        let shard = &self.shard;
+        let total = |value: u64| [(Labels::new(), value)];
+        let gauge = |value: u64| [(Labels::new(), value as f64)];
+        out.counters("sluice_connections", "Client connections accepted", None, total(shard.connections_opened))?;
+        let open = shard.connections_opened.saturating_sub(shard.connections_closed);
+        out.gauges("sluice_connections_open", "Client connections now", None, gauge(open))?;
+        let in_flight = shard.requests_started.saturating_sub(shard.requests_ended);
+        out.gauges("sluice_requests_in_flight", "Requests now", None, gauge(in_flight))?;
+        out.counters("sluice_request_body", "Bodies of requests", Some(Unit::Bytes), total(shard.bytes_in))?;
+        out.counters("sluice_response_body", "Bodies of responses", Some(Unit::Bytes), total(shard.bytes_out))?;
+        let rejections = shard.rejections.iter().map(|(code, count)| (vec![("code", *code)], *count));
+        out.counters("sluice_rejections", "Answers of the gateway itself, by reason", None, rejections)?;
+        let requests = shard.routes.iter().flat_map(|(route, counts)| {
+            let by_class = CLASSES.into_iter().zip(counts.by_class).filter(|(_, count)| *count > 0);
+            by_class.map(move |(class, count)| (vec![("route", route.as_str()), ("code", class)], count))
+        });
+        out.counters("sluice_requests", "Requests that have ended, by class of their status", None, requests)?;
+        let durations = shard.routes.iter().map(|(route, counts)| (vec![("route", route.as_str())], &counts.duration));
+        out.histograms("sluice_request_duration", "From the head of a request to the end of its response", durations)
+    }
+
+    fn upstream(&self, out: &mut Families<'_>) -> fmt::Result {
+        let services = || self.shard.services.iter().map(|(name, counts)| (("service", name.as_str()), counts));
+        let requests = services().map(|(name, counts)| (vec![name], counts.requests));
+        out.counters("sluice_upstream_requests", "Requests given to a target of the service", None, requests)?;
+        let failures = services().flat_map(|(name, counts)| {
+            counts.failures.iter().map(move |(code, count)| (vec![name, ("code", *code)], *count))
+        });
+        out.counters("sluice_upstream_failures", "Requests without an answer, by reason", None, failures)?;
+        let failures = services().map(|(name, counts)| (vec![name], counts.connect_failures));
+        out.counters("sluice_upstream_connect_failures", "Connections that could not be made", None, failures)?;
+        let in_flight = services().map(|(name, counts)| (vec![name], counts.in_flight as f64));
+        out.gauges("sluice_upstream_requests_in_flight", "Requests at the service now", None, in_flight)?;
+        let durations = services().map(|(name, counts)| (vec![name], &counts.duration));
+        out.histograms("sluice_upstream_duration", "From sending a request to the head of its response", durations)?;
+        let targets = || self.shard.targets.iter().map(|(name, counts)| (("target", name.as_str()), counts));
+        let requests = targets().map(|(name, counts)| (vec![name], counts.requests));
+        out.counters("sluice_upstream_target_requests", "Requests given to the target", None, requests)?;
+        let connections = targets().flat_map(|(name, counts)| {
+            let busy = counts.open.saturating_sub(counts.idle);
+            [("idle", counts.idle), ("busy", busy)].map(|(state, count)| (vec![name, ("state", state)], count as f64))
+        });
+        out.gauges("sluice_upstream_connections", "Connections to the target now", None, connections)
+    }
+}
+
+/// Writes whole families of metrics.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn counters<'a, N>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        values: impl IntoIterator<Item = (Labels<'a>, N)>,
+    ) -> fmt::Result
+    where
+        N: prometheus_client::encoding::EncodeCounterValue,
+    {
+        self.family(name, help, unit, MetricType::Counter, values, |mut metric, value| {
+            metric.encode_counter::<NoLabelSet, _, f64>(&value, None)
+        })
+    }
+
+    fn gauges<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        values: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    ) -> fmt::Result {
+        self.family(name, help, unit, MetricType::Gauge, values, |mut metric, value| metric.encode_gauge(&value))
+    }
+
+    fn histograms<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'a>, &'a Counted)>,
+    ) -> fmt::Result {
+        let bounds = || BOUNDS_SECONDS.into_iter().chain([f64::INFINITY]);
+        self.family(name, help, Some(Unit::Seconds), MetricType::Histogram, values, |mut metric, counted| {
+            let buckets: Vec<_> = bounds().zip(counted.buckets).collect();
+            let count = counted.buckets.iter().sum();
+            metric.encode_histogram::<NoLabelSet>(counted.sum_ns as f64 / 1e9, count, &buckets, None)
+        })
+    }
+
+    fn family<'a, V>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        of_type: MetricType,
+        values: impl IntoIterator<Item = (Labels<'a>, V)>,
+        encode: impl Fn(MetricEncoder<'_>, V) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), of_type)?;
+        for (labels, value) in values {
+            if labels.is_empty() {
+                return encode(family, value);
+            }
+            encode(family.encode_family(&labels)?, value)?;
+        }
+        Ok(())
+    }
+}
