@@ -10,6 +10,7 @@
 pub mod config;
 pub mod digest;
 pub mod exchange;
+mod index;
 pub mod policy;
 pub mod problem;
 pub mod rejection;

@@ -6,29 +6,58 @@
 
 use std::sync::Arc;
 
-use imbl::{HashMap, Vector};
+use imbl::Vector;
 
+use crate::index::{Index, hash_of};
 use crate::resource::Name;
 
 /// The number of a place in [`Slots`].
 pub type Slot = u32;
 
+/// What is kept in [`Slots`] knows its name, which therefore is kept only once.
+pub trait Named {
+    fn name(&self) -> &Name;
+}
+
 /// Compiled things of one kind, by slot and by name.
 pub struct Slots<T> {
+    places: Places<T>,
+    by_name: Index,
+}
+
+/// Numbered places without names; a number that became free is given again.
+pub(crate) struct Places<T> {
     values: Vector<Option<Arc<T>>>,
-    by_name: HashMap<Name, Slot>,
     free: Vector<Slot>,
 }
 
 impl<T> Slots<T> {
     #[must_use]
     pub fn get(&self, slot: Slot) -> Option<&Arc<T>> {
-        self.values.get(slot as usize)?.as_ref()
+        self.places.get(slot)
     }
 
     #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All values with their slots, in the order of the slots.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Arc<T>)> {
+        (0..).zip(self.places.values.iter()).filter_map(|(slot, value)| Some((slot, value.as_ref()?)))
+    }
+}
+
+impl<T: Named> Slots<T> {
+    #[must_use]
     pub fn slot(&self, name: &str) -> Option<Slot> {
-        self.by_name.get(name).copied()
+        let is_it = |slot: &Slot| self.get(*slot).is_some_and(|value| value.name().as_str() == name);
+        self.by_name.find(hash_of(name)).find(is_it)
     }
 
     #[must_use]
@@ -36,58 +65,92 @@ impl<T> Slots<T> {
         self.get(self.slot(name)?)
     }
 
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.by_name.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
-    }
-
-    /// All values with their slots, in the order of the slots.
-    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Arc<T>)> {
-        (0..).zip(self.values.iter()).filter_map(|(slot, value)| Some((slot, value.as_ref()?)))
-    }
-
-    /// Puts a value under a name; a name keeps its slot as long as it exists.
-    pub fn put(&mut self, name: &Name, value: Arc<T>) -> Slot {
-        if let Some(slot) = self.slot(name) {
-            self.values.set(slot as usize, Some(value));
+    /// Puts a value under its name; a name keeps its slot as long as it exists.
+    pub fn put(&mut self, value: Arc<T>) -> Slot {
+        if let Some(slot) = self.slot(value.name()) {
+            self.places.set(slot, value);
             return slot;
         }
-        let slot = match self.free.pop_back() {
-            Some(slot) => {
-                self.values.set(slot as usize, Some(value));
-                slot
-            }
-            None => {
-                self.values.push_back(Some(value));
-                u32::try_from(self.values.len() - 1).expect("fewer than 2^32 resources")
-            }
-        };
-        self.by_name.insert(name.clone(), slot);
+        let hash = hash_of(value.name());
+        let slot = self.places.add(value);
+        self.by_name.insert(hash, slot);
         slot
     }
 
     /// Empties the slot of a name; the next new name may get it.
     pub fn remove(&mut self, name: &str) -> Option<Arc<T>> {
-        let slot = self.by_name.remove(name)?;
-        self.free.push_back(slot);
-        self.values.set(slot as usize, None)
+        let slot = self.slot(name)?;
+        self.by_name.remove(hash_of(name), slot);
+        self.places.take(slot)
+    }
+}
+
+impl<T> Places<T> {
+    /// How many are taken.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len() - self.free.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Arc<T>> {
+        self.values.get(slot as usize)?.as_ref()
+    }
+
+    pub(crate) fn add(&mut self, value: Arc<T>) -> Slot {
+        if let Some(slot) = self.free.pop_back() {
+            self.set(slot, value);
+            return slot;
+        }
+        self.values.push_back(Some(value));
+        Slot::try_from(self.values.len() - 1).expect("fewer than 2^32 places")
+    }
+
+    pub(crate) fn set(&mut self, slot: Slot, value: Arc<T>) {
+        self.values.set(slot as usize, Some(value));
+    }
+
+    /// Empties the place.
+    pub(crate) fn take(&mut self, slot: Slot) -> Option<Arc<T>> {
+        let taken = self.values.set(slot as usize, None);
+        if taken.is_some() {
+            self.free.push_back(slot);
+        }
+        taken
+    }
+}
+
+impl<T: Clone> Places<T> {
+    /// The value, to be changed in place if no other version shares it.
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
+        Some(Arc::make_mut(self.values.get_mut(slot as usize)?.as_mut()?))
     }
 }
 
 impl<T> Clone for Slots<T> {
     fn clone(&self) -> Self {
-        Self { values: self.values.clone(), by_name: self.by_name.clone(), free: self.free.clone() }
+        Self { places: self.places.clone(), by_name: self.by_name.clone() }
     }
 }
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { values: Vector::new(), by_name: HashMap::new(), free: Vector::new() }
+        Self { places: Places::default(), by_name: Index::default() }
+    }
+}
+
+impl<T> Clone for Places<T> {
+    fn clone(&self) -> Self {
+        Self { values: self.values.clone(), free: self.free.clone() }
+    }
+}
+
+impl<T> Default for Places<T> {
+    fn default() -> Self {
+        Self { values: Vector::new(), free: Vector::new() }
     }
 }
 
@@ -95,19 +158,27 @@ impl<T> Default for Slots<T> {
 mod tests {
     use super::*;
 
+    struct Thing(Name, u8);
+
+    impl Named for Thing {
+        fn name(&self) -> &Name {
+            &self.0
+        }
+    }
+
     #[test]
     fn a_name_keeps_its_slot_and_older_copies_keep_their_values() {
-        let name = |text: &str| text.parse::<Name>().expect("a name");
+        let thing = |name: &str, value| Arc::new(Thing(name.parse().expect("a name"), value));
         let mut slots = Slots::default();
-        let a = slots.put(&name("a"), Arc::new(1));
-        let b = slots.put(&name("b"), Arc::new(2));
+        let a = slots.put(thing("a", 1));
+        let b = slots.put(thing("b", 2));
         let older = slots.clone();
-        assert_eq!(slots.put(&name("a"), Arc::new(3)), a);
-        assert_eq!(slots.remove("b").as_deref(), Some(&2));
-        assert_eq!(slots.put(&name("c"), Arc::new(4)), b);
-        let values = |slots: &Slots<i32>| ["a", "b", "c"].map(|name| slots.find(name).map(|value| **value));
+        assert_eq!(slots.put(thing("a", 3)), a);
+        assert_eq!(slots.remove("b").map(|thing| thing.1), Some(2));
+        assert_eq!(slots.put(thing("c", 4)), b);
+        let values = |slots: &Slots<Thing>| ["a", "b", "c"].map(|name| slots.find(name).map(|thing| thing.1));
         assert_eq!(values(&slots), [Some(3), None, Some(4)]);
         assert_eq!(values(&older), [Some(1), Some(2), None]);
-        assert_eq!((slots.get(a).map(|value| **value), slots.len(), older.len()), (Some(3), 2, 2));
+        assert_eq!((slots.get(a).map(|thing| thing.1), slots.len(), older.len()), (Some(3), 2, 2));
     }
 }

@@ -18,7 +18,7 @@ use crate::resource::consumer::KeyHash;
 use crate::resource::listener::TlsVersion;
 use crate::resource::service::{LoadBalancing, Protocol, TargetUrl, Timeouts, UpstreamTls};
 use crate::router::Router;
-use crate::slots::{Slot, Slots};
+use crate::slots::{Named, Slot, Slots};
 use crate::value::{HostPattern, Span};
 
 mod compile;
@@ -199,3 +199,15 @@ impl Route {
         }
     }
 }
+
+/// Compiled forms that have a name of their own.
+macro_rules! named {
+    ($($compiled:ty),*) => {$(
+        impl Named for $compiled {
+            fn name(&self) -> &Name {
+                &self.name
+            }
+        }
+    )*};
+}
+named!(Listener, Certificate, Service, Route, CompiledPolicy, Consumer);

@@ -18,6 +18,7 @@ use crate::policy::Step;
 use crate::problem::{Fault, Problems};
 use crate::resource::policy::ApplyTo;
 use crate::resource::{self, Key, Kind, Name, Resource};
+use crate::router::Age;
 use crate::slots::Slot;
 
 /// What must exist first comes first.
@@ -136,10 +137,7 @@ impl Snapshot {
             Resource::Listener(written) => self.learn_listener(name, written),
             Resource::Service(written) => self.learn_service(name, written),
             Resource::Consumer(written) => self.learn_consumer(name, written),
-            Resource::Route(written) => {
-                let created = change.after.as_ref().map_or(0, |document| document.created);
-                self.learn_route(name, written, created)
-            }
+            Resource::Route(written) => self.learn_route(name, written),
         };
         learned.err().unwrap_or_default()
     }
@@ -151,7 +149,7 @@ impl Snapshot {
             .compile(&written.config, previous.map(|previous| &*previous.policy))
             .map_err(|faults| faults.into_iter().map(|fault| fault.below("/config")).collect::<Vec<_>>())?;
         let compiled = CompiledPolicy { name: name.clone(), kind, policy, enabled: written.enabled };
-        self.policies.put(name, Arc::new(compiled));
+        self.policies.put(Arc::new(compiled));
         Ok(())
     }
 
@@ -213,7 +211,7 @@ impl Snapshot {
         let key = written.certified_key().map_err(|fault| vec![fault])?;
         let hosts = written.server_names().map_err(|fault| vec![fault])?;
         let compiled = Certificate { name: name.clone(), hosts, key: Arc::new(key), enabled: written.enabled };
-        self.certificates.put(name, Arc::new(compiled));
+        self.certificates.put(Arc::new(compiled));
         Ok(())
     }
 
@@ -228,7 +226,7 @@ impl Snapshot {
         });
         let policies = self.steps(&written.policies)?;
         let compiled = Listener { name: name.clone(), bind: written.bind, tls, policies, enabled: written.enabled };
-        self.listeners.put(name, Arc::new(compiled));
+        self.listeners.put(Arc::new(compiled));
         Ok(())
     }
 
@@ -255,7 +253,7 @@ impl Snapshot {
             policies: self.steps(&written.policies)?,
             enabled: written.enabled,
         };
-        self.services.put(name, Arc::new(compiled));
+        self.services.put(Arc::new(compiled));
         Ok(())
     }
 
@@ -264,7 +262,7 @@ impl Snapshot {
         let keys: Vec<_> = if written.enabled { written.key_hashes().collect() } else { Vec::new() };
         let mut faults = Vec::new();
         let compiled = Consumer { name: name.clone(), policies, keys: keys.iter().map(|(_, hash)| *hash).collect() };
-        let slot = self.consumers.put(name, Arc::new(compiled));
+        let slot = self.consumers.put(Arc::new(compiled));
         for (pointer, hash) in keys {
             if let Some(owner) = self.keys.insert(hash, slot) {
                 let owner = self.consumers.get(owner).map_or("", |owner| owner.name.as_str());
@@ -276,16 +274,21 @@ impl Snapshot {
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
-    fn learn_route(&mut self, name: &Name, written: &resource::Route, created: u64) -> Result<(), Vec<Fault>> {
+    fn learn_route(&mut self, name: &Name, written: &resource::Route) -> Result<(), Vec<Fault>> {
         let policies = if written.policies.is_empty() { None } else { Some(self.steps(&written.policies)?) };
         let resource::route::RouteTimeouts { request, idle } = written.timeouts;
         let timeouts = (request.is_some() || idle.is_some()).then(|| Box::new(RouteTimeouts { request, idle }));
         let compiled = Route { name: name.clone(), action: self.action(written), timeouts, policies };
-        let slot = self.routes.put(name, Arc::new(compiled));
+        let slot = self.routes.put(Arc::new(compiled));
         if written.enabled {
             let listeners: Vec<Slot> =
                 written.listeners.iter().filter_map(|listener| self.listeners.slot(listener)).collect();
-            self.router.insert(written, slot, name, created, &listeners);
+            let age = |slot: Slot| {
+                let route = self.routes.get(slot).expect("the router holds slots of routes");
+                let key = Key::new(Kind::Route, route.name.clone());
+                Age { created: self.config.get(&key).map_or(0, |document| document.created), name: key.name }
+            };
+            self.router.insert(written, slot, &listeners, &age);
         }
         Ok(())
     }
