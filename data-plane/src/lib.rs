@@ -4,6 +4,7 @@ pub mod body;
 pub mod clock;
 pub mod cores;
 pub mod current;
+pub mod last_good;
 pub mod port_holder;
 pub mod settings;
 pub mod sync;

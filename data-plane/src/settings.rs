@@ -10,8 +10,8 @@ use std::time::Duration;
 pub struct Settings {
     /// The gateway that this node belongs to.
     pub gateway: String,
-    /// Its name in the fleet.
-    pub node_id: String,
+    /// Its name in the fleet; without one, it makes one up and keeps it in `data_dir`.
+    pub node_id: Option<String>,
     /// Where it keeps its last good configuration.
     pub data_dir: PathBuf,
     /// Where its configuration comes from; without one it serves the last good.
@@ -77,7 +77,7 @@ impl Settings {
     pub fn new(data_dir: PathBuf) -> Self {
         Self {
             gateway: "default".into(),
-            node_id: uuid::Uuid::now_v7().to_string(),
+            node_id: None,
             data_dir,
             control_plane: None,
             node_port: SocketAddr::from((Ipv4Addr::LOCALHOST, 8083)),

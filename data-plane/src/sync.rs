@@ -1,36 +1,42 @@
 //! The node's side of the stream: from what the control plane publishes to what the cores serve.
 //!
 //! [`Sync::start`] brings up what the node served last, from disk; [`Sync::run`] follows the control plane.
-//! It is the only caller of [`Adopt`], so that there is one writer of what is served.
+//! It is the only caller of [`Adopt`], so that there is one writer of what is served. One revision is in work
+//! at a time; what is served changes only when all of it was taken.
 
 use std::future::Future;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use model::digest::Digest;
 use model::problem::Problems;
+use model::resource::Name;
 use model::snapshot::Snapshot;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+use crate::last_good::{LastGood, Position};
+use crate::settings::Settings;
+
+mod backoff;
+pub(crate) mod build;
+mod conversation;
+mod identity;
+mod work;
+
+use backoff::Backoff;
+use conversation::Lost;
+use identity::Identity;
+use work::Work;
 
 /// Whatever takes a snapshot into service: the cores, or a test.
 pub trait Adopt: Send + std::marker::Sync + 'static {
     /// Returns when every request that starts from now on is served by `snapshot`, or says what in it
     /// cannot be served here and goes on with what was served before.
     fn adopt(&self, snapshot: Arc<Snapshot>) -> impl Future<Output = Result<(), Problems>> + Send;
-}
-
-/// Where configuration comes from and where it is kept.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// `http://host:port` of the control plane's stream.
-    pub control_plane: String,
-    /// Holds the node token; read again for every connection, so that a new token needs no restart.
-    pub token_file: PathBuf,
-    pub gateway: String,
-    /// Holds the node's id and what it served last.
-    pub data_dir: PathBuf,
 }
 
 /// What the node knows about its own configuration, for metrics and readiness.
@@ -49,6 +55,7 @@ pub struct Status {
     pub refused: Option<(u64, Problems)>,
     /// Counted since the start of the process.
     pub refusals: u64,
+    /// How often what was held and what was sent did not make what was announced. Counted since the start.
     pub resyncs: u64,
 }
 
@@ -62,17 +69,95 @@ pub struct Served {
     pub from_disk: bool,
 }
 
+/// The pace of the conversation.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How often the node says that it is alive.
+    pub heartbeat: Duration,
+    /// How long the control plane may be silent before the node connects anew; also the limit for connecting.
+    pub silence: Duration,
+    /// The first and the longest wait between two attempts to connect.
+    pub retry: (Duration, Duration),
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(5),
+            silence: Duration::from_secs(15),
+            retry: (Duration::from_millis(50), Duration::from_secs(5)),
+        }
+    }
+}
+
+/// Why following cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot use the data directory {}: {source}", path.display())]
+    DataDirectory { path: PathBuf, source: io::Error },
+    #[error("`{url}` is no URL of a control plane, such as http://127.0.0.1:8082: {reason}")]
+    ControlPlane { url: String, reason: String },
+    #[error("no gateway can be called so: {0}")]
+    Gateway(String),
+}
+
 /// Follows the control plane.
 pub struct Sync<A> {
-    settings: Settings,
-    adopt: A,
+    adopt: Arc<A>,
+    identity: Identity,
+    source: Option<Source>,
+    timing: Timing,
+    last_good: LastGood,
     status: watch::Sender<Status>,
+    held: Option<Arc<Snapshot>>,
+    work: Option<Work>,
+}
+
+/// Where configuration comes from.
+struct Source {
+    url: String,
+    endpoint: Endpoint,
+    /// Read again for every connection, so that a new token needs no restart.
+    token_file: PathBuf,
 }
 
 impl<A: Adopt> Sync<A> {
-    /// Brings up what this node served last, if it has anything.
-    pub async fn start(settings: Settings, adopt: A) -> Result<Self, StartError> {
-        Ok(Self { settings, adopt, status: watch::Sender::new(Status::default()) })
+    /// Takes the data directory and brings up what this node served last, if it has anything.
+    pub async fn start(settings: &Settings, adopt: A) -> Result<Self, StartError> {
+        let gateway: Name = settings.gateway.parse().map_err(StartError::Gateway)?;
+        let source = settings.control_plane.as_ref().map(|from| Source::new(&from.url, from.token_file.clone()));
+        let source = source.transpose()?;
+        let (data_dir, node_id) = (settings.data_dir.clone(), settings.node_id.clone());
+        let directory = data_dir.join("last-good").join(gateway.as_str());
+        let opened = tokio::task::spawn_blocking(move || {
+            let identity = Identity::load(&data_dir, node_id, &gateway)?;
+            let (last_good, found) = LastGood::open(&directory)?;
+            Ok((identity, last_good, found))
+        });
+        let opened = opened.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let (identity, last_good, found) =
+            opened.map_err(|source| StartError::DataDirectory { path: settings.data_dir.clone(), source })?;
+        let mut sync = Self {
+            adopt: Arc::new(adopt),
+            identity,
+            source,
+            timing: Timing::default(),
+            last_good,
+            status: watch::Sender::new(Status::default()),
+            held: None,
+            work: None,
+        };
+        if let Some(snapshot) = found {
+            sync.bring_up(snapshot).await;
+        }
+        Ok(sync)
+    }
+
+    /// With another pace.
+    #[must_use]
+    pub fn with_timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
     }
 
     #[must_use]
@@ -80,17 +165,87 @@ impl<A: Adopt> Sync<A> {
         self.status.subscribe()
     }
 
-    /// Follows the control plane until `shutdown`, whatever happens to it.
-    pub async fn run(self, shutdown: CancellationToken) {
-        let _ = (self.settings, self.adopt);
-        shutdown.cancelled().await;
+    /// Follows the control plane until `shutdown`, whatever happens to it. What is being taken into service at
+    /// that moment still gets there, and to the disk.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        match self.source.take() {
+            Some(source) => self.follow(&source, &shutdown).await,
+            None => shutdown.cancelled().await,
+        }
+        let last_good = self.last_good;
+        let closed = tokio::task::spawn_blocking(move || last_good.close());
+        if let Err(error) = closed.await {
+            tracing::error!("the last good configuration may not be on disk: {error}");
+        }
+    }
+
+    async fn follow(&mut self, source: &Source, shutdown: &CancellationToken) {
+        let mut backoff = Backoff::new(self.timing.retry);
+        let mut told: Option<String> = None;
+        while !shutdown.is_cancelled() {
+            let ended = self.converse(source, shutdown).await;
+            // A change of what is served is never left half done.
+            if let Some(work) = self.work.take() {
+                let outcome = work.outcome().await;
+                self.settle(outcome, None);
+            }
+            let Err(lost) = ended else { break };
+            if self.status.borrow().connected {
+                backoff.reset();
+            }
+            let error = format!("no configuration from {}: {lost}", source.url);
+            if told.as_ref() != Some(&error) || self.status.borrow().connected {
+                self.complain(&lost, &error);
+            }
+            self.status.send_modify(|status| {
+                status.connected = false;
+                status.error = Some(lost.to_string());
+            });
+            told = Some(error);
+            let pause = if lost.is_lasting() { backoff.longest() } else { backoff.next() };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn complain(&self, lost: &Lost, error: &str) {
+        let goes_on = match &self.held {
+            Some(held) => format!("serving revision {} and trying again", held.revision),
+            None => "nothing to serve yet; trying again".to_owned(),
+        };
+        if lost.is_lasting() {
+            tracing::error!("{error}; {goes_on}");
+        } else {
+            tracing::warn!("{error}; {goes_on}");
+        }
+    }
+
+    async fn bring_up(&mut self, snapshot: Arc<Snapshot>) {
+        let Position { revision, digest } = Position::of(&snapshot);
+        match self.adopt.adopt(Arc::clone(&snapshot)).await {
+            Ok(()) => {
+                tracing::info!(revision, "the configuration that was served last is served again, from disk");
+                self.held = Some(snapshot);
+                let served = Served { revision, digest, since: SystemTime::now(), from_disk: true };
+                self.status.send_modify(|status| status.serving = Some(served));
+            }
+            Err(problems) => {
+                let problems = build::summary(&problems);
+                tracing::error!(revision, "the configuration that was served last cannot be served: {problems}");
+            }
+        }
     }
 }
 
-/// The data directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use the data directory {}: {source}", path.display())]
-pub struct StartError {
-    pub path: PathBuf,
-    pub source: std::io::Error,
+impl Source {
+    fn new(url: &str, token_file: PathBuf) -> Result<Self, StartError> {
+        let wrong = |reason: String| StartError::ControlPlane { url: url.to_owned(), reason };
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| wrong(error.to_string()))?;
+        if endpoint.uri().scheme_str() != Some("http") {
+            return Err(wrong("the scheme must be http".to_owned()));
+        }
+        Ok(Self { url: url.to_owned(), endpoint, token_file })
+    }
 }

@@ -3,6 +3,8 @@
 //! Nothing here knows what a resource means; `model::wire` is the one place that turns an
 //! envelope into one.
 
+pub mod body;
+
 #[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated code")]
 mod generated {
     tonic::include_proto!("sluice.v1");

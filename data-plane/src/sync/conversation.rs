@@ -1,0 +1,271 @@
+//! One connection to the control plane, from Hello to its end.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::BytesMut;
+use model::digest::Digest;
+use model::wire::problem_to_wire;
+use proto::control_message::Message as FromControl;
+use proto::distribution_client::DistributionClient;
+use proto::node_message::Message as FromNode;
+use proto::{ControlMessage, NodeMessage, Stage};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Status, Streaming};
+
+use super::build::{self, BuildError};
+use super::work::{Outcome, Work};
+use super::{Adopt, Served, Source, Sync};
+use crate::last_good::{Position, Record};
+
+/// How many compressed bytes one revision may have.
+const MAX_BODY: usize = 512 * 1024 * 1024;
+/// The longest message of the control plane: a chunk has 256 KiB.
+const MAX_MESSAGE: usize = 1024 * 1024;
+/// Bytes under way to this node that it has not read yet.
+const WINDOW: u32 = 1024 * 1024;
+/// Messages that wait to be sent. There are four for each revision, and one revision at a time.
+const OUTGOING: usize = 32;
+/// How many problems of a refusal are sent.
+const MAX_PROBLEMS: usize = 100;
+
+/// How a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    #[error("cannot read the token in {path}: {reason}")]
+    Token { path: String, reason: String },
+    #[error("cannot connect: {0}")]
+    Unreachable(String),
+    #[error("the control plane refuses this node: {}", .0.message())]
+    Rejected(Status),
+    #[error("the connection broke: {}", .0.message())]
+    Broken(Status),
+    #[error("the control plane ended the stream")]
+    Closed,
+    #[error("the control plane was silent for too long")]
+    Silent,
+    #[error("the control plane does not keep to the protocol: {0}")]
+    Protocol(&'static str),
+}
+
+impl Lost {
+    /// It will stay so until somebody does something.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::Token { .. } | Self::Rejected(_) | Self::Protocol(_))
+    }
+}
+
+impl From<Status> for Lost {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::InvalidArgument => {
+                Self::Rejected(status)
+            }
+            _ => Self::Broken(status),
+        }
+    }
+}
+
+/// A revision of which not everything has arrived.
+struct Arriving {
+    base: Position,
+    reached: Position,
+    body: BytesMut,
+}
+
+type Outgoing = mpsc::Sender<NodeMessage>;
+
+impl<A: Adopt> Sync<A> {
+    /// Keeps a connection until it ends by itself or `shutdown` comes.
+    pub(super) async fn converse(&mut self, source: &Source, shutdown: &CancellationToken) -> Result<(), Lost> {
+        let connecting = timeout(self.timing.silence, self.connect(source));
+        let (mut incoming, outgoing) = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            connected = connecting => connected.map_err(|_| Lost::Unreachable("no answer".to_owned()))??,
+        };
+        tracing::info!("configuration comes from {}", source.url);
+        self.status.send_modify(|status| {
+            status.connected = true;
+            status.error = None;
+        });
+        let mut heartbeat = interval(self.timing.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut arriving = None;
+        let mut silent_at = Instant::now() + self.timing.silence;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                message = timeout_at(silent_at, incoming.message()) => {
+                    let message = message.map_err(|_| Lost::Silent)??.ok_or(Lost::Closed)?;
+                    silent_at = Instant::now() + self.timing.silence;
+                    self.hear(message, &mut arriving, &outgoing)?;
+                }
+                outcome = ended(&mut self.work) => {
+                    self.work = None;
+                    self.settle(outcome, Some(&outgoing));
+                }
+                _ = heartbeat.tick() => {
+                    let serving = self.held.as_deref().map(Position::of).map(to_wire);
+                    let message = FromNode::Heartbeat(proto::NodeHeartbeat { serving, unix_time_ms: unix_time_ms() });
+                    // When the control plane reads nothing, its silence will end the connection.
+                    let _ = outgoing.try_send(NodeMessage { message: Some(message) });
+                }
+            }
+        }
+    }
+
+    async fn connect(&self, source: &Source) -> Result<(Streaming<ControlMessage>, Outgoing), Lost> {
+        let unreadable = |reason| Lost::Token { path: source.token_file.display().to_string(), reason };
+        let token =
+            tokio::fs::read_to_string(&source.token_file).await.map_err(|error| unreadable(error.to_string()))?;
+        let bearer = format!("Bearer {}", token.trim()).parse();
+        let bearer = bearer.map_err(|_| unreadable("it holds no token".to_owned()))?;
+        let endpoint = source.endpoint.clone();
+        let endpoint =
+            endpoint.tcp_nodelay(true).initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        let channel = endpoint.connect().await.map_err(|error| Lost::Unreachable(innermost(&error)))?;
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let hello = FromNode::Hello(self.identity.hello(self.held.as_deref().map(Position::of)));
+        let _ = outgoing.try_send(NodeMessage { message: Some(hello) });
+        let mut request = Request::new(ReceiverStream::new(messages));
+        request.metadata_mut().insert("authorization", bearer);
+        let mut client = DistributionClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        Ok((client.subscribe(request).await?.into_inner(), outgoing))
+    }
+
+    fn hear(
+        &mut self,
+        message: ControlMessage,
+        arriving: &mut Option<Arriving>,
+        outgoing: &Outgoing,
+    ) -> Result<(), Lost> {
+        match message.message.ok_or(Lost::Protocol("an empty message"))? {
+            FromControl::Begin(begin) => {
+                if arriving.is_some() || self.work.is_some() {
+                    return Err(Lost::Protocol("a revision before the one before is done"));
+                }
+                let reached = from_wire(begin.revision)?.ok_or(Lost::Protocol("a revision without a number"))?;
+                let base = from_wire(begin.base)?.unwrap_or_default();
+                *arriving = Some(Arriving { base, reached, body: BytesMut::new() });
+                self.note_head(Some(reached));
+            }
+            FromControl::Chunk(chunk) => {
+                let Arriving { body, .. } = arriving.as_mut().ok_or(Lost::Protocol("a chunk of nothing"))?;
+                if body.len() + chunk.data.len() > MAX_BODY {
+                    return Err(Lost::Protocol("a revision that is too large"));
+                }
+                body.extend_from_slice(&chunk.data);
+                self.note_head(None);
+            }
+            FromControl::Commit(proto::Commit {}) => {
+                let Arriving { base, reached, body } = arriving.take().ok_or(Lost::Protocol("a commit of nothing"))?;
+                let record = Record { base, reached, body: body.freeze() };
+                self.work = Some(Work::start(record, self.held.clone(), Arc::clone(&self.adopt), outgoing.clone()));
+            }
+            FromControl::Heartbeat(heartbeat) => self.note_head(from_wire(heartbeat.head)?),
+        }
+        Ok(())
+    }
+
+    /// Something came from the control plane, and perhaps the newest revision with it.
+    fn note_head(&self, head: Option<Position>) {
+        self.status.send_modify(|status| {
+            status.last_heard = Some(SystemTime::now());
+            let Some(Position { revision, digest }) = head else { return };
+            status.head = Some((revision, digest));
+            if let Some(serving) = status.serving.as_mut().filter(|serving| serving.digest == digest) {
+                serving.from_disk = false;
+            }
+        });
+    }
+
+    /// Draws the consequences of what became of a revision, and reports it to whoever still listens.
+    pub(super) fn settle(&mut self, outcome: Outcome, outgoing: Option<&Outgoing>) {
+        let Outcome { reached, result } = outcome;
+        let tell = |message| {
+            if let Some(outgoing) = outgoing {
+                // As with stages: the next heartbeat says what is served, and a new connection starts from there.
+                let _ = outgoing.try_send(message);
+            }
+        };
+        let Position { revision, digest } = reached;
+        match result {
+            Ok((record, snapshot)) => {
+                // The disk comes after the ack: what is acknowledged is that requests are served by it, and
+                // a node that loses its disk gets the same again from the control plane.
+                tell(ack(reached, Stage::Serving));
+                self.held = Some(Arc::clone(&snapshot));
+                self.last_good.keep(record, snapshot);
+                let served = Served { revision, digest, since: SystemTime::now(), from_disk: false };
+                self.status.send_modify(|status| {
+                    status.serving = Some(served);
+                    status.refused = status.refused.take().filter(|(refused, _)| *refused > revision);
+                });
+                tracing::info!(revision, "a new configuration is served");
+            }
+            Err(BuildError::Drifted(reason)) => {
+                tell(refusal(reached, vec![drifted(reason.clone())], true));
+                self.status.send_modify(|status| status.resyncs += 1);
+                tracing::warn!(revision, "this node asks for the whole configuration: {reason}");
+            }
+            Err(BuildError::Refused(problems)) => {
+                tell(refusal(reached, problems.iter().take(MAX_PROBLEMS).map(problem_to_wire).collect(), false));
+                tracing::error!(revision, "this node refuses the configuration: {}", build::summary(&problems));
+                self.status.send_modify(|status| {
+                    status.refusals += 1;
+                    status.refused = Some((revision, problems));
+                });
+            }
+        }
+    }
+}
+
+/// Waits for the end of the work, forever when there is none.
+async fn ended(work: &mut Option<Work>) -> Outcome {
+    match work {
+        Some(work) => work.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) fn ack(reached: Position, stage: Stage) -> NodeMessage {
+    let (revision, stage) = (Some(to_wire(reached)), stage.into());
+    NodeMessage { message: Some(FromNode::Ack(proto::Ack { revision, stage, unix_time_ms: unix_time_ms() })) }
+}
+
+fn refusal(reached: Position, problems: Vec<proto::Problem>, resync: bool) -> NodeMessage {
+    let refusal = proto::Refusal { revision: Some(to_wire(reached)), problems, resync };
+    NodeMessage { message: Some(FromNode::Refusal(refusal)) }
+}
+
+fn drifted(message: String) -> proto::Problem {
+    proto::Problem { code: "drifted".to_owned(), message, ..proto::Problem::default() }
+}
+
+pub(super) fn to_wire(position: Position) -> proto::Revision {
+    let Position { revision, digest } = position;
+    proto::Revision { number: revision, digest: bytes::Bytes::copy_from_slice(&digest.to_bytes()) }
+}
+
+fn from_wire(revision: Option<proto::Revision>) -> Result<Option<Position>, Lost> {
+    let Some(proto::Revision { number, digest }) = revision else { return Ok(None) };
+    let digest = digest[..].try_into().map_err(|_| Lost::Protocol("a digest that has not 32 bytes"))?;
+    Ok(Some(Position { revision: number, digest: Digest::from_bytes(digest) }))
+}
+
+fn unix_time_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What tonic wraps says more than what it says itself.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
