@@ -4,6 +4,7 @@
 //! A store keeps and returns; it does not check. [`crate::publish`] is its only writer, apart from tokens.
 //! Each operation is one statement or one transaction, so there is nothing to hold open between calls.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,8 +19,8 @@ mod changes;
 mod postgres;
 mod sqlite;
 
-pub use postgres::PostgresStore;
-pub use sqlite::SqliteStore;
+use postgres::PostgresStore;
+use sqlite::SqliteStore;
 
 /// The gateway that exists from the start.
 pub const DEFAULT_GATEWAY: &str = "default";
@@ -63,6 +64,20 @@ pub trait Store: Send + Sync {
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError>;
 
     async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError>;
+}
+
+/// Opens the database that `url` names, `postgres://…` or the path of a SQLite file, and brings its tables up to
+/// date.
+pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    if is_postgres(url) {
+        return Ok(Arc::new(PostgresStore::open(url).await?));
+    }
+    let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")).unwrap_or(url);
+    Ok(Arc::new(SqliteStore::open(Path::new(path)).await?))
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 /// The newest revision of a gateway.

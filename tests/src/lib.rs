@@ -1,1 +1,3 @@
+//! What tests of the whole system share: throw-away servers that they start for themselves.
 
+pub mod postgres;

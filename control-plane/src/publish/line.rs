@@ -218,14 +218,19 @@ fn record(change: &Change, parent: u64, next: &Published) -> RevisionRecord {
     let revision = Revision {
         number: next.revision,
         parent,
-        author: change.author.clone(),
-        message: change.message.clone(),
+        author: storable(&change.author),
+        message: storable(&change.message),
         // What every database keeps.
         created_at: now.replace_millisecond(now.millisecond()).expect("a millisecond of a time is one"),
         digest: next.snapshot.config.digest(),
         change_count: changes.len() as u64,
     };
     RevisionRecord { revision, changes }
+}
+
+/// PostgreSQL keeps every character but one.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// A change may be a whole configuration; compiling it must not hold up a thread that serves others.

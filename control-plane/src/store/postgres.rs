@@ -37,10 +37,12 @@ impl PostgresStore {
         let mut migrations: Migrator = sqlx::migrate!("../migrations/postgres");
         // What a newer version added does not keep this one from running: see migrations/README.md.
         migrations.set_ignore_missing(true);
-        migrations.run(&pool).await.map_err(|error| match error {
+        let mut connection = pool.acquire().await?;
+        migrations.run_direct(None, &mut *connection, false).await.map_err(|error| match error {
             MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => StoreError::Unreadable(error.to_string()),
             other => StoreError::Unavailable(Box::new(other)),
         })?;
+        drop(connection);
         Ok(Self { pool })
     }
 }

@@ -78,7 +78,7 @@ async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
     let mut migrations: Migrator = sqlx::migrate!("../migrations/sqlite");
     // What a newer version added does not keep this one from running: see migrations/README.md.
     migrations.set_ignore_missing(true);
-    migrations.run(&mut *transaction).await.map_err(|error| match error {
+    migrations.run_direct(None, &mut *transaction, false).await.map_err(|error| match error {
         MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => StoreError::Unreadable(error.to_string()),
         other => StoreError::Unavailable(Box::new(other)),
     })?;

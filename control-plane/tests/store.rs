@@ -1,0 +1,353 @@
+//! What every store must do, run on both.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use control_plane::store::{self, Head, ResourceChange, Revision, RevisionRecord, Store, StoreError, StoredToken};
+use control_plane::token::Role;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use model::digest::Digest;
+use model::resource::{Document, Key, Kind};
+use tests::postgres::Postgres;
+use time::OffsetDateTime;
+
+const GATEWAY: &str = "default";
+
+/// Each rule gets an empty database of its own.
+macro_rules! contract {
+    ($($rule:ident),* $(,)?) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn sqlite_keeps_the_contract() {
+            let folder = tempfile::tempdir().expect("a temporary folder can be made");
+            $(
+                eprintln!("sqlite: {}", stringify!($rule));
+                $rule(folder.path().join(stringify!($rule)).to_str().expect("the path is UTF-8").to_owned()).await;
+            )*
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn postgres_keeps_the_contract() {
+            let server = Postgres::start();
+            $(
+                eprintln!("postgres: {}", stringify!($rule));
+                $rule(server.create_database(stringify!($rule))).await;
+            )*
+        }
+    };
+}
+
+contract!(
+    a_new_gateway_is_empty_and_at_revision_0,
+    an_unknown_gateway_is_named,
+    what_was_appended_is_found_again,
+    a_revision_on_an_old_parent_changes_nothing,
+    any_series_of_changes_leaves_its_result,
+    gateways_do_not_see_each_other,
+    a_revision_may_touch_thousands_of_resources,
+    documents_come_back_to_the_byte,
+    history_is_read_in_pages,
+    of_writers_on_one_parent_exactly_one_wins,
+    what_is_loaded_is_of_one_moment,
+    many_may_open_a_new_database_at_once,
+    tokens_are_kept_once,
+);
+
+async fn a_new_gateway_is_empty_and_at_revision_0(url: String) {
+    let store = open(&url).await;
+    store.ping().await.expect("the database answers");
+    store.ensure_gateway(GATEWAY).await.expect("it may be ensured again");
+    store.ensure_gateway("another").await.expect("there may be several");
+    assert_eq!(store.gateways().await.expect("gateways can be listed"), ["another", GATEWAY]);
+    let head = Head { revision: 0, digest: Digest::default() };
+    assert_eq!(store.head(GATEWAY).await.expect("there is a head"), head);
+    let loaded = store.load(GATEWAY).await.expect("it can be loaded");
+    assert_eq!((loaded.head, loaded.resources), (head, vec![]));
+    assert_eq!(store.revision(GATEWAY, 1).await.expect("the log can be read"), None);
+    assert_eq!(store.revisions(GATEWAY, None, 10).await.expect("the log can be read"), []);
+}
+
+async fn an_unknown_gateway_is_named(url: String) {
+    let store = open(&url).await;
+    let is_named = |error: StoreError| matches!(error, StoreError::UnknownGateway(name) if name == "nowhere");
+    assert!(is_named(store.head("nowhere").await.expect_err("it is not there")));
+    assert!(is_named(store.load("nowhere").await.expect_err("it is not there")));
+    assert!(is_named(store.append("nowhere", &record(0, vec![put("a", 1, "{}")])).await.expect_err("it is not there")));
+}
+
+async fn what_was_appended_is_found_again(url: String) {
+    let store = open(&url).await;
+    let first = record(0, vec![put("a", 1, r#"{"n":1}"#), put("b", 1, "{}")]);
+    let second =
+        record(1, vec![replace("a", (1, r#"{"n":1}"#), r#"{"n":2}"#), remove("b", 1, "{}"), put("c", 2, "{}")]);
+    store.append(GATEWAY, &first).await.expect("0 is the head");
+    store.append(GATEWAY, &second).await.expect("1 is the head");
+
+    // A second store on the same database stands for a restart and for another replica.
+    for store in [store, open(&url).await] {
+        let head = store.head(GATEWAY).await.expect("there is a head");
+        assert_eq!(head, Head { revision: 2, digest: second.revision.digest });
+        let loaded = store.load(GATEWAY).await.expect("it can be loaded");
+        assert_eq!(loaded.head, head);
+        let resources: BTreeMap<_, _> = loaded.resources.into_iter().collect();
+        let expected = [(key("a"), document(1, r#"{"n":2}"#)), (key("c"), document(2, "{}"))];
+        assert_eq!(resources, BTreeMap::from(expected));
+        assert_eq!(store.revision(GATEWAY, 1).await.expect("the log can be read").as_ref(), Some(&first));
+        assert_eq!(store.revision(GATEWAY, 2).await.expect("the log can be read").as_ref(), Some(&second));
+        let listed = store.revisions(GATEWAY, None, 10).await.expect("the log can be read");
+        assert_eq!(listed, [second.revision.clone(), first.revision.clone()]);
+        let since = store.changes_since(GATEWAY, 0, 10).await.expect("the log can be read");
+        assert_eq!(since, [first.clone(), second.clone()]);
+    }
+}
+
+async fn a_revision_on_an_old_parent_changes_nothing(url: String) {
+    let store = open(&url).await;
+    store.append(GATEWAY, &record(0, vec![put("a", 1, "{}")])).await.expect("0 is the head");
+    for parent in [0, 2] {
+        let late = record(parent, vec![put("b", 1, "{}"), remove("a", 1, "{}")]);
+        let error = store.append(GATEWAY, &late).await.expect_err("the head is 1");
+        assert!(matches!(error, StoreError::Conflict { head: 1 }), "{error}");
+    }
+    assert_eq!(names(&*store).await, ["a"]);
+    assert_eq!(store.changes_since(GATEWAY, 1, 10).await.expect("the log can be read"), []);
+    store.append(GATEWAY, &record(1, vec![put("b", 2, "{}")])).await.expect("a writer can go on after that");
+}
+
+async fn any_series_of_changes_leaves_its_result(url: String) {
+    let store = open(&url).await;
+    let mut expected: BTreeMap<Key, Document> = BTreeMap::new();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for parent in 0..80 {
+        let mut changes = Vec::new();
+        for index in 0..12 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let key = key(&format!("r{index}"));
+            let before = expected.get(&key).cloned();
+            let after = match random % 3 {
+                0 => continue,
+                1 if before.is_some() => None,
+                _ => Some(document(
+                    before.as_ref().map_or(parent + 1, |before| before.created),
+                    &format!(r#"{{"n":{random}}}"#),
+                )),
+            };
+            match &after {
+                Some(document) => expected.insert(key.clone(), document.clone()),
+                None => expected.remove(&key),
+            };
+            changes.push(ResourceChange { key, before, after });
+        }
+        store.append(GATEWAY, &record(parent, changes)).await.expect("one writer has no conflicts");
+        let loaded = store.load(GATEWAY).await.expect("it can be loaded");
+        assert_eq!(loaded.resources.into_iter().collect::<BTreeMap<_, _>>(), expected, "after revision {}", parent + 1);
+    }
+}
+
+async fn gateways_do_not_see_each_other(url: String) {
+    let store = open(&url).await;
+    store.ensure_gateway("other").await.expect("there may be several");
+    store.append(GATEWAY, &record(0, vec![put("a", 1, "{}")])).await.expect("0 is the head");
+    store
+        .append("other", &record(0, vec![put("a", 1, "{}"), put("b", 1, "{}")]))
+        .await
+        .expect("each counts for itself");
+    store.append("other", &record(1, vec![remove("a", 1, "{}")])).await.expect("1 is the head");
+    assert_eq!(names(&*store).await, ["a"]);
+    assert_eq!(store.head(GATEWAY).await.expect("there is a head").revision, 1);
+    assert_eq!(store.changes_since(GATEWAY, 0, 10).await.expect("the log can be read").len(), 1);
+}
+
+async fn a_revision_may_touch_thousands_of_resources(url: String) {
+    let store = open(&url).await;
+    let each = |change: fn(&str) -> ResourceChange| (0..2_500).map(|n| change(&format!("r{n}"))).collect();
+    store.append(GATEWAY, &record(0, each(|name| put(name, 1, "{}")))).await.expect("0 is the head");
+    assert_eq!(names(&*store).await.len(), 2_500);
+    let mut removals: Vec<ResourceChange> = each(|name| remove(name, 1, "{}"));
+    removals.pop();
+    store.append(GATEWAY, &record(1, removals)).await.expect("1 is the head");
+    assert_eq!(names(&*store).await, ["r2499"]);
+}
+
+async fn documents_come_back_to_the_byte(url: String) {
+    let store = open(&url).await;
+    let specs = [
+        r#"{"text":"\u0000 \" \\ \n ü 日本 🦀 ' -- $1 ? %"}"#,
+        r#"{"z":1,"a":1.0,"big":123456789012345678901234567890,"tiny":1e-7}"#,
+        r#"{"key": "written with a space"}"#,
+        &format!(r#"{{"long":"{}"}}"#, "x".repeat(300_000)),
+    ];
+    let changes: Vec<_> = specs.iter().zip(["a", "b", "c", "d"]).map(|(spec, name)| put(name, 1, spec)).collect();
+    let written = record(0, changes);
+    store.append(GATEWAY, &written).await.expect("0 is the head");
+    let loaded = store.load(GATEWAY).await.expect("it can be loaded");
+    let resources: BTreeMap<_, _> = loaded.resources.into_iter().collect();
+    assert!(resources.values().map(|document| &*document.spec).eq(specs));
+    assert_eq!(store.revision(GATEWAY, 1).await.expect("the log can be read"), Some(written));
+}
+
+async fn history_is_read_in_pages(url: String) {
+    let store = open(&url).await;
+    for parent in 0..7 {
+        let name = format!("r{parent}");
+        store.append(GATEWAY, &record(parent, vec![put(&name, parent + 1, "{}")])).await.expect("one writer");
+    }
+    let numbers = |page: Vec<Revision>| page.into_iter().map(|revision| revision.number).collect::<Vec<_>>();
+    assert_eq!(numbers(store.revisions(GATEWAY, None, 3).await.expect("the log can be read")), [7, 6, 5]);
+    assert_eq!(numbers(store.revisions(GATEWAY, Some(5), 3).await.expect("the log can be read")), [4, 3, 2]);
+    assert_eq!(numbers(store.revisions(GATEWAY, Some(2), 3).await.expect("the log can be read")), [1]);
+    let since = store.changes_since(GATEWAY, 2, 3).await.expect("the log can be read");
+    assert_eq!(numbers(since.into_iter().map(|record| record.revision).collect()), [3, 4, 5]);
+}
+
+async fn of_writers_on_one_parent_exactly_one_wins(url: String) {
+    let stores = [open(&url).await, open(&url).await];
+    for parent in 0..10 {
+        let writers = (0..6).map(|writer| {
+            let store = stores[writer % 2].clone();
+            let name = format!("r{parent}-{writer}");
+            async move { store.append(GATEWAY, &record(parent, vec![put(&name, parent + 1, "{}")])).await }
+        });
+        let outcomes = join_all(writers).await;
+        let won = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let lost =
+            |outcome: &&Result<(), _>| matches!(outcome, Err(StoreError::Conflict { head }) if *head == parent + 1);
+        assert_eq!((won, outcomes.iter().filter(lost).count()), (1, 5), "{outcomes:?}");
+    }
+    assert_eq!(names(&*stores[0]).await.len(), 10);
+}
+
+async fn what_is_loaded_is_of_one_moment(url: String) {
+    let writer = open(&url).await;
+    let reader = open(&url).await;
+    let writing = tokio::spawn(async move {
+        let mut digest = Digest::default();
+        for parent in 0..60 {
+            let name = format!("r{parent}");
+            digest = digest.plus(part(&key(&name), &document(parent + 1, "{}")));
+            let mut record = record(parent, vec![put(&name, parent + 1, "{}")]);
+            record.revision.digest = digest;
+            writer.append(GATEWAY, &record).await.expect("one writer has no conflicts");
+        }
+    });
+    loop {
+        let is_last = writing.is_finished();
+        let loaded = reader.load(GATEWAY).await.expect("it can be loaded");
+        let digest =
+            loaded.resources.iter().fold(Digest::default(), |sum, (key, document)| sum.plus(part(key, document)));
+        assert_eq!(digest, loaded.head.digest, "at revision {}", loaded.head.revision);
+        if is_last {
+            break;
+        }
+    }
+    writing.await.expect("the writer does not panic");
+}
+
+async fn many_may_open_a_new_database_at_once(url: String) {
+    let opened = join_all((0..8).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move { store::open(&url).await.map(drop) })
+    }))
+    .await;
+    for outcome in opened {
+        outcome.expect("opening does not panic").expect("who comes second waits");
+    }
+}
+
+async fn tokens_are_kept_once(url: String) {
+    let store = open(&url).await;
+    let token = |hash, role| StoredToken { hash: [hash; 32], role, name: "made for a test".to_owned() };
+    for token in [token(1, Role::Admin), token(2, Role::Node), token(1, Role::Admin)] {
+        store.add_token(&token).await.expect("it may be added again");
+    }
+    let mut tokens = open(&url).await.tokens().await.expect("tokens can be listed");
+    tokens.sort_by_key(|token| token.hash);
+    assert_eq!(tokens, [token(1, Role::Admin), token(2, Role::Node)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_announces_revisions_also_after_a_restart() {
+    let mut server = Postgres::start();
+    let writer = open(&server.url()).await;
+    let mut announcements = open(&server.url()).await.announcements();
+    for parent in [0, 1] {
+        // Whether the listener is there already cannot be seen, so revisions are made until one is heard of.
+        let mut parent = writer.head(GATEWAY).await.expect("the database answers").revision.max(parent);
+        let heard = loop {
+            writer.append(GATEWAY, &record(parent, vec![])).await.expect("one writer has no conflicts");
+            parent += 1;
+            let wait = tokio::time::timeout(std::time::Duration::from_millis(200), announcements.next());
+            if let Ok(heard) = wait.await {
+                break heard.expect("the stream does not end");
+            }
+        };
+        assert_eq!(heard.gateway, GATEWAY);
+        assert!((1..=parent).contains(&heard.revision));
+        tokio::task::block_in_place(|| {
+            server.stop();
+            server.start_again();
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_sqlite_file_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = folder.path().join("made/on/the/way/sluice.db");
+    let _store = open(path.to_str().expect("the path is UTF-8")).await;
+    let mode = path.metadata().expect("the file is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+async fn open(url: &str) -> Arc<dyn Store> {
+    let store = store::open(url).await.expect("the database can be opened");
+    store.ensure_gateway(GATEWAY).await.expect("a gateway can be made");
+    store
+}
+
+async fn names(store: &dyn Store) -> Vec<String> {
+    let loaded = store.load(GATEWAY).await.expect("it can be loaded");
+    let mut names: Vec<String> = loaded.resources.into_iter().map(|(key, _)| key.name.to_string()).collect();
+    names.sort();
+    names
+}
+
+fn record(parent: u64, changes: Vec<ResourceChange>) -> RevisionRecord {
+    let revision = Revision {
+        number: parent + 1,
+        parent,
+        author: "a test".to_owned(),
+        message: format!("revision {}", parent + 1),
+        created_at: OffsetDateTime::from_unix_timestamp(1_790_000_000).expect("a time"),
+        digest: Digest::of_resource("revision", "", parent, ""),
+        change_count: changes.len() as u64,
+    };
+    RevisionRecord { revision, changes: changes.into() }
+}
+
+fn put(name: &str, created: u64, spec: &str) -> ResourceChange {
+    ResourceChange { key: key(name), before: None, after: Some(document(created, spec)) }
+}
+
+fn replace(name: &str, (created, before): (u64, &str), after: &str) -> ResourceChange {
+    ResourceChange { key: key(name), before: Some(document(created, before)), after: Some(document(created, after)) }
+}
+
+fn remove(name: &str, created: u64, spec: &str) -> ResourceChange {
+    ResourceChange { key: key(name), before: Some(document(created, spec)), after: None }
+}
+
+fn key(name: &str) -> Key {
+    Key::new(Kind::Service, name.parse().expect("a name"))
+}
+
+fn document(created: u64, spec: &str) -> Document {
+    Document { created, spec: Arc::from(spec) }
+}
+
+fn part(key: &Key, document: &Document) -> Digest {
+    Digest::of_resource(key.kind.singular(), &key.name, document.created, &document.spec)
+}
