@@ -5,6 +5,7 @@
 //! configuration when a revision is made or followed: the cost is that of the change.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +45,11 @@ pub struct Change {
     pub base: Option<u64>,
     /// Derives the edits from the head that they will apply to. It runs again when another replica moves the
     /// head meanwhile, so conditions on resources belong in here.
-    pub edits: Arc<dyn Fn(&Snapshot) -> Result<Vec<Edit>, Refused> + Send + Sync>,
+    pub edits: Arc<DeriveEdits>,
 }
+
+/// Looks at the head and says what to edit.
+pub type DeriveEdits = dyn Fn(&Snapshot) -> Result<Vec<Edit>, Refused> + Send + Sync;
 
 /// Why [`Change::edits`] made none.
 #[derive(Clone, Debug)]
@@ -68,6 +72,18 @@ pub struct Published {
     pub changes: Arc<[Changed]>,
     /// Nothing was different, so no revision was made; `revision` is the head.
     pub is_new: bool,
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { revision, snapshot: _, changes, is_new } = self;
+        let changed: Vec<&Key> = changes.iter().map(|change| &change.key).collect();
+        f.debug_struct("Published")
+            .field("revision", revision)
+            .field("changed", &changed)
+            .field("is_new", is_new)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a change was not published.

@@ -67,3 +67,60 @@ fn size(record: &RevisionRecord) -> usize {
     let documents = record.changes.iter().flat_map(|change| [&change.before, &change.after]).flatten();
     documents.map(|document| document.spec.len()).sum::<usize>() + record.changes.len() * 128 + 256
 }
+
+#[cfg(test)]
+mod tests {
+    use model::resource::{Document, Key, Kind};
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::store::{ResourceChange, Revision};
+
+    #[test]
+    fn the_oldest_are_forgotten_and_the_rest_stays_unbroken() {
+        let mut recent = Recent::from(Head { revision: 5, digest: digest(5) });
+        for number in 6..=5 + MAX_RECORDS as u64 + 10 {
+            recent.push(record(number, 10));
+        }
+        let newest = recent.newest().revision;
+        assert_eq!(newest, 5 + MAX_RECORDS as u64 + 10);
+        assert_eq!(recent.between(14, newest), None);
+        assert_eq!(recent.digest_at(14), None);
+        for after in 15..=newest {
+            let numbers =
+                recent.between(after, newest).map(|records| records.iter().map(|r| r.revision.number).collect());
+            assert_eq!(numbers, Some((after + 1..=newest).collect::<Vec<_>>()));
+            assert_eq!(recent.digest_at(after), Some(digest(after)));
+        }
+    }
+
+    #[test]
+    fn a_revision_that_is_too_large_empties_the_series() {
+        let mut recent = Recent::from(Head { revision: 0, digest: digest(0) });
+        recent.push(record(1, 10));
+        recent.push(record(2, MAX_BYTES));
+        assert_eq!(recent.between(1, 2), None);
+        assert_eq!(recent.between(2, 2), Some(vec![]));
+        recent.push(record(3, 10));
+        assert_eq!(recent.between(2, 3).map(|records| records.len()), Some(1));
+    }
+
+    fn record(number: u64, size: usize) -> Arc<RevisionRecord> {
+        let revision = Revision {
+            number,
+            parent: number - 1,
+            author: String::new(),
+            message: String::new(),
+            created_at: OffsetDateTime::UNIX_EPOCH,
+            digest: digest(number),
+            change_count: 1,
+        };
+        let key = Key::new(Kind::Service, "a".parse().expect("a name"));
+        let after = Some(Document { created: 1, spec: "x".repeat(size).into() });
+        Arc::new(RevisionRecord { revision, changes: [ResourceChange { key, before: None, after }].into() })
+    }
+
+    fn digest(number: u64) -> Digest {
+        Digest::of_resource("revision", "", number, "")
+    }
+}
