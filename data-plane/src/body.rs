@@ -141,6 +141,11 @@ impl Body {
         self
     }
 
+    /// What counts it; whoever asks first begins the count.
+    pub fn tally(&mut self) -> Rc<Tally> {
+        Rc::clone(self.tally.get_or_insert_with(Rc::default))
+    }
+
     /// Adds what happens when it ends. What was added last happens first.
     #[must_use]
     pub fn with_end(mut self, end: Box<dyn End>) -> Self {
