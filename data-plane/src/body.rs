@@ -22,7 +22,9 @@ pub struct Body {
     patience: Patience,
     /// How many bytes may still come.
     allowance: u64,
+    bytes: u64,
     tally: Option<Rc<Tally>>,
+    pace: Option<Pace>,
     ends: SmallVec<[Box<dyn End>; 2]>,
 }
 
@@ -67,6 +69,17 @@ pub enum Ending {
 /// pool, a line goes to the access log.
 pub trait End {
     fn end(self: Box<Self>, ending: Ending);
+
+    /// How many bytes were taken of it, told just before the end.
+    fn taken(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
+}
+
+/// Whether the receiver of a body has what came and has not asked for more.
+struct Pace {
+    withheld: Rc<Cell<u32>>,
+    is_counted: bool,
 }
 
 /// How long to wait for the next frame.
@@ -105,7 +118,15 @@ impl Body {
     }
 
     fn of(source: Source) -> Self {
-        Self { source, patience: Patience::Endless, allowance: u64::MAX, tally: None, ends: SmallVec::new() }
+        Self {
+            source,
+            patience: Patience::Endless,
+            allowance: u64::MAX,
+            bytes: 0,
+            tally: None,
+            pace: None,
+            ends: SmallVec::new(),
+        }
     }
 
     /// Fails with [`Failure::Idle`] when no frame comes for `span`.
@@ -141,9 +162,13 @@ impl Body {
         self
     }
 
-    /// What counts it; whoever asks first begins the count.
-    pub fn tally(&mut self) -> Rc<Tally> {
-        Rc::clone(self.tally.get_or_insert_with(Rc::default))
+    /// Counts itself in `withheld` while its receiver takes no more.
+    #[must_use]
+    pub fn with_pace(mut self, withheld: Rc<Cell<u32>>) -> Self {
+        if !self.is_empty() {
+            self.pace = Some(Pace { withheld, is_counted: false });
+        }
+        self
     }
 
     /// Adds what happens when it ends. What was added last happens first.
@@ -160,7 +185,8 @@ impl Body {
     }
 
     fn finish(&mut self, ending: Ending) {
-        while let Some(end) = self.ends.pop() {
+        while let Some(mut end) = self.ends.pop() {
+            end.taken(self.bytes);
             end.end(ending);
         }
     }
@@ -177,8 +203,9 @@ impl Body {
     fn account(&mut self, frame: &Frame<Bytes>) -> Result<(), Failure> {
         let Some(bytes) = frame.data_ref().map(|data| data.len() as u64) else { return Ok(()) };
         self.allowance = self.allowance.checked_sub(bytes).ok_or(Failure::TooLarge)?;
+        self.bytes += bytes;
         if let Some(tally) = &self.tally {
-            tally.bytes.set(tally.bytes.get() + bytes);
+            tally.bytes.set(self.bytes);
         }
         self.patience.came(bytes)
     }
@@ -205,6 +232,22 @@ impl Source {
         };
         let frame = ready!(http_body::Body::poll_frame(incoming, context));
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Failure::Broken)))
+    }
+}
+
+impl Pace {
+    fn set(&mut self, is_counted: bool) {
+        if self.is_counted != is_counted {
+            self.is_counted = is_counted;
+            let count = self.withheld.get();
+            self.withheld.set(if is_counted { count + 1 } else { count - 1 });
+        }
+    }
+}
+
+impl Drop for Pace {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }
 
@@ -270,6 +313,9 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let this = &mut *self;
+        if let Some(pace) = &mut this.pace {
+            pace.set(false);
+        }
         let frame = match this.source.poll(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
@@ -282,6 +328,8 @@ impl http_body::Body for Body {
                 Ok(()) => {
                     if this.source.is_end() {
                         this.finish(Ending::Complete);
+                    } else if let Some(pace) = &mut this.pace {
+                        pace.set(true);
                     }
                     Poll::Ready(Some(Ok(frame)))
                 }

@@ -1,36 +1,151 @@
 //! The cores that serve requests, each a thread with a runtime, listeners and an upstream pool of its own.
+//!
+//! [`Cores::adopt`] is the only writer of what is served. It opens what is missing before anything changes,
+//! so that a revision whose address is taken is refused as a whole.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use model::problem::Problem;
+use model::problem::Problems;
+use model::resource::{Key, Kind};
 use model::snapshot::Snapshot;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::current::Current;
+use crate::listener::tls::ListenerTls;
 use crate::settings::Settings;
+use crate::sync::Adopt;
+use crate::telemetry::Telemetry;
 
-/// The cores that serve requests.
+pub(crate) mod core;
+mod ports;
+
+use self::core::{Opening, Order};
+
+/// The cores that serve requests. Clones are the same cores.
 #[derive(Clone)]
-pub struct Cores {
+pub struct Cores(Arc<Shared>);
+
+struct Shared {
     current: Current,
+    orders: Vec<mpsc::UnboundedSender<Order>>,
+    /// The addresses that are open, with their TLS. Held while a snapshot is adopted: one at a time.
+    open: tokio::sync::Mutex<HashMap<SocketAddr, Option<ListenerTls>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Cores {
     /// Starts the threads. Nothing listens before the first snapshot.
-    pub fn start(settings: &Settings) -> std::io::Result<Self> {
-        let _ = settings;
-        Ok(Self { current: Current::default() })
+    pub fn start(settings: &Settings, telemetry: &Telemetry) -> std::io::Result<Self> {
+        let retire = start_retirement()?;
+        let mut orders = Vec::new();
+        let mut threads = Vec::new();
+        for number in 0..settings.cores.get() {
+            let (order, ordered) = mpsc::unbounded_channel();
+            let (settings, seat, retire) = (settings.clone(), telemetry.seat(), retire.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("core-{number}"))
+                .spawn(move || core::run(&settings, seat, ordered, retire))?;
+            orders.push(order);
+            threads.push(thread);
+        }
+        let open = tokio::sync::Mutex::default();
+        Ok(Self(Arc::new(Shared { current: Current::default(), orders, open, threads: Mutex::new(threads) })))
     }
 
     /// The snapshot that is served.
     #[must_use]
     pub fn current(&self) -> &Current {
-        &self.current
+        &self.0.current
     }
 
     /// Serves `snapshot` from now on: returns when every core does. If an address cannot be listened on,
     /// nothing changes.
-    pub async fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<(), Vec<Problem>> {
-        self.current.swap(snapshot);
+    pub async fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<(), Problems> {
+        let mut open = self.0.open.lock().await;
+        let mut openings = self.prepare(&snapshot, &open)?;
+        *open = openings.iter().map(|opening| (opening.address, opening.tls.clone())).collect();
+        self.0.current.swap(snapshot.clone());
+        let mut served = Vec::with_capacity(self.0.orders.len());
+        for orders in &self.0.orders {
+            let (done, wait) = oneshot::channel();
+            let openings = openings.iter_mut().map(Opening::for_next_core).collect();
+            // A core that is gone has nothing to serve.
+            let _ = orders.send(Order::Serve { snapshot: snapshot.clone(), openings, done });
+            served.push(wait);
+        }
+        for wait in served {
+            let _ = wait.await;
+        }
         Ok(())
     }
+
+    /// What should be open, with sockets for the cores where it is not yet.
+    fn prepare(
+        &self,
+        snapshot: &Snapshot,
+        open: &HashMap<SocketAddr, Option<ListenerTls>>,
+    ) -> Result<Vec<Opening>, Problems> {
+        let mut openings = Vec::new();
+        let mut problems = Problems::new();
+        for (slot, listener) in snapshot.listeners.iter().filter(|(_, listener)| listener.enabled) {
+            let known = open.get(&listener.bind);
+            let sockets = match known {
+                Some(_) => Vec::new(),
+                None => match ports::open(listener.bind, self.0.orders.len(), open.keys()) {
+                    Ok(sockets) => sockets,
+                    Err(fault) => {
+                        problems.push(fault.at(&Key::new(Kind::Listener, listener.name.clone())));
+                        continue;
+                    }
+                },
+            };
+            let tls = ListenerTls::of(listener, snapshot, known.and_then(Option::as_ref));
+            openings.push(Opening { address: listener.bind, slot, tls, sockets });
+        }
+        if problems.is_empty() { Ok(openings) } else { Err(problems) }
+    }
+
+    /// Accepts nothing more, lets requests end and clients go, until `timeout`; then ends what still runs.
+    pub async fn drain(&self, timeout: Duration) {
+        // What is adopted from now on would open listeners again.
+        let _open = self.0.open.lock().await;
+        let mut drained = Vec::with_capacity(self.0.orders.len());
+        for orders in &self.0.orders {
+            let (done, wait) = oneshot::channel();
+            let _ = orders.send(Order::Drain { done });
+            drained.push(wait);
+        }
+        let all = async {
+            for wait in drained {
+                let _ = wait.await;
+            }
+        };
+        if tokio::time::timeout(timeout, all).await.is_err() {
+            tracing::warn!("requests were still running after the drain timeout and have been ended");
+        }
+        for orders in &self.0.orders {
+            let _ = orders.send(Order::Stop);
+        }
+        let threads = std::mem::take(&mut *self.0.threads.lock());
+        let _ = tokio::task::spawn_blocking(move || threads.into_iter().map(JoinHandle::join).count()).await;
+    }
+}
+
+impl Adopt for Cores {
+    async fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<(), Problems> {
+        Cores::adopt(self, snapshot).await
+    }
+}
+
+/// Where cores send snapshots that no request holds any more: freeing a large one takes longer than a
+/// request should wait.
+fn start_retirement() -> std::io::Result<std::sync::mpsc::Sender<Arc<Snapshot>>> {
+    let (retire, retired) = std::sync::mpsc::channel::<Arc<Snapshot>>();
+    std::thread::Builder::new().name("retirement".into()).spawn(move || retired.into_iter().for_each(drop))?;
+    Ok(retire)
 }

@@ -45,6 +45,8 @@ pub struct Limits {
     pub header: Duration,
     /// Between two requests, and without progress of a response that the client does not take.
     pub idle: Duration,
+    /// When a connection is asked to go, give or take a tenth, so that clients spread over new nodes.
+    pub connection_age: Duration,
     /// Sum of names and values of all header fields, each with 32 bytes for its bookkeeping (RFC 9113 section 6.5.2).
     pub header_bytes: usize,
     pub header_fields: usize,
@@ -96,6 +98,7 @@ impl Default for Limits {
             tls_handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
             idle: Duration::from_secs(60),
+            connection_age: Duration::from_secs(3600),
             header_bytes: 32 * 1024,
             header_fields: 128,
             uri_bytes: 8 * 1024,

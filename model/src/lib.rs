@@ -10,7 +10,6 @@
 pub mod config;
 pub mod digest;
 pub mod exchange;
-pub mod file;
 mod index;
 pub mod policy;
 pub mod problem;

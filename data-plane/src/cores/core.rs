@@ -1,0 +1,234 @@
+//! One core: a thread with a runtime of its own. Nothing in here is seen by another core.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use model::slots::Slot;
+use model::snapshot::Snapshot;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use crate::clock::Clock;
+use crate::listener::OpenListener;
+use crate::listener::connection::Connection;
+use crate::listener::http::Http;
+use crate::listener::tls::ListenerTls;
+use crate::settings::{Limits, Settings};
+use crate::telemetry::{CoreTelemetry, Seat};
+use crate::upstream::Upstreams;
+
+/// How often a core looks after what has become old.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What a core is told to do.
+pub enum Order {
+    /// Serve this snapshot and keep exactly these addresses open.
+    Serve {
+        snapshot: Arc<Snapshot>,
+        openings: Vec<Opening>,
+        done: oneshot::Sender<()>,
+    },
+    /// Accept nothing more, and say when the last client has gone.
+    Drain {
+        done: oneshot::Sender<()>,
+    },
+    Stop,
+}
+
+/// An address that should be open.
+pub struct Opening {
+    pub address: SocketAddr,
+    pub slot: Slot,
+    pub tls: Option<ListenerTls>,
+    /// One for each core, if it was not open before.
+    pub sockets: Vec<TcpListener>,
+}
+
+impl Opening {
+    /// The same for one core, which gets one of the sockets.
+    pub fn for_next_core(&mut self) -> Self {
+        let sockets = self.sockets.pop().into_iter().collect();
+        Self { address: self.address, slot: self.slot, tls: self.tls.clone(), sockets }
+    }
+}
+
+/// One core. Everything on the request path hangs on it.
+pub struct Core {
+    pub clock: Clock,
+    pub limits: Limits,
+    pub via: bool,
+    pub upstreams: Upstreams,
+    pub telemetry: Rc<CoreTelemetry>,
+    pub http: Http,
+    pub connections: Connections,
+    snapshot: RefCell<Rc<Snapshot>>,
+    listeners: RefCell<HashMap<SocketAddr, Rc<OpenListener>>>,
+    /// What was served and may still be in use, with what keeps its parts alive until then.
+    outgoing: RefCell<Vec<(Weak<Snapshot>, Arc<Snapshot>)>>,
+    serving: RefCell<Arc<Snapshot>>,
+    retire: Sender<Arc<Snapshot>>,
+}
+
+/// The life of a core's thread.
+pub fn run(settings: &Settings, seat: Seat, orders: mpsc::UnboundedReceiver<Order>, retire: Sender<Arc<Snapshot>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the system has room for one more event queue");
+    LocalSet::new().block_on(&runtime, async move {
+        let core = Core::new(settings, seat, retire);
+        tokio::task::spawn_local(core.clock.clone().run());
+        core.obey(orders).await;
+    });
+}
+
+impl Core {
+    fn new(settings: &Settings, seat: Seat, retire: Sender<Arc<Snapshot>>) -> Rc<Self> {
+        let (clock, telemetry) = (Clock::new(), seat.take());
+        let upstreams = Upstreams::new(&clock, &telemetry);
+        Rc::new(Self {
+            clock,
+            limits: settings.limits.clone(),
+            via: settings.via,
+            upstreams,
+            telemetry,
+            http: Http::new(&settings.limits),
+            connections: Connections::new(settings.limits.connections_per_core),
+            snapshot: RefCell::default(),
+            listeners: RefCell::default(),
+            outgoing: RefCell::default(),
+            serving: RefCell::default(),
+            retire,
+        })
+    }
+
+    /// The snapshot for a request that begins now.
+    #[must_use]
+    pub fn snapshot(&self) -> Rc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    async fn obey(self: &Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut sweep = self.clock.deadline(SWEEP);
+        loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                () = &mut sweep => {
+                    sweep.reset(SWEEP);
+                    self.upstreams.sweep(&self.snapshot());
+                    self.retire_outgoing();
+                    continue;
+                }
+            };
+            match order {
+                Some(Order::Serve { snapshot, openings, done }) => {
+                    self.serve(snapshot, openings);
+                    let _ = done.send(());
+                }
+                Some(Order::Drain { done }) => self.drain(done),
+                Some(Order::Stop) | None => return,
+            }
+        }
+    }
+
+    /// Swaps the snapshot and the listeners in one step: no request runs in between.
+    fn serve(self: &Rc<Self>, snapshot: Arc<Snapshot>, openings: Vec<Opening>) {
+        let previous = self.snapshot.replace(Rc::new(Snapshot::clone(&snapshot)));
+        let keeper = self.serving.replace(snapshot);
+        self.outgoing.borrow_mut().push((Rc::downgrade(&previous), keeper));
+        drop(previous);
+
+        let mut listeners = self.listeners.borrow_mut();
+        let mut closing = std::mem::take(&mut *listeners);
+        for mut opening in openings {
+            let listener = match (closing.remove(&opening.address), opening.sockets.pop()) {
+                (Some(listener), _) => {
+                    listener.change(opening.slot, opening.tls);
+                    listener
+                }
+                (None, Some(socket)) => OpenListener::open(self, socket, opening),
+                (None, None) => continue,
+            };
+            listeners.insert(listener.address, listener);
+        }
+        drop(listeners);
+        for listener in closing.into_values() {
+            listener.close();
+            self.connections.leave(Some(&listener));
+        }
+        self.retire_outgoing();
+    }
+
+    /// Gives up snapshots that no request holds any more, to be freed on another thread.
+    fn retire_outgoing(&self) {
+        // Each is moved: were a count of it left here, this thread might be the last to let go.
+        for (_, keeper) in self.outgoing.borrow_mut().extract_if(.., |(used, _)| used.strong_count() == 0) {
+            let _ = self.retire.send(keeper);
+        }
+    }
+
+    fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        for listener in std::mem::take(&mut *self.listeners.borrow_mut()).into_values() {
+            listener.close();
+        }
+        self.connections.leave(None);
+        let core = self.clone();
+        tokio::task::spawn_local(async move {
+            core.connections.none_left().await;
+            let _ = done.send(());
+        });
+    }
+}
+
+/// The connections of clients on this core.
+pub struct Connections {
+    limit: usize,
+    open: RefCell<HashMap<u64, Rc<Connection>, foldhash::fast::RandomState>>,
+    next: Cell<u64>,
+    closed: Notify,
+}
+
+impl Connections {
+    fn new(limit: usize) -> Self {
+        Self { limit, open: RefCell::default(), next: Cell::new(0), closed: Notify::new() }
+    }
+
+    /// Waits until there is room for one more.
+    pub async fn room(&self) {
+        while self.open.borrow().len() >= self.limit {
+            self.closed.notified().await;
+        }
+    }
+
+    pub fn enter(&self, connection: &Rc<Connection>) -> u64 {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        self.open.borrow_mut().insert(number, connection.clone());
+        number
+    }
+
+    pub fn exit(&self, number: u64) {
+        self.open.borrow_mut().remove(&number);
+        self.closed.notify_waiters();
+    }
+
+    /// Asks clients to go: those of one listener, or all.
+    fn leave(&self, of: Option<&Rc<OpenListener>>) {
+        for connection in self.open.borrow().values() {
+            if of.is_none_or(|listener| Rc::ptr_eq(listener, &connection.listener)) {
+                connection.leave();
+            }
+        }
+    }
+
+    async fn none_left(&self) {
+        while !self.open.borrow().is_empty() {
+            self.closed.notified().await;
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Where requests come in on one core: accepting connections until told to stop.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use model::slots::Slot;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+
+use crate::cores::core::{Core, Opening};
+
+pub mod connection;
+pub mod http;
+mod io;
+pub mod tls;
+mod tunnel;
+mod watch;
+
+pub use tunnel::Tunnel;
+
+use connection::Connection;
+use tls::ListenerTls;
+
+/// How long to wait when the process can open no more files.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// An address that is open on one core.
+pub struct OpenListener {
+    pub address: SocketAddr,
+    /// The listener of the current snapshot; nothing when it has none for this address any more.
+    pub slot: Cell<Option<Slot>>,
+    tls: RefCell<Option<TlsAcceptor>>,
+    closing: Notify,
+}
+
+impl OpenListener {
+    /// Begins to accept.
+    pub fn open(core: &Rc<Core>, socket: std::net::TcpListener, opening: Opening) -> Rc<Self> {
+        let listener = Rc::new(Self {
+            address: opening.address,
+            slot: Cell::new(Some(opening.slot)),
+            tls: RefCell::new(acceptor(opening.tls)),
+            closing: Notify::new(),
+        });
+        let socket = TcpListener::from_std(socket).expect("sockets are opened for this");
+        tokio::task::spawn_local(accept(core.clone(), listener.clone(), socket));
+        listener
+    }
+
+    /// Follows a change of the listener; connections that exist keep the TLS that they have.
+    pub fn change(&self, slot: Slot, tls: Option<ListenerTls>) {
+        self.slot.set(Some(slot));
+        self.tls.replace(acceptor(tls));
+    }
+
+    pub fn close(&self) {
+        self.slot.set(None);
+        self.closing.notify_one();
+    }
+}
+
+fn acceptor(tls: Option<ListenerTls>) -> Option<TlsAcceptor> {
+    tls.map(|tls| TlsAcceptor::from(tls.config))
+}
+
+async fn accept(core: Rc<Core>, listener: Rc<OpenListener>, socket: TcpListener) {
+    loop {
+        tokio::select! {
+            biased;
+            () = listener.closing.notified() => break,
+            () = core.connections.room() => {}
+        }
+        let accepted = tokio::select! {
+            biased;
+            () = listener.closing.notified() => break,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, client)) => drop(begin(&core, &listener, stream, client)),
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(listener.address = %listener.address, %error, "cannot accept connections");
+                core.clock.deadline(RETRY).await;
+            }
+        }
+    }
+    // Closing the socket resets whoever has been let in by the kernel and not yet by us.
+    if let Ok(socket) = socket.into_std() {
+        while let Ok((stream, client)) = socket.accept() {
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                begin(&core, &listener, stream, client).leave();
+            }
+        }
+    }
+}
+
+fn begin(core: &Rc<Core>, listener: &Rc<OpenListener>, stream: TcpStream, client: SocketAddr) -> Rc<Connection> {
+    let tls = listener.tls.borrow().clone();
+    let connection = Connection::new(core, listener, client, tls.is_some());
+    let number = core.connections.enter(&connection);
+    core.telemetry.metrics.connection_opened();
+    let (core, running) = (core.clone(), connection.clone());
+    tokio::task::spawn_local(async move {
+        let _exit = Exit { core, number };
+        http::serve(running, stream, tls).await;
+    });
+    connection
+}
+
+/// Takes a connection from the list when its task ends, also by a panic.
+struct Exit {
+    core: Rc<Core>,
+    number: u64,
+}
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        self.core.connections.exit(self.number);
+        self.core.telemetry.metrics.connection_closed();
+    }
+}
+
+/// The client has gone before it was accepted.
+fn is_about_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}

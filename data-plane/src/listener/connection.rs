@@ -1,0 +1,88 @@
+//! One connection of a client: who it is, what goes on on it, and whether it should go.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Waker;
+
+use http::HeaderValue;
+use model::exchange::{Client, Scheme};
+
+use super::OpenListener;
+use super::io::Traffic;
+use super::tunnel::Tunnel;
+use crate::cores::core::Core;
+
+/// One connection of a client.
+pub struct Connection {
+    pub core: Rc<Core>,
+    pub listener: Rc<OpenListener>,
+    pub client: Client,
+    /// The address of the client, for `X-Forwarded-For`.
+    pub forwarded_for: HeaderValue,
+    pub traffic: Rc<Traffic>,
+    /// Response bodies of which the client takes no more for now.
+    pub withheld: Rc<Cell<u32>>,
+    /// Requests that have not ended.
+    pub in_flight: Cell<u32>,
+    /// Requests that have begun.
+    pub requests: Cell<u64>,
+    /// How much had come in when the last request ended.
+    pub idle_from: Cell<u64>,
+    /// What the connection becomes after the response that is being written.
+    pub tunnel: RefCell<Option<Tunnel>>,
+    leaving: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Connection {
+    pub fn new(core: &Rc<Core>, listener: &Rc<OpenListener>, address: SocketAddr, is_tls: bool) -> Rc<Self> {
+        let ip = address.ip().to_canonical();
+        let scheme = if is_tls { Scheme::Https } else { Scheme::Http };
+        Rc::new(Self {
+            core: core.clone(),
+            listener: listener.clone(),
+            client: Client { address: SocketAddr::new(ip, address.port()), scheme },
+            forwarded_for: ip.to_string().parse().expect("an address is a header value"),
+            traffic: Rc::default(),
+            withheld: Rc::default(),
+            in_flight: Cell::new(0),
+            requests: Cell::new(0),
+            idle_from: Cell::new(0),
+            tunnel: RefCell::default(),
+            leaving: Cell::new(false),
+            waker: RefCell::default(),
+        })
+    }
+
+    /// Asks the client to go: no further requests, those that run may end.
+    pub fn leave(&self) {
+        self.leaving.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// `waker` is woken when the client is to go.
+    pub fn on_leave(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        match &mut *known {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    pub fn request_begins(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    pub fn request_ended(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.idle_from.set(self.traffic.bytes_in.get());
+    }
+}

@@ -1,0 +1,127 @@
+//! The bounds of a connection: how long heads, idling and clients that do not read may take.
+//!
+//! One deadline per connection looks at what has passed since it last looked. Nothing is set or reset when a
+//! request comes; in exchange a bound takes effect up to half of its length late.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use super::connection::Connection;
+use crate::clock::Deadline;
+
+/// What is to happen with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No further requests.
+    Leave,
+    /// The head of a request has not become whole in time.
+    SlowHead,
+    /// Nothing will come of it.
+    Close,
+}
+
+/// The protocol of a connection: the bytes of HTTP/2 between requests are not the head of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+}
+
+pub struct Watch {
+    connection: Rc<Connection>,
+    protocol: Protocol,
+    period: Duration,
+    deadline: Deadline,
+    has_left: bool,
+    age: Duration,
+    max_age: Duration,
+    /// Since when there was no request, a head was being read, the client took too little.
+    quiet: Duration,
+    reading: Duration,
+    stalled: Duration,
+    last_requests: u64,
+    last_bytes_out: u64,
+}
+
+impl Watch {
+    pub fn new(connection: Rc<Connection>, protocol: Protocol) -> Self {
+        let limits = &connection.core.limits;
+        let period = limits.header.min(limits.idle) / 2;
+        // Not all connections that came after a start shall go at once.
+        let max_age = limits.connection_age.mul_f64(0.9 + 0.2 * fastrand::f64());
+        Self {
+            deadline: connection.core.clock.deadline(period),
+            protocol,
+            period,
+            has_left: false,
+            age: Duration::ZERO,
+            max_age,
+            quiet: Duration::ZERO,
+            reading: Duration::ZERO,
+            stalled: Duration::ZERO,
+            last_requests: 0,
+            last_bytes_out: 0,
+            connection,
+        }
+    }
+
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Verdict> {
+        if self.connection.is_leaving() && !self.has_left {
+            self.has_left = true;
+            let is_unused = self.connection.requests.get() == 0 && self.connection.traffic.bytes_in.get() == 0;
+            return Poll::Ready(if is_unused { Verdict::Close } else { Verdict::Leave });
+        }
+        self.connection.on_leave(context.waker());
+        loop {
+            ready!(Pin::new(&mut self.deadline).poll(context));
+            self.deadline.reset(self.period);
+            if let Some(verdict) = self.look() {
+                return Poll::Ready(verdict);
+            }
+        }
+    }
+
+    fn look(&mut self) -> Option<Verdict> {
+        let limits = &self.connection.core.limits;
+        let (quiet, reading, stalled) = (self.is_quiet(), self.is_reading(), self.is_stalled());
+        let since = |condition: bool, before: Duration| if condition { before + self.period } else { Duration::ZERO };
+        self.quiet = since(quiet, self.quiet);
+        self.reading = since(quiet && reading, self.reading);
+        self.stalled = since(stalled, self.stalled);
+        self.age += self.period;
+        self.last_requests = self.connection.requests.get();
+        self.last_bytes_out = self.connection.traffic.bytes_out.get();
+        if self.stalled >= limits.idle || (self.has_left && self.quiet >= limits.idle) {
+            return Some(Verdict::Close);
+        }
+        if self.reading >= limits.header {
+            return Some(Verdict::SlowHead);
+        }
+        if !self.has_left && (self.quiet >= limits.idle || self.age >= self.max_age) {
+            self.has_left = true;
+            self.quiet = Duration::ZERO;
+            self.connection.leave();
+            return Some(Verdict::Leave);
+        }
+        None
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.connection.in_flight.get() == 0 && self.connection.requests.get() == self.last_requests
+    }
+
+    fn is_reading(&self) -> bool {
+        self.protocol == Protocol::Http1 && self.connection.traffic.bytes_in.get() > self.connection.idle_from.get()
+    }
+
+    /// The client has what it was sent and takes less than the minimum. Window updates that trickle in do not count.
+    fn is_stalled(&self) -> bool {
+        let traffic = &self.connection.traffic;
+        let taken = traffic.bytes_out.get() - self.last_bytes_out;
+        let least = self.connection.core.limits.body_rate.saturating_mul(self.period.as_secs()).max(1);
+        (traffic.is_write_blocked.get() || self.connection.withheld.get() > 0) && taken < least
+    }
+}

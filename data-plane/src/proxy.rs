@@ -1,0 +1,105 @@
+//! The life of a request, from its head to the last byte of its answer.
+
+use std::rc::Rc;
+
+use http::{Method, StatusCode};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use model::exchange::ResponseHead;
+use model::policy::Chain;
+use model::rejection::Rejection;
+use model::router;
+use model::snapshot::{Action, FixedResponse};
+
+use crate::body::Body;
+use crate::listener::connection::Connection;
+
+mod fields;
+mod forward;
+mod intake;
+pub mod record;
+pub mod reject;
+
+use intake::Intake;
+use record::Record;
+
+/// An answer on its way to the client.
+pub struct Reply {
+    pub head: ResponseHead,
+    pub body: Body,
+}
+
+/// Answers one request.
+pub async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
+    let Intake { head, version, upgrade, body, fault } = intake::take(request, &connection);
+    let mut record = Record::begin(&connection, head, version);
+    let mut chain = Chain::default();
+    let passed = match fault {
+        Some(rejection) => Err(rejection),
+        None => pass(&mut record, &mut chain, forward::Onward { body, upgrade }).await,
+    };
+    let mut reply = passed.unwrap_or_else(|rejection| reject::reply(&rejection, &mut record));
+    chain.on_response(&mut record.exchange, &mut reply.head);
+    record.exchange.finish_head(&mut reply.head);
+    if connection.is_leaving() {
+        fields::say_goodbye(&mut reply.head.headers, version);
+    }
+    record.finish(reply)
+}
+
+/// Finds the route, runs the policies, and gets the answer that it leads to.
+async fn pass(record: &mut Record, chain: &mut Chain, onward: forward::Onward) -> Result<Reply, Rejection> {
+    let exchange = &mut record.exchange;
+    let snapshot = exchange.snapshot.clone();
+    let listener = exchange.listener.and_then(|slot| snapshot.listeners.get(slot));
+    exchange.route = snapshot.router.find(&router::Request {
+        listener: exchange.listener,
+        host: &exchange.request.host,
+        path: exchange.request.target.path(),
+        method: &exchange.request.method,
+        headers: &exchange.request.headers,
+        query: exchange.request.target.query(),
+    });
+    let route = exchange.route.and_then(|slot| snapshot.routes.get(slot));
+    exchange.service = route.and_then(|route| route.draw_service(fastrand::u64(..)));
+    let service = exchange.service.and_then(|slot| snapshot.services.get(slot));
+    *chain = Chain::merge([
+        &snapshot.everything,
+        listener.map_or(&[], |listener| &listener.policies),
+        service.map_or(&[], |service| &service.policies),
+        route.and_then(|route| route.policies.as_deref()).unwrap_or_default(),
+    ]);
+    if let Err(rejection) = chain.on_request(exchange).await {
+        record.policy = chain.last().map(|step| step.policy);
+        return Err(rejection);
+    }
+    match route.map(|route| &route.action) {
+        None => Err(no_route()),
+        Some(Action::Respond(fixed)) => Ok(fixed_reply(fixed, &record.exchange.request.method)),
+        Some(Action::Forward(_) | Action::Split(_)) => forward::forward(record, onward).await,
+    }
+}
+
+fn no_route() -> Rejection {
+    Rejection::new(StatusCode::NOT_FOUND, "no-route", "No route matches this request.")
+}
+
+fn fixed_reply(fixed: &FixedResponse, method: &Method) -> Reply {
+    let mut headers = http::HeaderMap::with_capacity(4);
+    headers.insert(http::header::CONTENT_TYPE, fixed.content_type.clone());
+    Reply { head: ResponseHead { status: fixed.status, headers }, body: Body::full(fixed.body.clone()) }
+        .without_body_for(method)
+}
+
+impl Reply {
+    /// What a HEAD request gets: the fields of the answer, its length among them, and no body (RFC 9110 section 9.3.2).
+    fn without_body_for(mut self, method: &Method) -> Self {
+        if method == Method::HEAD {
+            if let Some(length) = http_body::Body::size_hint(&self.body).exact() {
+                self.head.headers.insert(http::header::CONTENT_LENGTH, length.into());
+            }
+            self.body = Body::empty();
+        }
+        self
+    }
+}

@@ -1,0 +1,129 @@
+//! The head of a request as it came, checked and made canonical before anything decides by it.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use hyper::Request;
+use hyper::body::Incoming;
+use model::exchange::RequestHead;
+use model::rejection::Rejection;
+use model::router::{host, path};
+
+use super::fields::{self, Survey};
+use crate::body::Body;
+use crate::listener::connection::Connection;
+use crate::settings::Limits;
+
+/// A request that has come in.
+pub struct Intake {
+    pub head: RequestHead,
+    pub version: Version,
+    /// The protocol that the client would like to switch to.
+    pub upgrade: Option<HeaderValue>,
+    pub body: Body,
+    /// Why it goes no further; the head holds what could be read of it.
+    pub fault: Option<Rejection>,
+}
+
+/// Takes a request in.
+pub fn take(request: Request<Incoming>, connection: &Rc<Connection>) -> Intake {
+    let (parts, body) = request.into_parts();
+    let limits = &connection.core.limits;
+    let (version, method) = (parts.version, parts.method);
+    let mut headers = parts.headers;
+    let survey = Survey::of(&headers);
+    let upgrade = fields::wanted_upgrade(&headers, &survey, version, &method);
+    let read = check_bounds(&survey, &parts.uri, http_body::Body::size_hint(&body).lower(), limits)
+        .and_then(|()| check_method(&method, &parts.uri))
+        .and_then(|()| read_host(&parts.uri, &mut headers, &survey, version))
+        .and_then(|host| Ok((host, read_target(&parts.uri)?)));
+    fields::clean_request(&mut headers, &survey);
+    fields::forwarded(&mut headers, connection);
+    let (host, target, fault) = match read {
+        Ok((host, target)) => (host, target, None),
+        Err(rejection) => (String::new(), PathAndQuery::from_static("/"), Some(rejection)),
+    };
+    Intake { head: RequestHead { method, host, target, headers }, version, upgrade, body: Body::incoming(body), fault }
+}
+
+fn check_bounds(survey: &Survey, uri: &Uri, body: u64, limits: &Limits) -> Result<(), Rejection> {
+    let refused = |status, code, detail| Err(Rejection::new(status, code, detail));
+    if uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.uri_bytes) {
+        return refused(StatusCode::URI_TOO_LONG, "uri-too-long", "The target of the request is too long.");
+    }
+    if survey.fields > limits.header_fields {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return refused(status, "too-many-header-fields", "The request has too many header fields.");
+    }
+    if survey.bytes > limits.header_bytes {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return refused(status, "header-too-large", "The header of the request is too large.");
+    }
+    if body > limits.body_bytes {
+        return Err(body_too_large());
+    }
+    Ok(())
+}
+
+pub fn body_too_large() -> Rejection {
+    Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body of the request is too large.")
+}
+
+/// Tunnels to anywhere are not what a gateway is for, and of the server as a whole there is nothing to ask.
+fn check_method(method: &Method, uri: &Uri) -> Result<(), Rejection> {
+    let refused = |detail| Err(Rejection::new(StatusCode::NOT_IMPLEMENTED, "method-not-implemented", detail));
+    match *method {
+        Method::CONNECT => refused("The gateway opens no tunnels."),
+        Method::OPTIONS if uri.path() == "*" => refused("The gateway answers OPTIONS for resources only."),
+        _ => Ok(()),
+    }
+}
+
+fn bad(code: &'static str, detail: &'static str) -> Rejection {
+    Rejection::new(StatusCode::BAD_REQUEST, code, detail)
+}
+
+/// The canonical host. The `Host` field that goes on is the one that it was read from.
+fn read_host(uri: &Uri, headers: &mut HeaderMap, survey: &Survey, version: Version) -> Result<String, Rejection> {
+    if survey.hosts > 1 {
+        return Err(bad("several-hosts", "The request names its host more than once."));
+    }
+    let no_name = || bad("host-invalid-name", "The host is no host name.");
+    let canonical = |text: &str| {
+        let host = host::canonical(text).map(Cow::into_owned);
+        host.map_err(|fault| bad(fault.code(), fault.detail()))
+    };
+    let field = match headers.get(HOST) {
+        Some(value) => Some(canonical(value.to_str().map_err(|_| no_name())?)?),
+        None => None,
+    };
+    // A target in absolute form, or `:authority`, stands above the field (RFC 9112 section 3.2.2, RFC 9113
+    // section 8.3.1).
+    let Some(authority) = uri.authority() else {
+        return match field {
+            Some(host) if !host.is_empty() || version < Version::HTTP_2 => Ok(host),
+            None if version <= Version::HTTP_10 => Ok(String::new()),
+            _ => Err(bad("host-missing", "The request names no host.")),
+        };
+    };
+    let host = canonical(authority.as_str())?;
+    if version >= Version::HTTP_2 && field.is_some_and(|field| field != host) {
+        return Err(bad("host-mismatch", "The request names two different hosts."));
+    }
+    headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| no_name())?);
+    Ok(host)
+}
+
+/// The canonical path with the query as it came.
+fn read_target(uri: &Uri) -> Result<PathAndQuery, Rejection> {
+    let canonical = path::canonical(uri.path()).map_err(|fault| bad(fault.code(), fault.detail()))?;
+    let rebuilt = match (canonical, uri.path_and_query(), uri.query()) {
+        (Cow::Borrowed(_), Some(as_it_came), _) => return Ok(as_it_came.clone()),
+        (path, _, None) => PathAndQuery::try_from(path.as_ref()),
+        (path, _, Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")),
+    };
+    rebuilt.map_err(|_| bad("path-invalid", "The path is no valid path."))
+}

@@ -1,0 +1,141 @@
+//! One request from its beginning to its end, however it ends: what the log and the metrics say about it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::USER_AGENT;
+use http::{HeaderValue, Response, StatusCode, Version};
+use hyper::upgrade::OnUpgrade;
+use model::exchange::{Exchange, RequestHead};
+use model::rejection::Rejection;
+use model::slots::Slot;
+use model::snapshot::Endpoint;
+
+use super::Reply;
+use crate::body::{Body, End, Ending, Tally};
+use crate::listener::Tunnel;
+use crate::listener::connection::Connection;
+use crate::telemetry::RequestRecord;
+
+/// One request. Dropping it is its end.
+pub struct Record {
+    pub connection: Rc<Connection>,
+    pub exchange: Exchange,
+    pub version: Version,
+    pub status: Option<StatusCode>,
+    /// Why the gateway answered itself, or why the answer broke off.
+    pub code: Option<&'static str>,
+    /// The policy that rejected.
+    pub policy: Option<Slot>,
+    pub target: Option<Arc<Endpoint>>,
+    pub upstream_ns: Option<u64>,
+    /// Of the request body, while it comes.
+    pub tally: Option<Rc<Tally>>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// What the connection becomes after this request, and how long that may idle.
+    pub tunnel: Option<(OnUpgrade, Duration)>,
+    user_agent: Option<HeaderValue>,
+}
+
+impl Record {
+    /// Begins a request with the snapshot that will serve it.
+    pub fn begin(connection: &Rc<Connection>, head: RequestHead, version: Version) -> Box<Self> {
+        connection.request_begins();
+        let core = &connection.core;
+        core.telemetry.metrics.request_started();
+        let user_agent = head.headers.get(USER_AGENT).cloned();
+        let mut exchange = Exchange::new(core.snapshot(), head, connection.client, core.clock.now(), fastrand::u64(..));
+        exchange.listener = connection.listener.slot.get();
+        Box::new(Self {
+            connection: connection.clone(),
+            exchange,
+            version,
+            status: None,
+            code: None,
+            policy: None,
+            target: None,
+            upstream_ns: None,
+            tally: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            tunnel: None,
+            user_agent,
+        })
+    }
+
+    pub fn rejected(&mut self, rejection: &Rejection) {
+        self.code = Some(rejection.code);
+    }
+
+    /// Lets the reply go, and ends when its body does or when the tunnel that it opens closes.
+    pub fn finish(mut self: Box<Self>, reply: Reply) -> Response<Body> {
+        self.status = Some(reply.head.status);
+        let body = match self.tunnel.take() {
+            Some((service, idle)) => {
+                let connection = self.connection.clone();
+                connection.tunnel.replace(Some(Tunnel { service, idle, record: self }));
+                reply.body
+            }
+            None => reply.body.with_end(self),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = reply.head.status;
+        *response.headers_mut() = reply.head.headers;
+        response
+    }
+}
+
+impl End for Record {
+    fn taken(&mut self, bytes: u64) {
+        self.bytes_out = bytes;
+    }
+
+    fn end(mut self: Box<Self>, ending: Ending) {
+        match ending {
+            Ending::Complete => {}
+            Ending::Failed(_) => self.code = Some("response-broken"),
+            Ending::Dropped => self.code = Some("client-gone"),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.code = Some("panic");
+        } else if self.status.is_none() {
+            self.code = Some("client-gone");
+        }
+        self.connection.request_ended();
+        let exchange = &mut self.exchange;
+        let snapshot = exchange.snapshot.clone();
+        let bytes_in = self.tally.as_ref().map_or(self.bytes_in, |tally| tally.bytes.get());
+        let request_id = exchange.request_id().clone();
+        let target = self.target.as_ref().map(|endpoint| endpoint.url.authority());
+        let core = &self.connection.core;
+        core.telemetry.ended(&RequestRecord {
+            time_unix_ms: exchange.time.unix_ms,
+            request_id: request_id.as_bytes(),
+            method: &exchange.request.method,
+            host: &exchange.request.host,
+            path: exchange.request.target.path(),
+            protocol: self.version,
+            client: exchange.client.address,
+            user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
+            route: exchange.route.and_then(|slot| Some((slot, &snapshot.routes.get(slot)?.name))),
+            service: exchange.service.and_then(|slot| Some((slot, &snapshot.services.get(slot)?.name))),
+            target: target.as_deref(),
+            consumer: exchange.consumer().map(|consumer| &consumer.name),
+            status: self.status,
+            code: self.code,
+            policy: self.policy.and_then(|slot| Some(&snapshot.policies.get(slot)?.name)),
+            revision: snapshot.revision,
+            duration_ns: core.clock.now().monotonic_ns.saturating_sub(exchange.time.monotonic_ns),
+            upstream_ns: self.upstream_ns,
+            bytes_in,
+            bytes_out: self.bytes_out,
+        });
+    }
+}

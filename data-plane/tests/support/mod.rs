@@ -1,0 +1,161 @@
+//! A node under test: cores in this process, configured with YAML-like values, and raw or real clients.
+
+#![expect(dead_code, reason = "every test file uses a part of it")]
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_plane::cores::Cores;
+use data_plane::settings::Settings;
+use data_plane::telemetry::Telemetry;
+use model::config::Edit;
+use model::problem::Problems;
+use model::resource::{Key, Kind};
+use model::snapshot::Snapshot;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub struct Node {
+    pub cores: Cores,
+    pub snapshot: Arc<Snapshot>,
+    pub address: SocketAddr,
+}
+
+/// An address on which nobody listens.
+pub fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+pub fn settings() -> Settings {
+    let mut settings = Settings::new(std::env::temp_dir());
+    settings.cores = NonZeroUsize::new(2).unwrap();
+    settings
+}
+
+pub fn put(kind: Kind, name: &str, spec: Value) -> Edit {
+    Edit::Put { kind, name: name.into(), spec }
+}
+
+pub fn remove(kind: Kind, name: &str) -> Edit {
+    Edit::Remove { key: Key::new(kind, name.parse().unwrap()) }
+}
+
+impl Node {
+    /// A node with a listener `main` and these resources.
+    pub async fn start(edits: Vec<Edit>) -> Self {
+        Self::start_with(settings(), edits).await
+    }
+
+    pub async fn start_with(settings: Settings, mut edits: Vec<Edit>) -> Self {
+        let address = free_address();
+        edits.push(put(Kind::Listener, "main", json!({ "bind": address.to_string() })));
+        let cores = Cores::start(&settings, &Telemetry::without_log()).unwrap();
+        let mut node = Self { cores, snapshot: Arc::default(), address };
+        node.change(edits).await.unwrap();
+        node
+    }
+
+    pub async fn change(&mut self, edits: Vec<Edit>) -> Result<(), Problems> {
+        let (snapshot, _) = self.snapshot.apply(self.snapshot.revision + 1, edits)?;
+        let snapshot = Arc::new(snapshot);
+        self.cores.adopt(snapshot.clone()).await?;
+        self.snapshot = snapshot;
+        Ok(())
+    }
+
+    /// Sends bytes and returns all that comes until the node closes.
+    pub async fn raw(&self, request: impl AsRef<[u8]>) -> String {
+        raw(self.address, request).await
+    }
+}
+
+/// Sends bytes on a connection of its own and returns all that comes until the other side closes.
+pub async fn raw(address: SocketAddr, request: impl AsRef<[u8]>) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The node may answer and close before it has taken everything.
+    let _ = stream.write_all(request.as_ref()).await;
+    read_all(&mut stream).await
+}
+
+pub async fn read_all(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match within(stream.read(&mut buffer)).await {
+            Ok(0) | Err(_) => return String::from_utf8_lossy(&answer).into_owned(),
+            Ok(count) => answer.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+/// Reads until what has come ends in `end`.
+pub async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(end.as_bytes()) {
+        let byte = within(stream.read_u8()).await.unwrap_or_else(|error| {
+            panic!("{error} after {:?}", String::from_utf8_lossy(&answer));
+        });
+        answer.push(byte);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+/// Nothing in a test takes this long unless it hangs.
+pub async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it hangs")
+}
+
+/// The problem in the body of an answer.
+pub fn problem(answer: &str) -> Value {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    assert!(head.to_ascii_lowercase().contains("content-type: application/problem+json"), "{answer}");
+    let problem: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("no problem: {answer}"));
+    assert!(problem["request_id"].as_str().is_some_and(|id| id.len() == 36), "{problem}");
+    problem
+}
+
+pub fn respond(body: &str) -> Value {
+    json!({ "respond": { "body": body } })
+}
+
+/// Trusts every certificate: the tests look at which one is served.
+#[derive(Debug)]
+pub struct AnyCertificate(pub Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &rustls::pki_types::CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &rustls::pki_types::CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
