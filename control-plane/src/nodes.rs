@@ -174,10 +174,11 @@ impl Nodes {
             if now.total > 0 && now.serving >= enough {
                 return WaitOutcome::Serving { nodes: now.serving };
             }
-            if now.total > 0 && now.total - now.refused < enough {
-                if let Some((node, problems)) = self.one_refusal(gateway, revision) {
-                    return WaitOutcome::Refused { node, problems };
-                }
+            if now.total > 0
+                && now.total - now.refused < enough
+                && let Some((node, problems)) = self.one_refusal(gateway, revision)
+            {
+                return WaitOutcome::Refused { node, problems };
             }
             let changed = tokio::time::timeout_at(end, changes.changed()).await;
             if !matches!(changed, Ok(Ok(()))) {

@@ -122,7 +122,7 @@ mod tests {
 
         #[test]
         fn a_body_that_was_cut_is_an_error(envelopes in prop::collection::vec(envelope(), 1..20), cut in any::<prop::sample::Index>()) {
-            let body = encode(envelopes.clone());
+            let body = encode(envelopes);
             let cut = cut.index(body.len());
             let decoded: Result<Vec<_>, _> = decode(&body[..cut], 1 << 20).expect("a decoder").collect();
             // Nothing at all is a body without envelopes: the digest finds that.

@@ -1,0 +1,241 @@
+//! Revisions out to the nodes, acknowledgements in: the server of the stream.
+//!
+//! One task per node ([`peer`]) brings it from what it holds to the newest revision. What is sent is encoded
+//! once for all nodes ([`encodings`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use model::digest::Digest;
+use proto::distribution_server::{self, DistributionServer};
+use proto::node_message::Message as FromNode;
+use proto::{ControlMessage, Hello, NodeMessage};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::nodes::{Introduction, Nodes};
+use crate::publish::Publisher;
+use crate::store::Head;
+use crate::token::{Role, Tokens};
+
+mod capabilities;
+mod encodings;
+mod peer;
+
+use capabilities::Capabilities;
+use encodings::Encodings;
+use peer::{Peer, Standing};
+
+/// Connections at the same time; a node has one.
+const MAX_CONNECTIONS: usize = 16 * 1024;
+/// Streams of one connection; a node has one.
+const MAX_STREAMS: u32 = 4;
+/// The longest message of a node: a refusal with all its problems.
+const MAX_MESSAGE: usize = 1024 * 1024;
+/// Messages of at most 256 KiB that wait for one node to read them.
+const OUTGOING: usize = 2;
+/// How long an identifier of a node may be.
+const MAX_WORD: usize = 255;
+
+/// Distributes what is published.
+pub struct Distribution {
+    publisher: Arc<Publisher>,
+    tokens: Arc<Tokens>,
+    nodes: Arc<Nodes>,
+    encodings: Encodings,
+    timing: Timing,
+    peers: TaskTracker,
+}
+
+/// The pace of the conversation.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How often each node hears what the newest revision is.
+    pub heartbeat: Duration,
+    /// How long a node may be silent, or not read, before it counts as gone.
+    pub silence: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(5), silence: Duration::from_secs(15) }
+    }
+}
+
+/// What was encoded since the start, however many nodes it went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    pub snapshots: u64,
+    pub deltas: u64,
+}
+
+impl Distribution {
+    #[must_use]
+    pub fn new(publisher: Arc<Publisher>, tokens: Arc<Tokens>, nodes: Arc<Nodes>, timing: Timing) -> Arc<Self> {
+        let encodings = Encodings::new(publisher.clone());
+        Arc::new(Self { publisher, tokens, nodes, encodings, timing, peers: TaskTracker::new() })
+    }
+
+    #[must_use]
+    pub fn encoded(&self) -> Encoded {
+        self.encodings.counted()
+    }
+
+    /// Serves nodes on `listener` until `shutdown`, then ends their streams; they go on serving traffic.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+        let connections = TaskTracker::new();
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let permit = Arc::clone(&room).acquire_owned();
+            let accepted = async { (permit.await, listener.accept().await) };
+            let (permit, accepted) = tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = accepted => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let connection = Arc::clone(&self).keep_connection(stream, shutdown.clone());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!("cannot accept connections of nodes: {error}");
+                    // Out of file descriptors, for example: trying again at once would only burn a core.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        connections.close();
+        connections.wait().await;
+        self.peers.close();
+        self.peers.wait().await;
+    }
+
+    async fn keep_connection(self: Arc<Self>, stream: TcpStream, shutdown: CancellationToken) {
+        let silence = self.timing.silence;
+        let _ = stream.set_nodelay(true);
+        // Whoever connects and says nothing gets no further.
+        if !matches!(tokio::time::timeout(silence, stream.readable()).await, Ok(Ok(()))) {
+            return;
+        }
+        let endpoint = Endpoint { distribution: self, shutdown: shutdown.clone() };
+        let service = DistributionServer::new(endpoint).max_decoding_message_size(MAX_MESSAGE);
+        let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        server
+            .timer(TokioTimer::new())
+            .keep_alive_interval(silence)
+            .keep_alive_timeout(silence)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(16 * 1024);
+        let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let mut connection = std::pin::pin!(connection);
+        let ended: Result<(), hyper::Error> = tokio::select! {
+            ended = &mut connection => ended,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(silence, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!("a connection on the port for nodes ended: {error}");
+        }
+    }
+
+    async fn authenticate(&self, request: &Request<Streaming<NodeMessage>>) -> Result<(), Status> {
+        let sent = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token =
+            sent.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let Some((_, token)) = token else {
+            return Err(Status::unauthenticated("it sent no bearer token"));
+        };
+        match self.tokens.find(token.trim()).await {
+            Ok(Some(bearer)) if bearer.role == Role::Node => Ok(()),
+            Ok(Some(bearer)) => {
+                let (name, role) = (bearer.name, bearer.role);
+                Err(Status::permission_denied(format!(
+                    "the token `{name}` has the role {role}; nodes need the role node"
+                )))
+            }
+            Ok(None) => Err(Status::unauthenticated("its token is not known here")),
+            Err(error) => {
+                tracing::warn!("cannot look up the token of a node: {error}");
+                Err(Status::unavailable("the control plane cannot look up tokens at present"))
+            }
+        }
+    }
+
+    /// Everything about a node that its stream needs.
+    fn welcome(
+        self: &Arc<Self>,
+        hello: Hello,
+        incoming: Streaming<NodeMessage>,
+        outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
+    ) -> Result<Peer, Status> {
+        let Hello { node_id, gateway, version, kinds, policy_types, held, hostname } = hello;
+        for (what, word) in [("node id", &node_id), ("version", &version), ("host name", &hostname)] {
+            let is_printable = word.chars().all(|c| !c.is_control());
+            if word.len() > MAX_WORD || !is_printable || (word.is_empty() && what == "node id") {
+                return Err(Status::invalid_argument(format!("its {what} is empty, too long or not printable")));
+            }
+        }
+        let Some(heads) = self.publisher.watch(&gateway) else {
+            return Err(Status::not_found(format!("there is no gateway `{gateway}`")));
+        };
+        let held = held.as_ref().map(head_from_wire).transpose()?;
+        let serving = held.map(|held| (held.revision, held.digest));
+        tracing::info!(node.id = node_id, gateway, "a node has connected");
+        let can = Capabilities::new(&version, kinds, policy_types);
+        let session =
+            self.nodes.connect(&gateway, Introduction { node_id: node_id.clone(), hostname, version, serving });
+        let standing = Standing::holding(held);
+        let distribution = Arc::clone(self);
+        Ok(Peer { distribution, gateway, node_id, session, heads, incoming, outgoing, can, standing })
+    }
+}
+
+/// What tonic calls.
+struct Endpoint {
+    distribution: Arc<Distribution>,
+    shutdown: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl distribution_server::Distribution for Endpoint {
+    type SubscribeStream = ReceiverStream<Result<ControlMessage, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<NodeMessage>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let distribution = &self.distribution;
+        distribution.authenticate(&request).await?;
+        let mut incoming = request.into_inner();
+        let first = tokio::time::timeout(distribution.timing.silence, incoming.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("it said no hello"))??;
+        let Some(FromNode::Hello(hello)) = first.and_then(|first| first.message) else {
+            return Err(Status::invalid_argument("its first message is not hello"));
+        };
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let peer = distribution.welcome(hello, incoming, outgoing)?;
+        distribution.peers.spawn(peer.run(self.shutdown.clone()));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+fn head_from_wire(revision: &proto::Revision) -> Result<Head, Status> {
+    let digest: [u8; 32] =
+        revision.digest[..].try_into().map_err(|_| Status::invalid_argument("a digest has 32 bytes"))?;
+    Ok(Head { revision: revision.number, digest: Digest::from_bytes(&digest) })
+}
+
+fn head_to_wire(head: Head) -> proto::Revision {
+    proto::Revision { number: head.revision, digest: bytes::Bytes::copy_from_slice(&head.digest.to_bytes()) }
+}

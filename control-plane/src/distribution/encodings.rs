@@ -1,0 +1,166 @@
+//! What is sent to nodes, encoded and compressed once for all of them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use model::snapshot::Snapshot;
+use model::wire::envelope;
+use parking_lot::Mutex;
+use proto::Envelope;
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::Encoded;
+use crate::publish::Publisher;
+use crate::store::{Head, RevisionRecord};
+
+/// How many deltas are kept. Nodes that are up to date all need the same one.
+const DELTAS: usize = 8;
+/// The newest snapshot, and the one before while nodes still read it.
+const SNAPSHOTS: usize = 2;
+
+/// A delta or a snapshot as it goes over the wire.
+#[derive(Debug)]
+pub struct Encoding {
+    /// What the delta builds on; nothing for a snapshot.
+    pub base: Option<Head>,
+    pub reached: Head,
+    pub body: Bytes,
+}
+
+/// Encodes, and remembers the newest.
+pub struct Encodings {
+    publisher: Arc<Publisher>,
+    deltas: Mutex<Newest>,
+    snapshots: Mutex<Newest>,
+    /// One snapshot is built at a time: many nodes that come back together wait for one instead of
+    /// taking all cores and all memory.
+    admission: Semaphore,
+    snapshots_built: AtomicU64,
+    deltas_built: AtomicU64,
+}
+
+/// Encodings by what they are, newest last; those in the making too.
+struct Newest {
+    slots: VecDeque<(Id, Slot)>,
+    bound: usize,
+}
+
+type Slot = Arc<OnceCell<Arc<Encoding>>>;
+
+#[derive(Clone, PartialEq)]
+struct Id {
+    gateway: String,
+    base: Option<Head>,
+    reached: Head,
+}
+
+impl Encodings {
+    pub fn new(publisher: Arc<Publisher>) -> Self {
+        Self {
+            publisher,
+            deltas: Mutex::new(Newest::bounded(DELTAS)),
+            snapshots: Mutex::new(Newest::bounded(SNAPSHOTS)),
+            admission: Semaphore::new(1),
+            snapshots_built: AtomicU64::new(0),
+            deltas_built: AtomicU64::new(0),
+        }
+    }
+
+    pub fn counted(&self) -> Encoded {
+        Encoded {
+            snapshots: self.snapshots_built.load(Ordering::Relaxed),
+            deltas: self.deltas_built.load(Ordering::Relaxed),
+        }
+    }
+
+    /// From what a node holds to `head`; nothing if that is not a revision that we remember.
+    pub async fn delta(&self, gateway: &str, held: Head, head: &Snapshot) -> Option<Arc<Encoding>> {
+        if self.publisher.digest_at(gateway, held.revision) != Some(held.digest) {
+            return None;
+        }
+        let records = self.publisher.changes(gateway, held.revision, head.revision)?;
+        let reached = head_of(head);
+        let slot = self.deltas.lock().slot(Id { gateway: gateway.to_owned(), base: Some(held), reached });
+        let encoding = slot.get_or_init(|| async {
+            self.deltas_built.fetch_add(1, Ordering::Relaxed);
+            let body = on_blocking_thread(move || proto::body::encode(merged(&records))).await;
+            Arc::new(Encoding { base: Some(held), reached, body })
+        });
+        Some(Arc::clone(encoding.await))
+    }
+
+    /// Everything: the newest snapshot that was encoded if a delta leads on from it, else `head`. While
+    /// changes rain, nodes that come back do not cause a snapshot for each change. `unwanted` is not it.
+    pub async fn snapshot(&self, gateway: &str, head: &Arc<Snapshot>, unwanted: Option<Head>) -> Arc<Encoding> {
+        let usable = |reached: &Head| {
+            Some(*reached) != unwanted
+                && self.publisher.digest_at(gateway, reached.revision) == Some(reached.digest)
+                && self.publisher.changes(gateway, reached.revision, head.revision).is_some()
+        };
+        if let Some(ready) = self.snapshots.lock().ready(gateway, usable) {
+            return ready;
+        }
+        let reached = head_of(head);
+        let slot = self.snapshots.lock().slot(Id { gateway: gateway.to_owned(), base: None, reached });
+        let encoding = slot.get_or_init(|| async {
+            let _permit = self.admission.acquire().await;
+            self.snapshots_built.fetch_add(1, Ordering::Relaxed);
+            let head = Arc::clone(head);
+            let encode = move || proto::body::encode(head.config.iter().map(|(key, document)| envelope(key, document)));
+            Arc::new(Encoding { base: None, reached, body: on_blocking_thread(encode).await })
+        });
+        Arc::clone(encoding.await)
+    }
+}
+
+impl Newest {
+    fn bounded(bound: usize) -> Self {
+        Self { slots: VecDeque::new(), bound }
+    }
+
+    fn slot(&mut self, id: Id) -> Slot {
+        if let Some((_, slot)) = self.slots.iter().find(|(known, _)| *known == id) {
+            return Arc::clone(slot);
+        }
+        if self.slots.len() == self.bound {
+            self.slots.pop_front();
+        }
+        let slot = Slot::default();
+        self.slots.push_back((id, Arc::clone(&slot)));
+        slot
+    }
+
+    /// The newest finished one of a gateway that is `usable`.
+    fn ready(&self, gateway: &str, usable: impl Fn(&Head) -> bool) -> Option<Arc<Encoding>> {
+        let of_gateway = self.slots.iter().rev().filter(|(id, _)| id.gateway == gateway && usable(&id.reached));
+        of_gateway.filter_map(|(_, slot)| slot.get()).next().cloned()
+    }
+}
+
+pub fn head_of(snapshot: &Snapshot) -> Head {
+    Head { revision: snapshot.revision, digest: snapshot.config.digest() }
+}
+
+/// The last word of `records` on each resource that they touch.
+fn merged(records: &[Arc<RevisionRecord>]) -> Vec<Envelope> {
+    let mut envelopes = BTreeMap::new();
+    for change in records.iter().flat_map(|record| record.changes.iter()) {
+        let sent = match &change.after {
+            Some(document) => envelope(&change.key, document),
+            None => Envelope {
+                kind: change.key.kind.singular().to_owned(),
+                name: change.key.name.to_string(),
+                removed: true,
+                ..Envelope::default()
+            },
+        };
+        envelopes.insert(&change.key, sent);
+    }
+    envelopes.into_values().collect()
+}
+
+async fn on_blocking_thread(encode: impl FnOnce() -> Bytes + Send + 'static) -> Bytes {
+    tokio::task::spawn_blocking(encode).await.expect("encoding what was compiled does not panic")
+}

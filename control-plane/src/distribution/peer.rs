@@ -1,0 +1,227 @@
+//! One node on the line, from Hello to its end.
+//!
+//! At most one revision is under way to it. While the node works, newer heads replace each other; when it
+//! serves or refuses, only the newest is sent.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use model::problem::{Problem, Problems};
+use model::snapshot::Snapshot;
+use model::wire::problem_from_wire;
+use proto::control_message::Message as FromControl;
+use proto::node_message::Message as FromNode;
+use proto::{Ack, Begin, Chunk, Commit, ControlMessage, Heartbeat, NodeMessage, Refusal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::capabilities::Capabilities;
+use super::encodings::{Encoding, head_of};
+use super::{Distribution, head_from_wire, head_to_wire};
+use crate::nodes::{Session, Stage};
+use crate::store::Head;
+
+/// A revision is sent in pieces of this size, so that a heartbeat never waits behind more than one.
+const CHUNK: usize = 256 * 1024;
+
+/// One node on the line.
+pub struct Peer {
+    pub distribution: Arc<Distribution>,
+    pub gateway: String,
+    pub node_id: String,
+    pub session: Session,
+    pub heads: watch::Receiver<Arc<Snapshot>>,
+    pub incoming: Streaming<NodeMessage>,
+    pub outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
+    pub can: Capabilities,
+    pub standing: Standing,
+}
+
+/// How far a node is.
+#[derive(Default)]
+pub struct Standing {
+    /// What it serves, by its own words.
+    held: Option<Head>,
+    /// What was sent and is neither served nor refused yet.
+    under_way: Option<Arc<Encoding>>,
+    /// What it does not take, and is not sent again.
+    refused: Option<Head>,
+    /// What it holds is not what it should be: only a snapshot helps.
+    has_drifted: bool,
+}
+
+impl Standing {
+    pub fn holding(held: Option<Head>) -> Self {
+        Self { held, ..Self::default() }
+    }
+}
+
+impl Peer {
+    /// Keeps the node at the newest revision until the connection ends or `shutdown` comes.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let ended = tokio::select! {
+            () = shutdown.cancelled() => Err(Status::unavailable("the control plane is stopping")),
+            ended = self.converse() => ended,
+        };
+        let reason = ended.as_ref().err().map_or("it left", |status| status.message());
+        tracing::info!(node.id = self.node_id, self.gateway, "a node has disconnected: {reason}");
+        if let Err(status) = ended {
+            let _ = self.outgoing.try_send(Err(status));
+        }
+    }
+
+    async fn converse(&mut self) -> Result<(), Status> {
+        let timing = self.distribution.timing;
+        let mut heartbeat = interval(timing.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent_at = Instant::now() + timing.silence;
+        loop {
+            if self.standing.under_way.is_none() {
+                self.offer().await?;
+            }
+            tokio::select! {
+                message = timeout_at(silent_at, self.incoming.message()) => {
+                    let message = message.map_err(|_| Status::deadline_exceeded("it was silent for too long"))??;
+                    let Some(message) = message else { return Ok(()) };
+                    silent_at = Instant::now() + timing.silence;
+                    self.hear(message)?;
+                }
+                changed = self.heads.changed(), if self.standing.under_way.is_none() => {
+                    changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
+                }
+                _ = heartbeat.tick() => {
+                    let head = head_to_wire(head_of(&self.heads.borrow()));
+                    self.send(FromControl::Heartbeat(Heartbeat { head: Some(head), unix_time_ms: unix_time_ms() })).await?;
+                }
+            }
+        }
+    }
+
+    /// Sends the newest revision, if the node neither serves nor refused it.
+    async fn offer(&mut self) -> Result<(), Status> {
+        let head = Arc::clone(&self.heads.borrow_and_update());
+        let newest = Some(head_of(&head));
+        if self.standing.held == newest || self.standing.refused == newest {
+            return Ok(());
+        }
+        let missing = self.can.missing(&head);
+        if !missing.is_empty() {
+            self.refuse(head_of(&head), missing);
+            return Ok(());
+        }
+        let encodings = &self.distribution.encodings;
+        let delta = match self.standing.held.filter(|_| !self.standing.has_drifted) {
+            Some(held) => encodings.delta(&self.gateway, held, &head).await,
+            None => None,
+        };
+        let encoding = match delta {
+            Some(delta) => delta,
+            None => encodings.snapshot(&self.gateway, &head, self.standing.refused).await,
+        };
+        self.send_encoding(&encoding).await?;
+        self.standing.under_way = Some(encoding);
+        Ok(())
+    }
+
+    async fn send_encoding(&self, encoding: &Encoding) -> Result<(), Status> {
+        let (revision, base) = (Some(head_to_wire(encoding.reached)), encoding.base.map(head_to_wire));
+        self.send(FromControl::Begin(Begin { revision, base })).await?;
+        let mut rest = encoding.body.clone();
+        while !rest.is_empty() {
+            let data = rest.split_to(CHUNK.min(rest.len()));
+            self.send(FromControl::Chunk(Chunk { data })).await?;
+        }
+        self.send(FromControl::Commit(Commit {})).await
+    }
+
+    async fn send(&self, message: FromControl) -> Result<(), Status> {
+        let sending = self.outgoing.send(Ok(ControlMessage { message: Some(message) }));
+        match timeout(self.distribution.timing.silence, sending).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Status::cancelled("its connection is gone")),
+            Err(_) => Err(Status::deadline_exceeded("it does not read what it is sent")),
+        }
+    }
+
+    fn hear(&mut self, message: NodeMessage) -> Result<(), Status> {
+        match message.message {
+            Some(FromNode::Ack(ack)) => self.hear_ack(ack),
+            Some(FromNode::Refusal(refusal)) => self.hear_refusal(refusal),
+            Some(FromNode::Heartbeat(heartbeat)) => {
+                self.session.heard();
+                let serving = heartbeat.serving.as_ref().map(head_from_wire).transpose()?;
+                // Makes up for an ack that was lost.
+                if let Some(serving) = serving.filter(|serving| self.standing.held != Some(*serving)) {
+                    self.serves(serving);
+                }
+                Ok(())
+            }
+            Some(FromNode::Hello(_)) => Err(Status::invalid_argument("it said hello twice")),
+            // What a newer node says beyond our protocol is no reason to part.
+            None => Ok(()),
+        }
+    }
+
+    fn hear_ack(&mut self, ack: Ack) -> Result<(), Status> {
+        let stage = ack.stage();
+        let revision = ack.revision.ok_or_else(|| Status::invalid_argument("an ack of nothing"))?;
+        let at = head_from_wire(&revision)?;
+        match stage {
+            proto::Stage::Received => self.session.reached(Stage::Received, at.revision, at.digest),
+            proto::Stage::Compiled => self.session.reached(Stage::Compiled, at.revision, at.digest),
+            proto::Stage::Serving => self.serves(at),
+            proto::Stage::Unspecified => self.session.heard(),
+        }
+        Ok(())
+    }
+
+    fn serves(&mut self, head: Head) {
+        self.session.reached(Stage::Serving, head.revision, head.digest);
+        let standing = &mut self.standing;
+        standing.held = Some(head);
+        if standing.under_way.as_ref().is_some_and(|encoding| encoding.reached == head) {
+            standing.under_way = None;
+            standing.has_drifted = false;
+        }
+        standing.refused = standing.refused.filter(|refused| refused.revision > head.revision);
+    }
+
+    fn hear_refusal(&mut self, refusal: Refusal) -> Result<(), Status> {
+        let Refusal { revision, problems, resync } = refusal;
+        let revision = revision.ok_or_else(|| Status::invalid_argument("a refusal of nothing"))?;
+        let refused = head_from_wire(&revision)?;
+        let Some(encoding) = self.standing.under_way.take_if(|encoding| encoding.reached == refused) else {
+            self.session.heard();
+            return Ok(());
+        };
+        let problems: Problems = problems.into_iter().map(problem_from_wire).collect();
+        // A node that cannot make sense of a whole snapshot either gets no second one.
+        if resync && encoding.base.is_some() {
+            let reason = first(&problems);
+            tracing::warn!(node.id = self.node_id, self.gateway, "a node needs the whole configuration: {reason}");
+            self.session.heard();
+            self.standing.has_drifted = true;
+        } else {
+            self.refuse(refused, problems);
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, refused: Head, problems: Problems) {
+        let (node_id, revision, reason) = (&self.node_id, refused.revision, first(&problems));
+        tracing::warn!(node.id = node_id, self.gateway, revision, "a node does not take a revision: {reason}");
+        self.standing.refused = Some(refused);
+        self.session.refused(revision, problems);
+    }
+}
+
+fn first(problems: &[Problem]) -> String {
+    problems.first().map_or_else(|| "it gave no reason".to_owned(), ToString::to_string)
+}
+
+fn unix_time_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
