@@ -128,10 +128,6 @@ impl Postgres {
             if server.try_wait().is_ok_and(|status| status.is_some()) {
                 break;
             }
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "nothing else runs on the thread of a test that starts a server"
-            )]
             thread::sleep(Duration::from_millis(20));
         }
         self.stop();
