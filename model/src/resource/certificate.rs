@@ -11,6 +11,9 @@ use super::{Kind, Labels, Reference, Resource, Written, is_default, is_true, yes
 use crate::problem::Fault;
 use crate::value::HostPattern;
 
+/// Fields whose value may be in another file: in a file, `cert_file` may stand for `cert`.
+pub const FILE_FIELDS: [&str; 2] = ["cert", "key"];
+
 /// A certificate chain with its private key.
 ///
 /// In a file, `cert_file` and `key_file` may stand for `cert` and `key`: whoever reads the file puts the

@@ -1,0 +1,136 @@
+//! Making a connection: name, TCP, TLS, HTTP, all within one deadline.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
+use model::resource::service::{Protocol, UpstreamTls};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::UpstreamError;
+use super::connection::{Http1, Http2, Open};
+use super::pool::Pool;
+use super::tls;
+
+/// Age at which a connection takes no further requests, so that load follows changes behind a name.
+const MAX_AGE_NS: u64 = 3_600_000_000_000;
+
+/// Up to a tenth less, so that connections made together do not end together.
+const AGE_JITTER_NS: u64 = MAX_AGE_NS / 10;
+
+/// A connection with the protocol that was agreed on.
+pub(super) enum Connected {
+    Http1(Http1),
+    Http2(Http2),
+}
+
+/// What a new connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Any,
+    /// A request that may switch protocols, which HTTP/2 cannot.
+    Upgrade,
+}
+
+impl Pool {
+    /// Makes a connection within `timeout`.
+    pub(super) async fn connect(&self, timeout: Duration, purpose: Purpose) -> Result<Connected, UpstreamError> {
+        let open = Open::count(&self.counts);
+        let deadline = self.core.clock.deadline(timeout);
+        tokio::select! {
+            connected = self.connect_all(open, timeout, purpose) => connected.map_err(UpstreamError::Unreachable),
+            () = deadline => Err(UpstreamError::ConnectTimeout),
+        }
+    }
+
+    async fn connect_all(&self, open: Open, timeout: Duration, purpose: Purpose) -> Result<Connected, String> {
+        let url = &self.endpoint.url;
+        let addresses = self.core.resolver.addresses(&url.host).await;
+        let addresses = addresses.map_err(|error| format!("`{}` has no address: {error}", url.host))?;
+        let stream = self.connect_any(&addresses, timeout).await?;
+        // Only a socket that is broken already refuses it, which the next write tells better.
+        let _ = stream.set_nodelay(true);
+        match &self.endpoint.tls {
+            Some(settings) => {
+                let stream = self.encrypt(stream, settings, purpose).await?;
+                let agreed = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+                match (agreed.as_deref(), self.endpoint.protocol) {
+                    (Some(b"h2"), _) => self.speak_http2(stream, open).await,
+                    (_, Protocol::Http2) => Err("it did not agree to HTTP/2 in the TLS handshake".into()),
+                    _ => self.speak_http1(stream, open).await,
+                }
+            }
+            None if self.endpoint.protocol == Protocol::Http2 => self.speak_http2(stream, open).await,
+            None => self.speak_http1(stream, open).await,
+        }
+    }
+
+    /// Tries one address after the other, from a random one on: each gets its part of the time.
+    async fn connect_any(&self, addresses: &Rc<[IpAddr]>, timeout: Duration) -> Result<TcpStream, String> {
+        let share = timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let begin = fastrand::usize(..addresses.len());
+        let mut failure = String::new();
+        for address in addresses[begin..].iter().chain(&addresses[..begin]) {
+            let address = SocketAddr::new(*address, self.endpoint.url.port);
+            let connected = tokio::select! {
+                connected = TcpStream::connect(address) => connected,
+                () = self.core.clock.deadline(share) => Err(io::ErrorKind::TimedOut.into()),
+            };
+            match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = format!("{address}: {error}"),
+            }
+        }
+        Err(failure)
+    }
+
+    async fn encrypt(
+        &self,
+        stream: TcpStream,
+        settings: &UpstreamTls,
+        purpose: Purpose,
+    ) -> Result<TlsStream<TcpStream>, String> {
+        let (offer, cell) = match (self.endpoint.protocol, purpose) {
+            (Protocol::Http2, _) => (tls::HTTP2, &self.tls),
+            (Protocol::Auto, Purpose::Any) => (tls::EITHER, &self.tls),
+            (Protocol::Auto, Purpose::Upgrade) => (tls::HTTP1, &self.tls_for_upgrades),
+            (Protocol::Http1, _) => (tls::HTTP1, &self.tls),
+        };
+        let config = match cell.get() {
+            Some(config) => config,
+            None => {
+                let config = tls::client_config(settings, offer).await?;
+                cell.get_or_init(|| config)
+            }
+        };
+        let name = tls::server_name(settings, &self.endpoint.url.host)?;
+        let connector = TlsConnector::from(std::sync::Arc::clone(config));
+        connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))
+    }
+
+    async fn speak_http1<T>(&self, stream: T, open: Open) -> Result<Connected, String>
+    where
+        TokioIo<T>: Read + Write + Unpin + Send + 'static,
+    {
+        let connection = Http1::handshake(TokioIo::new(stream), open, self.expiry_ns()).await;
+        connection.map(Connected::Http1).map_err(|error| error.to_string())
+    }
+
+    async fn speak_http2<T>(&self, stream: T, open: Open) -> Result<Connected, String>
+    where
+        TokioIo<T>: Read + Write + Unpin + 'static,
+    {
+        let now_ns = self.core.clock.now().monotonic_ns;
+        let connection = Http2::handshake(TokioIo::new(stream), open, self.expiry_ns(), now_ns).await;
+        connection.map(Connected::Http2).map_err(|error| error.to_string())
+    }
+
+    fn expiry_ns(&self) -> u64 {
+        self.core.clock.now().monotonic_ns + MAX_AGE_NS - fastrand::u64(..AGE_JITTER_NS)
+    }
+}

@@ -1,0 +1,215 @@
+//! One connection to a target, and what happens to it when a request on it is over.
+//!
+//! A connection is driven by a task of its own on the same core. For HTTP/1.1 it serves one request after the
+//! other, and only one that was left in a perfect state serves another: whole request sent, whole response read,
+//! nothing behind it. In every other case the task is aborted, which closes the socket.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper::rt::{Read, Write};
+use tokio::task::JoinHandle;
+
+use crate::body::Body;
+use crate::clock::Clock;
+use crate::telemetry::EndpointCounts;
+
+/// Requests on one HTTP/2 connection at a time, unless the service allows fewer.
+const MAX_STREAMS: usize = 100;
+
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// What a stream may hold of a request body that the service does not take.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Bound of an HTTP/2 response head, as RFC 9113 section 6.5.2 counts it.
+const HEADER_LIST_BYTES: u32 = 32 * 1024;
+
+/// Bound of an HTTP/1.1 response head, and of what is read at once.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// A service may answer before it has read the request: the client gets this long to finish sending.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Counts a connection for as long as it exists.
+pub(super) struct Open(Rc<EndpointCounts>);
+
+impl Open {
+    pub(super) fn count(counts: &Rc<EndpointCounts>) -> Self {
+        counts.open.set(counts.open.get() + 1);
+        Self(Rc::clone(counts))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
+/// An HTTP/1.1 connection. Dropped while it serves a request, it is closed at once.
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<Body>,
+    driver: JoinHandle<()>,
+    /// When it is too old for another request.
+    pub(super) expires_ns: u64,
+    pub(super) idle_since_ns: u64,
+    is_busy: bool,
+}
+
+impl Http1 {
+    pub(super) async fn handshake<T>(io: T, open: Open, expires_ns: u64) -> hyper::Result<Self>
+    where
+        T: Read + Write + Unpin + Send + 'static,
+    {
+        let (sender, connection) =
+            http1::Builder::new().writev(false).max_buf_size(READ_BUFFER_BYTES).handshake(io).await?;
+        let driver = tokio::task::spawn_local(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a connection to a target broke");
+            }
+            drop(open);
+        });
+        Ok(Self { sender, driver, expires_ns, idle_since_ns: 0, is_busy: true })
+    }
+
+    /// Takes it out of the pool.
+    pub(super) fn begin(mut self) -> Self {
+        self.is_busy = true;
+        self
+    }
+
+    /// Its request is over and left it in a perfect state.
+    pub(super) fn rest(mut self, now_ns: u64) -> Self {
+        self.is_busy = false;
+        self.idle_since_ns = now_ns;
+        self
+    }
+
+    /// Lets it go without closing it: the connection now speaks another protocol and belongs to its user.
+    pub(super) fn let_go(mut self) {
+        self.is_busy = false;
+    }
+
+    /// Its response is complete but the request is not: it is closed when that was sent, or after a moment.
+    pub(super) fn linger(mut self, clock: &Clock) {
+        let deadline = clock.deadline(LINGER);
+        tokio::task::spawn_local(async move {
+            tokio::select! {
+                _ = self.sender.ready() => {}
+                () = deadline => {}
+            }
+        });
+    }
+}
+
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        if self.is_busy {
+            self.driver.abort();
+        }
+    }
+}
+
+/// An HTTP/2 connection, shared by its requests. It ends in good order when it was dropped by the pool and
+/// all of them.
+pub(super) struct Http2 {
+    pub(super) sender: http2::SendRequest<Body>,
+    streams: Cell<usize>,
+    most_streams: Rc<Cell<usize>>,
+    pub(super) expires_ns: u64,
+    pub(super) idle_since_ns: Cell<u64>,
+}
+
+impl Http2 {
+    pub(super) async fn handshake<T>(io: T, open: Open, expires_ns: u64, now_ns: u64) -> hyper::Result<Self>
+    where
+        T: Read + Write + Unpin + 'static,
+    {
+        let (sender, connection) = http2::Builder::new(OnThisCore)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(HEADER_LIST_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .handshake(io)
+            .await?;
+        let most_streams = Rc::new(Cell::new(MAX_STREAMS));
+        tokio::task::spawn_local(Drive { connection, most_streams: Rc::clone(&most_streams), _open: open });
+        Ok(Self { sender, streams: Cell::new(0), most_streams, expires_ns, idle_since_ns: Cell::new(now_ns) })
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.streams.get()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.streams.get() < self.most_streams.get()
+    }
+}
+
+/// One request on an HTTP/2 connection.
+pub(super) struct Stream(Rc<Http2>);
+
+impl Stream {
+    pub(super) fn begin(connection: &Rc<Http2>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self(Rc::clone(connection))
+    }
+
+    pub(super) fn sender(&self) -> http2::SendRequest<Body> {
+        self.0.sender.clone()
+    }
+
+    pub(super) fn end(self, now_ns: u64) {
+        self.0.idle_since_ns.set(now_ns);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
+}
+
+/// Drives an HTTP/2 connection and keeps in view how many streams the service allows.
+struct Drive<T: Read + Write + Unpin + 'static> {
+    connection: http2::Connection<T, Body, OnThisCore>,
+    most_streams: Rc<Cell<usize>>,
+    _open: Open,
+}
+
+impl<T: Read + Write + Unpin + 'static> Future for Drive<T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let end = Pin::new(&mut self.connection).poll(context);
+        // A service that allows none at all would make the pool open connection after connection.
+        self.most_streams.set(self.connection.current_max_send_streams().clamp(1, MAX_STREAMS));
+        end.map(|end| {
+            if let Err(error) = end {
+                tracing::debug!(%error, "a connection to a target broke");
+            }
+        })
+    }
+}
+
+/// Runs what hyper spawns on the core that it was spawned on.
+#[derive(Clone)]
+pub(super) struct OnThisCore;
+
+impl<F> hyper::rt::Executor<F> for OnThisCore
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}

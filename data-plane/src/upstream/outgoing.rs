@@ -1,0 +1,123 @@
+//! A request on its way to a target: the form for each protocol, and how far its body has got.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+
+use super::UpstreamRequest;
+use super::connect::Purpose;
+use super::pool::Pool;
+use crate::body::{Body, End, Ending, Failure, Tally};
+use crate::clock::Clock;
+
+/// A request that has not been sent.
+pub(super) struct Outgoing {
+    method: Method,
+    target: PathAndQuery,
+    headers: HeaderMap,
+    body: Body,
+}
+
+/// How far the body of a request has got.
+pub(super) struct Upload {
+    clock: Clock,
+    tally: Rc<Tally>,
+    ended_ns: Cell<Option<u64>>,
+    /// It was taken to its end.
+    is_complete: Cell<bool>,
+}
+
+/// Tells the upload of its end.
+struct UploadEnd(Rc<Upload>);
+
+impl Outgoing {
+    /// Without a body there is no upload to follow.
+    pub(super) fn new(request: UpstreamRequest, clock: &Clock) -> (Self, Option<Rc<Upload>>) {
+        let UpstreamRequest { method, target, headers, mut body, timeout: _ } = request;
+        let mut upload = None;
+        if !body.is_empty() {
+            let tally = body.tally();
+            let follow = Rc::new(Upload {
+                clock: clock.clone(),
+                tally,
+                ended_ns: Cell::new(None),
+                is_complete: Cell::new(false),
+            });
+            body = body.with_end(Box::new(UploadEnd(Rc::clone(&follow))));
+            upload = Some(follow);
+        }
+        (Self { method, target, headers, body }, upload)
+    }
+
+    pub(super) fn purpose(&self) -> Purpose {
+        if self.headers.contains_key(header::UPGRADE) { Purpose::Upgrade } else { Purpose::Any }
+    }
+
+    pub(super) fn into_http1(self, pool: &Pool) -> Request<Body> {
+        let Self { method, target, mut headers, body } = self;
+        if !headers.contains_key(header::HOST) {
+            headers.insert(header::HOST, pool.host.clone());
+        }
+        let mut message = Request::new(body);
+        *message.method_mut() = method;
+        *message.uri_mut() = Uri::from(target);
+        *message.headers_mut() = headers;
+        message
+    }
+
+    /// The host goes into the pseudo-header.
+    pub(super) fn into_http2(self, pool: &Pool) -> Request<Body> {
+        let Self { method, target, mut headers, body } = self;
+        let host = headers.remove(header::HOST);
+        let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(if pool.endpoint.url.https { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.authority = Some(authority.unwrap_or_else(|| pool.authority.clone()));
+        parts.path_and_query = Some(target);
+        let mut message = Request::new(body);
+        *message.method_mut() = method;
+        *message.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
+        *message.headers_mut() = headers;
+        *message.version_mut() = Version::HTTP_2;
+        message
+    }
+
+    /// What a connection gave back because it wrote nothing of it.
+    pub(super) fn recovered(message: Request<Body>) -> Self {
+        let (parts, body) = message.into_parts();
+        let (uri, mut headers) = (parts.uri.into_parts(), parts.headers);
+        if let Some(host) = uri.authority.and_then(|host| HeaderValue::try_from(host.as_str()).ok()) {
+            headers.insert(header::HOST, host);
+        }
+        let target = uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Self { method: parts.method, target, headers, body }
+    }
+}
+
+impl Upload {
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete.get()
+    }
+
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.tally.failure.get()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.tally.bytes.get()
+    }
+
+    /// When its last byte was taken.
+    pub(super) fn ended_ns(&self) -> Option<u64> {
+        self.ended_ns.get()
+    }
+}
+
+impl End for UploadEnd {
+    fn end(self: Box<Self>, ending: Ending) {
+        self.0.is_complete.set(ending == Ending::Complete);
+        self.0.ended_ns.set(Some(self.0.clock.now().monotonic_ns));
+    }
+}

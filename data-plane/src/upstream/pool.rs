@@ -1,0 +1,224 @@
+//! The connections of one core to one endpoint: idle ones ready for the next request, and a bound on all of them.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, Shared, WeakShared};
+use http::HeaderValue;
+use http::uri::Authority;
+use model::resource::service::Protocol;
+use model::snapshot::Endpoint;
+use rustls::ClientConfig;
+
+use super::UpstreamError;
+use super::connect::{Connected, Purpose};
+use super::connection::{Http1, Http2, Stream};
+use super::resolve::Resolver;
+use crate::clock::Clock;
+use crate::telemetry::{CoreTelemetry, EndpointCounts};
+
+/// Connections of one core to one endpoint, idle ones and those being made included.
+const MAX_CONNECTIONS: u64 = 1024;
+
+/// How long a connection may wait for its next request.
+const IDLE_NS: u64 = 60_000_000_000;
+
+/// What all pools of a core share.
+pub(super) struct Core {
+    pub(super) clock: Clock,
+    pub(super) telemetry: Rc<CoreTelemetry>,
+    pub(super) resolver: Resolver,
+    /// The time by which idle connections are judged: that of the last sweep, so that none reads the clock.
+    pub(super) swept_ns: Cell<u64>,
+}
+
+/// The connections of one core to one endpoint.
+pub(super) struct Pool {
+    pub(super) endpoint: Arc<Endpoint>,
+    /// `host:port`, for logs and metrics.
+    pub(super) target: Rc<str>,
+    pub(super) authority: Authority,
+    pub(super) host: HeaderValue,
+    pub(super) core: Rc<Core>,
+    pub(super) counts: Rc<EndpointCounts>,
+    pub(super) in_flight: Cell<u32>,
+    pub(super) tls: OnceCell<Arc<ClientConfig>>,
+    pub(super) tls_for_upgrades: OnceCell<Arc<ClientConfig>>,
+    /// Last in, first out: the spare ones grow old at the front.
+    idle: RefCell<Vec<Http1>>,
+    shared: RefCell<Vec<Rc<Http2>>>,
+    speaks: Cell<Speaks>,
+    connecting: RefCell<Option<WeakShared<Connecting>>>,
+}
+
+/// What the endpoint speaks, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speaks {
+    /// ALPN will tell.
+    Unknown,
+    Http1,
+    Http2,
+}
+
+/// A connection that is being made for whoever can share it.
+type Connecting = LocalBoxFuture<'static, Result<(), UpstreamError>>;
+
+/// A place for one request.
+pub(super) enum Channel {
+    Http1(Http1),
+    Http2(Stream),
+}
+
+impl Pool {
+    pub(super) fn new(endpoint: Arc<Endpoint>, core: Rc<Core>) -> Self {
+        let address = endpoint.url.authority();
+        let is_default_port = endpoint.url.port == if endpoint.url.https { 443 } else { 80 };
+        let host =
+            if is_default_port { address.rsplit_once(':').map_or(&*address, |(host, _)| host) } else { &address };
+        let speaks = match (endpoint.protocol, endpoint.url.https) {
+            (Protocol::Http2, _) => Speaks::Http2,
+            (Protocol::Auto, true) => Speaks::Unknown,
+            _ => Speaks::Http1,
+        };
+        Self {
+            authority: host.parse().expect("a target was parsed from a URL"),
+            host: host.parse().expect("an authority is a header value"),
+            target: address.as_str().into(),
+            counts: core.telemetry.metrics.endpoint(address),
+            endpoint,
+            core,
+            in_flight: Cell::new(0),
+            tls: OnceCell::new(),
+            tls_for_upgrades: OnceCell::new(),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            speaks: Cell::new(speaks),
+            connecting: RefCell::default(),
+        }
+    }
+
+    /// A connection that is there already, without waiting.
+    pub(super) fn take(&self, purpose: Purpose) -> Option<Channel> {
+        if let Some(connection) = self.take_idle() {
+            return Some(Channel::Http1(connection));
+        }
+        if purpose == Purpose::Upgrade || self.speaks.get() == Speaks::Http1 {
+            return None;
+        }
+        self.take_stream().map(Channel::Http2)
+    }
+
+    /// The connection that was used last, if it is ready: one whose task has not noticed yet that its request is
+    /// over is passed over.
+    fn take_idle(&self) -> Option<Http1> {
+        let mut idle = self.idle.borrow_mut();
+        let place = idle.iter().rposition(|connection| connection.sender.is_ready());
+        let connection = place.map(|place| idle.remove(place));
+        if place.is_none() {
+            idle.retain(|connection| !connection.sender.is_closed());
+        }
+        self.counts.idle.set(idle.len() as u64);
+        connection.map(Http1::begin)
+    }
+
+    /// A place on the connection with the fewest requests.
+    fn take_stream(&self) -> Option<Stream> {
+        let now_ns = self.core.swept_ns.get();
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|connection| !connection.sender.is_closed() && now_ns < connection.expires_ns);
+        // The newest of equals: an older one may be about to end.
+        let free = shared.iter().rev().filter(|connection| connection.has_room());
+        free.min_by_key(|connection| connection.streams()).map(Stream::begin)
+    }
+
+    /// A place on a connection that is made for it, alone or with others who wait as well.
+    pub(super) async fn open(self: &Rc<Self>, timeout: Duration, purpose: Purpose) -> Result<Channel, UpstreamError> {
+        loop {
+            if purpose == Purpose::Upgrade || self.speaks.get() == Speaks::Http1 {
+                self.check_room()?;
+                match self.connect(timeout, purpose).await? {
+                    Connected::Http1(connection) => return Ok(Channel::Http1(connection)),
+                    Connected::Http2(connection) => self.share(connection),
+                }
+            } else {
+                self.connect_together(timeout).await?;
+            }
+            if let Some(channel) = self.take(purpose) {
+                return Ok(channel);
+            }
+        }
+    }
+
+    fn check_room(&self) -> Result<(), UpstreamError> {
+        if self.counts.open.get() >= MAX_CONNECTIONS { Err(UpstreamError::Overloaded) } else { Ok(()) }
+    }
+
+    /// Waits for the connection that is being made, or makes one that others may wait for. It goes on as long as
+    /// anybody waits, whoever began it.
+    async fn connect_together(self: &Rc<Self>, timeout: Duration) -> Result<(), UpstreamError> {
+        let under_way = self.connecting.borrow().as_ref().and_then(WeakShared::upgrade);
+        let connecting = match under_way.filter(|connecting| connecting.peek().is_none()) {
+            Some(connecting) => connecting,
+            None => {
+                self.check_room()?;
+                let pool = Rc::clone(self);
+                let connecting: Shared<Connecting> =
+                    async move { pool.add_connection(timeout).await }.boxed_local().shared();
+                *self.connecting.borrow_mut() = connecting.downgrade();
+                connecting
+            }
+        };
+        connecting.await
+    }
+
+    async fn add_connection(&self, timeout: Duration) -> Result<(), UpstreamError> {
+        match self.connect(timeout, Purpose::Any).await? {
+            Connected::Http1(connection) => {
+                self.speaks.set(Speaks::Http1);
+                self.put_idle(connection);
+            }
+            Connected::Http2(connection) => self.share(connection),
+        }
+        Ok(())
+    }
+
+    fn share(&self, connection: Http2) {
+        self.speaks.set(Speaks::Http2);
+        self.shared.borrow_mut().push(Rc::new(connection));
+    }
+
+    /// Takes back a connection whose request is over and left it in a perfect state.
+    pub(super) fn give_back(&self, connection: Http1) {
+        let is_old = self.core.swept_ns.get() >= connection.expires_ns;
+        if !is_old && !connection.sender.is_closed() {
+            self.put_idle(connection);
+        } else {
+            // Dropped at rest, it ends in good order.
+            drop(connection.rest(0));
+        }
+    }
+
+    fn put_idle(&self, connection: Http1) {
+        let mut idle = self.idle.borrow_mut();
+        idle.push(connection.rest(self.core.swept_ns.get()));
+        self.counts.idle.set(idle.len() as u64);
+    }
+
+    /// Closes what idled or lived too long.
+    pub(super) fn sweep(&self, now_ns: u64) {
+        let is_fresh = |idle_since_ns: u64, expires_ns: u64| now_ns < idle_since_ns + IDLE_NS && now_ns < expires_ns;
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|connection| {
+            !connection.sender.is_closed() && is_fresh(connection.idle_since_ns, connection.expires_ns)
+        });
+        self.counts.idle.set(idle.len() as u64);
+        self.shared.borrow_mut().retain(|connection| {
+            !connection.sender.is_closed()
+                && now_ns < connection.expires_ns
+                && (connection.streams() > 0 || is_fresh(connection.idle_since_ns.get(), connection.expires_ns))
+        });
+    }
+}

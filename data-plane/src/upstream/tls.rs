@@ -1,0 +1,111 @@
+//! TLS towards services: whom to trust, what to speak.
+
+use std::sync::{Arc, OnceLock};
+
+use model::resource::service::{UpstreamTls, Verify};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+/// What is offered by ALPN, best first.
+pub(super) type Offer = &'static [&'static [u8]];
+
+pub(super) const HTTP1: Offer = &[b"http/1.1"];
+pub(super) const HTTP2: Offer = &[b"h2"];
+pub(super) const EITHER: Offer = &[b"h2", b"http/1.1"];
+
+/// The settings for connections that offer these protocols.
+pub(super) async fn client_config(tls: &UpstreamTls, offer: Offer) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match (tls.verify, &tls.ca) {
+        (Verify::Off, _) => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAll(provider))),
+        (Verify::Full, Some(pem)) => builder.with_root_certificates(authorities(pem)?),
+        (Verify::Full, None) => builder.with_root_certificates(system_authorities().await?),
+    };
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = offer.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// The name that the certificate must be for.
+pub(super) fn server_name(tls: &UpstreamTls, host: &str) -> Result<ServerName<'static>, String> {
+    let name = tls.server_name.as_deref().unwrap_or(host);
+    ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is no name that a certificate can be for"))
+}
+
+fn authorities(pem: &str) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| format!("`ca` is not readable: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("a certificate in `ca` cannot be used: {error}"))?;
+    }
+    Ok(roots)
+}
+
+/// Those of the operating system: read once, away from the cores, when first needed.
+async fn system_authorities() -> Result<Arc<RootCertStore>, String> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let load = || Arc::clone(ROOTS.get_or_init(|| Arc::new(read_system_authorities())));
+    let roots = match ROOTS.get() {
+        Some(roots) => Arc::clone(roots),
+        None => tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?,
+    };
+    if roots.is_empty() {
+        return Err("the operating system has no certificate authorities: install them or set `tls.ca`".into());
+    }
+    Ok(roots)
+}
+
+fn read_system_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in found.errors {
+        tracing::warn!(%error, "some certificate authorities of the operating system could not be read");
+    }
+    roots.add_parsable_certificates(found.certs);
+    roots
+}
+
+/// For `verify: false`: any certificate will do, but the handshake must be signed with its key.
+#[derive(Debug)]
+struct TrustAll(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustAll {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
