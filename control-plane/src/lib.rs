@@ -1,7 +1,151 @@
 //! The control plane keeps the truth and publishes it.
 
+use std::fs::DirBuilder;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
 pub mod distribution;
 pub mod nodes;
 pub mod publish;
+pub mod settings;
 pub mod store;
 pub mod token;
+
+use distribution::{Distribution, Timing};
+use nodes::Nodes;
+use publish::Publisher;
+use settings::Settings;
+use store::{Store, StoreError};
+use token::{Role, TokenError, Tokens};
+
+/// How long a start waits for a database that is not there yet.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A control plane that serves.
+pub struct Running {
+    /// Where the admin API listens, with the port that was chosen if the settings left it open.
+    pub admin: SocketAddr,
+    /// Where the configuration stream listens.
+    pub stream: SocketAddr,
+    pub publisher: Arc<Publisher>,
+    pub nodes: Arc<Nodes>,
+    /// The file with the admin token; nothing when another control plane made the token.
+    pub admin_token_file: Option<PathBuf>,
+    /// The same for the token of nodes.
+    pub node_token_file: Option<PathBuf>,
+}
+
+/// Why a control plane does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("cannot use the data folder {}: {source}", path.display())]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error("cannot use the database {database}: {source}")]
+    Database { database: String, source: StoreError },
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("cannot listen on {address} for {purpose}: {source}")]
+    Bind { address: SocketAddr, purpose: &'static str, source: io::Error },
+    #[error("a part of the control plane ended by itself")]
+    Ended,
+}
+
+/// Runs a control plane until `shutdown`; calls `ready` once it serves.
+pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl FnOnce(Running)) -> Result<(), RunError> {
+    make_private_folder(&settings.data_dir)?;
+    // Before the database, which may take a while: a taken port should be told at once.
+    let admin = bind(settings.admin_bind, "the admin API").await?;
+    let stream = bind(settings.stream_bind, "the configuration stream").await?;
+    let database = |source| RunError::Database { database: store::describe(&settings.database_url), source };
+    let Some(store) = open(&settings.database_url, &shutdown).await.map_err(database)? else {
+        return Ok(());
+    };
+    let admin_token_file = token::ensure(&*store, Role::Admin, &settings.data_dir).await?;
+    let node_token_file = token::ensure(&*store, Role::Node, &settings.data_dir).await?;
+    let tokens = Tokens::new(store.clone());
+    let publisher = Publisher::start(store.clone()).await.map_err(database)?;
+    let nodes = Nodes::new();
+
+    let running = Running {
+        admin: admin.1,
+        stream: stream.1,
+        publisher: publisher.clone(),
+        nodes: nodes.clone(),
+        admin_token_file,
+        node_token_file,
+    };
+    // When one part ends, all do.
+    let stop = shutdown.child_token();
+    let mut parts = JoinSet::new();
+    let (follower, stop_following) = (publisher.clone(), stop.clone());
+    parts.spawn(async move { follower.follow(stop_following).await });
+    let (follower, stop_following) = (tokens.clone(), stop.clone());
+    parts.spawn(async move { follower.follow(stop_following).await });
+    let distribution = Distribution::new(publisher, tokens, nodes, Timing::default());
+    parts.spawn(distribution.serve(stream.0, stop.clone()));
+    tracing::info!("the control plane serves the admin API on {} and nodes on {}", running.admin, running.stream);
+    ready(running);
+    join(parts, &shutdown, &stop).await
+}
+
+/// Waits until every part has ended, which is an error unless it was asked for.
+async fn join(mut parts: JoinSet<()>, shutdown: &CancellationToken, stop: &CancellationToken) -> Result<(), RunError> {
+    let mut outcome = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        if let Err(error) = &ended {
+            tracing::error!("a part of the control plane panicked: {error}");
+        }
+        if ended.is_err() || !shutdown.is_cancelled() {
+            outcome = Err(RunError::Ended);
+        }
+        stop.cancel();
+    }
+    outcome
+}
+
+/// The database holds keys of certificates when it is a file in there, and tokens lie beside it.
+fn make_private_folder(path: &Path) -> Result<(), RunError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| RunError::DataDir { path: path.to_owned(), source })
+}
+
+async fn bind(address: SocketAddr, purpose: &'static str) -> Result<(TcpListener, SocketAddr), RunError> {
+    let failed = |source| RunError::Bind { address, purpose, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Waits a while for a database that is about to start; nothing when `shutdown` came first.
+async fn open(url: &str, shutdown: &CancellationToken) -> Result<Option<Arc<dyn Store>>, StoreError> {
+    let deadline = Instant::now() + DATABASE_TIMEOUT;
+    let mut was_said = false;
+    loop {
+        let error = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            opened = tokio::time::timeout_at(deadline, store::open(url)) => match opened {
+                Ok(Ok(store)) => return Ok(Some(store)),
+                Ok(Err(error)) => error,
+                Err(elapsed) => return Err(StoreError::Unavailable(Box::new(elapsed))),
+            },
+        };
+        if !store::is_postgres(url) || !error.is_passing() || Instant::now() + DATABASE_PAUSE > deadline {
+            return Err(error);
+        }
+        if !was_said {
+            tracing::warn!("will try again for {} seconds: {error}", DATABASE_TIMEOUT.as_secs());
+            was_said = true;
+        }
+        tokio::time::sleep(DATABASE_PAUSE).await;
+    }
+}

@@ -19,8 +19,8 @@ mod changes;
 mod postgres;
 mod sqlite;
 
-use postgres::PostgresStore;
-use sqlite::SqliteStore;
+pub use postgres::PostgresStore;
+pub use sqlite::SqliteStore;
 
 /// The gateway that exists from the start.
 pub const DEFAULT_GATEWAY: &str = "default";
@@ -76,8 +76,16 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     Ok(Arc::new(SqliteStore::open(Path::new(path)).await?))
 }
 
-fn is_postgres(url: &str) -> bool {
+/// Whether `url` names a PostgreSQL server; anything else is the path of a SQLite file.
+#[must_use]
+pub fn is_postgres(url: &str) -> bool {
     url.starts_with("postgres://") || url.starts_with("postgresql://")
+}
+
+/// The database as it may be shown, without a password.
+#[must_use]
+pub fn describe(url: &str) -> String {
+    if is_postgres(url) { postgres::describe(url) } else { url.to_owned() }
 }
 
 /// The newest revision of a gateway.
@@ -157,9 +165,26 @@ pub enum StoreError {
     Unreadable(String),
 }
 
+impl StoreError {
+    /// Whether waiting may help: not for a wrong password, and not for a database that does not exist.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        let Self::Unavailable(cause) = self else { return false };
+        match cause.downcast_ref() {
+            Some(sqlx::Error::Database(error)) => {
+                // Classes of PostgreSQL's error codes: authorization, catalog name.
+                !error.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D"))
+            }
+            Some(sqlx::Error::Configuration(_)) => false,
+            _ => true,
+        }
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match error {
+            sqlx::Error::PoolTimedOut => Self::Unavailable("no connection within the time allowed".into()),
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => {
                 Self::Unreadable(error.to_string())
             }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
-use sqlx::{Postgres, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 
 use super::{
     Announcement, Head, Loaded, RecordRow, ResourceChange, ResourceRow, Revision, RevisionRecord, RevisionRow, Store,
@@ -31,20 +31,27 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects and brings the tables up to date.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let pool =
-            PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT).connect(url).await?;
+        let options = url.parse::<PgConnectOptions>()?.application_name("sluice");
+        // Not from the pool, which would try for a while and then not say what was wrong.
+        let mut connection = options.connect().await?;
         // sqlx holds an advisory lock meanwhile, so replicas that start together go one by one.
         let mut migrations: Migrator = sqlx::migrate!("../migrations/postgres");
         // What a newer version added does not keep this one from running: see migrations/README.md.
         migrations.set_ignore_missing(true);
-        let mut connection = pool.acquire().await?;
-        migrations.run_direct(None, &mut *connection, false).await.map_err(|error| match error {
+        migrations.run_direct(None, &mut connection, false).await.map_err(|error| match error {
             MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => StoreError::Unreadable(error.to_string()),
             other => StoreError::Unavailable(Box::new(other)),
         })?;
-        drop(connection);
-        Ok(Self { pool })
+        connection.close().await?;
+        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
+        Ok(Self { pool: pool.connect_lazy_with(options) })
     }
+}
+
+pub(super) fn describe(url: &str) -> String {
+    let Ok(options) = url.parse::<PgConnectOptions>() else { return "with a malformed postgres:// URL".to_owned() };
+    let database = options.get_database().unwrap_or(options.get_username());
+    format!("`{database}` on {}:{} as `{}`", options.get_host(), options.get_port(), options.get_username())
 }
 
 /// Gives up on `operation` after [`DEADLINE`].
