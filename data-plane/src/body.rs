@@ -162,6 +162,11 @@ impl Body {
         self
     }
 
+    /// What counts it; whoever asks first begins the count.
+    pub fn tally(&mut self) -> Rc<Tally> {
+        Rc::clone(self.tally.get_or_insert_with(Rc::default))
+    }
+
     /// Counts itself in `withheld` while its receiver takes no more.
     #[must_use]
     pub fn with_pace(mut self, withheld: Rc<Cell<u32>>) -> Self {

@@ -5,22 +5,34 @@
 //! the wait for a connection and for the head of a response. Bodies are bounded by whoever reads them.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::body::Body;
-use crate::clock::Clock;
-use crate::telemetry::CoreTelemetry;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
 use model::exchange::ResponseHead;
 use model::slots::Slot;
-use model::snapshot::{Endpoint, Snapshot};
+use model::snapshot::Snapshot;
+
+use crate::body::Body;
+use crate::clock::Clock;
+use crate::telemetry::CoreTelemetry;
+use backend::Backends;
+use pool::Core;
+use resolve::Resolver;
 
 pub use error::UpstreamError;
 
+mod backend;
+mod balance;
+mod connect;
+mod connection;
 mod error;
+mod forward;
+mod outgoing;
+mod pool;
+mod resolve;
+mod tls;
 
 /// A request as a service gets it: fields that belong to the client's connection are gone.
 pub struct UpstreamRequest {
@@ -41,22 +53,33 @@ pub struct UpstreamResponse {
     pub body: Body,
     /// Set if the service switched protocols, which it can only when it was asked to: the status is 101.
     pub upgrade: Option<OnUpgrade>,
-    /// The target that answered.
-    pub endpoint: Arc<Endpoint>,
+    /// `host:port` of the target that answered.
+    pub target: Rc<str>,
+    /// From sending the request until the head of the response.
+    pub head_ns: u64,
 }
 
 /// The connections of one core to all services.
-pub struct Upstreams {}
+pub struct Upstreams {
+    core: Rc<Core>,
+    backends: Backends,
+}
 
 impl Upstreams {
     #[must_use]
     pub fn new(clock: &Clock, telemetry: &Rc<CoreTelemetry>) -> Self {
-        let _ = (clock, telemetry);
-        Self {}
+        let core = Rc::new(Core {
+            clock: clock.clone(),
+            telemetry: Rc::clone(telemetry),
+            resolver: Resolver::new(clock),
+            swept_ns: std::cell::Cell::new(clock.now().monotonic_ns),
+        });
+        Self { backends: Backends::new(Rc::clone(&core)), core }
     }
 
     /// Sends a request to a target of the service and returns the head of its response.
     ///
+    /// A target that cannot be connected to is passed over for another. Nothing that was sent is sent again.
     /// Dropping the future gives the request up and closes its connection.
     pub async fn forward(
         &self,
@@ -64,13 +87,16 @@ impl Upstreams {
         service: Slot,
         request: UpstreamRequest,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        let _ = (snapshot, service, request);
-        Err(UpstreamError::NoTarget)
+        let backend = self.backends.of(snapshot, service).ok_or(UpstreamError::NoTarget)?;
+        forward::forward(&self.core, &backend, request).await
     }
 
     /// Closes what idled or lived too long, and lets go of endpoints that are not in the snapshot. The core's
     /// ticker calls it every few seconds, which spares every connection a timer of its own.
     pub fn sweep(&self, snapshot: &Rc<Snapshot>) {
-        let _ = snapshot;
+        let now_ns = self.core.clock.now().monotonic_ns;
+        self.core.swept_ns.set(now_ns);
+        self.core.resolver.sweep(now_ns);
+        self.backends.sweep(snapshot, now_ns);
     }
 }

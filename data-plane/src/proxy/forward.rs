@@ -1,6 +1,5 @@
 //! The part of a request's life that its service takes part in.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
@@ -8,8 +7,8 @@ use model::exchange::ResponseHead;
 use model::rejection::Rejection;
 
 use super::record::Record;
-use super::{Reply, fields, intake};
-use crate::body::{Body, Failure, Tally};
+use super::{Reply, fields};
+use crate::body::Body;
 use crate::upstream::{UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// What goes to the service besides the head.
@@ -32,16 +31,9 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
     let idle = own.and_then(|own| own.idle).unwrap_or(service.timeouts.idle).get();
 
     let wants_upgrade = onward.upgrade.is_some();
-    let tally = (!onward.body.is_empty()).then(Rc::<Tally>::default);
-    record.tally = tally.clone();
     let request = request(record, onward, timeout);
-    let sent_ns = core.clock.now().monotonic_ns;
-    let forwarded = core.upstreams.forward(&snapshot, slot, request).await;
-    record.upstream_ns = Some(core.clock.now().monotonic_ns - sent_ns);
-    match forwarded {
-        Ok(response) => reply(record, response, wants_upgrade, idle),
-        Err(error) => Err(body_failure(tally.as_deref()).unwrap_or_else(|| error.rejection())),
-    }
+    let response = core.upstreams.forward(&snapshot, slot, request).await.map_err(|error| error.rejection())?;
+    reply(record, response, wants_upgrade, idle)
 }
 
 fn request(record: &mut Record, onward: Onward, timeout: Duration) -> UpstreamRequest {
@@ -55,11 +47,13 @@ fn request(record: &mut Record, onward: Onward, timeout: Duration) -> UpstreamRe
         fields::via(&mut headers, record.version);
     }
     let mut body = onward.body;
-    if let Some(tally) = &record.tally {
-        body = body
-            .with_limit(core.limits.body_bytes)
-            .with_minimum_rate(&core.clock, core.limits.body_rate, core.limits.body_grace)
-            .with_tally(tally.clone());
+    if !body.is_empty() {
+        body = body.with_limit(core.limits.body_bytes).with_minimum_rate(
+            &core.clock,
+            core.limits.body_rate,
+            core.limits.body_grace,
+        );
+        record.tally = Some(body.tally());
     }
     UpstreamRequest {
         method: record.exchange.request.method.clone(),
@@ -76,8 +70,9 @@ fn reply(
     wants_upgrade: bool,
     idle: Duration,
 ) -> Result<Reply, Rejection> {
-    let UpstreamResponse { head: ResponseHead { status, mut headers }, body, upgrade, endpoint } = response;
-    record.target = Some(endpoint);
+    let UpstreamResponse { head: ResponseHead { status, mut headers }, body, upgrade, target, head_ns } = response;
+    record.target = Some(target);
+    record.upstream_ns = Some(head_ns);
     let core = &record.connection.core;
     let switched = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.get(http::header::UPGRADE).cloned());
     fields::clean_response(&mut headers);
@@ -94,18 +89,4 @@ fn reply(
     }
     let body = body.with_idle_timeout(&core.clock, idle).with_pace(record.connection.withheld.clone());
     Ok(Reply { head: ResponseHead { status, headers }, body })
-}
-
-/// The answer when it was the client's body that failed.
-fn body_failure(tally: Option<&Tally>) -> Option<Rejection> {
-    let failed = |status, code, detail| Rejection::new(status, code, detail);
-    Some(match tally?.failure.get()? {
-        Failure::TooLarge => intake::body_too_large(),
-        Failure::TooSlow | Failure::Idle => {
-            failed(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "The body of the request came too slowly.")
-        }
-        Failure::Broken => {
-            failed(StatusCode::BAD_REQUEST, "bad-request-body", "The body of the request did not arrive whole.")
-        }
-    })
 }

@@ -1,7 +1,6 @@
 //! One request from its beginning to its end, however it ends: what the log and the metrics say about it.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::USER_AGENT;
@@ -10,7 +9,6 @@ use hyper::upgrade::OnUpgrade;
 use model::exchange::{Exchange, RequestHead};
 use model::rejection::Rejection;
 use model::slots::Slot;
-use model::snapshot::Endpoint;
 
 use super::Reply;
 use crate::body::{Body, End, Ending, Tally};
@@ -28,7 +26,7 @@ pub struct Record {
     pub code: Option<&'static str>,
     /// The policy that rejected.
     pub policy: Option<Slot>,
-    pub target: Option<Arc<Endpoint>>,
+    pub target: Option<Rc<str>>,
     pub upstream_ns: Option<u64>,
     /// Of the request body, while it comes.
     pub tally: Option<Rc<Tally>>,
@@ -113,7 +111,6 @@ impl Drop for Record {
         let snapshot = exchange.snapshot.clone();
         let bytes_in = self.tally.as_ref().map_or(self.bytes_in, |tally| tally.bytes.get());
         let request_id = exchange.request_id().clone();
-        let target = self.target.as_ref().map(|endpoint| endpoint.url.authority());
         let core = &self.connection.core;
         core.telemetry.ended(&RequestRecord {
             time_unix_ms: exchange.time.unix_ms,
@@ -126,7 +123,7 @@ impl Drop for Record {
             user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
             route: exchange.route.and_then(|slot| Some((slot, &snapshot.routes.get(slot)?.name))),
             service: exchange.service.and_then(|slot| Some((slot, &snapshot.services.get(slot)?.name))),
-            target: target.as_deref(),
+            target: self.target.as_deref(),
             consumer: exchange.consumer().map(|consumer| &consumer.name),
             status: self.status,
             code: self.code,
