@@ -63,12 +63,15 @@ async fn pass(record: &mut Record, chain: &mut Chain, onward: forward::Onward) -
     let route = exchange.route.and_then(|slot| snapshot.routes.get(slot));
     exchange.service = route.and_then(|route| route.draw_service(fastrand::u64(..)));
     let service = exchange.service.and_then(|slot| snapshot.services.get(slot));
-    *chain = Chain::merge([
-        &snapshot.everything,
-        listener.map_or(&[], |listener| &listener.policies),
-        service.map_or(&[], |service| &service.policies),
-        route.and_then(|route| route.policies.as_deref()).unwrap_or_default(),
-    ]);
+    *chain = Chain::merge(
+        &snapshot,
+        [
+            &snapshot.everything,
+            listener.map_or(&[], |listener| &listener.policies),
+            service.map_or(&[], |service| &service.policies),
+            route.and_then(|route| route.policies.as_deref()).unwrap_or_default(),
+        ],
+    );
     if let Err(rejection) = chain.on_request(exchange).await {
         record.policy = chain.last().map(|step| step.policy);
         return Err(rejection);

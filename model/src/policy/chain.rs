@@ -10,6 +10,7 @@ use super::Outcome;
 use crate::exchange::{Exchange, ResponseHead};
 use crate::rejection::Rejection;
 use crate::slots::Slot;
+use crate::snapshot::Snapshot;
 
 /// One policy at one attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,19 +28,23 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Merges attachments; of two steps of one type the one from the later, more specific list stays.
+    /// Merges attachments; of two steps of one type the one from the later, more specific list stays. What is
+    /// disabled counts as not attached: switching a policy off must not switch off the one behind it.
     #[must_use]
-    pub fn merge(attachments: [&[Step]; 4]) -> Self {
+    pub fn merge(snapshot: &Snapshot, attachments: [&[Step]; 4]) -> Self {
         let mut chain = Self::default();
         for attachment in attachments {
             for step in attachment {
-                chain.put(*step);
+                chain.put(snapshot, *step);
             }
         }
         chain
     }
 
-    fn put(&mut self, step: Step) {
+    fn put(&mut self, snapshot: &Snapshot, step: Step) {
+        if !snapshot.policies.get(step.policy).is_some_and(|compiled| compiled.enabled) {
+            return;
+        }
         match self.steps[self.ran..].binary_search_by_key(&step.order, |other| other.order) {
             Ok(place) => self.steps[self.ran + place] = step,
             Err(place) => self.steps.insert(self.ran + place, step),
@@ -54,7 +59,7 @@ impl Chain {
         while let Some(step) = self.steps.get(self.ran).copied() {
             self.ran += 1;
             let was_anonymous = exchange.consumer.is_none();
-            if let Some(compiled) = snapshot.policies.get(step.policy).filter(|compiled| compiled.enabled) {
+            if let Some(compiled) = snapshot.policies.get(step.policy) {
                 match compiled.policy.on_request(exchange) {
                     Outcome::Continue => {}
                     Outcome::Reject(rejection) => return Err(rejection),
@@ -64,7 +69,7 @@ impl Chain {
             let consumer = exchange.consumer.filter(|_| was_anonymous);
             if let Some(consumer) = consumer.and_then(|slot| snapshot.consumers.get(slot)) {
                 for own in consumer.policies.iter().filter(|own| own.order > step.order) {
-                    self.put(*own);
+                    self.put(&snapshot, *own);
                 }
             }
         }
@@ -75,7 +80,7 @@ impl Chain {
     pub fn on_response(&self, exchange: &mut Exchange, head: &mut ResponseHead) {
         let snapshot = exchange.snapshot.clone();
         for step in self.steps[..self.ran].iter().rev() {
-            if let Some(compiled) = snapshot.policies.get(step.policy).filter(|compiled| compiled.enabled) {
+            if let Some(compiled) = snapshot.policies.get(step.policy) {
                 compiled.policy.on_response(exchange, head);
             }
         }

@@ -27,7 +27,7 @@ pub struct Policy {
     pub description: String,
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
-    /// `false` keeps it from running. Default: true.
+    /// `false`: it counts as attached nowhere, and a less specific one of its type acts instead. Default: true.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub enabled: bool,
 }

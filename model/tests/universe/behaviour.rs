@@ -1,0 +1,166 @@
+//! What a snapshot is and does, in words without slots.
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use model::exchange::{Client, Exchange, RequestHead, ResponseHead, Scheme, Time};
+use model::policy::{Chain, Step};
+use model::resource::consumer::KeyHash;
+use model::router;
+use model::slots::Slot;
+use model::snapshot::{Action, Snapshot};
+
+use super::KEYS;
+
+/// Two snapshots with the same answer cannot be told apart by any of these requests, nor by what stands in them.
+pub fn behaviour(snapshot: &Snapshot) -> Vec<String> {
+    let mut told = vec![format!("digest {}", snapshot.config.digest())];
+    told.extend(snapshot.config.iter().map(|(key, document)| format!("{key} {document:?}")));
+    told.push(format!("everything {:?}", steps(snapshot, &snapshot.everything)));
+    told.extend(contents(snapshot));
+    for key in KEYS {
+        let consumer = snapshot.consumer_of_key(&KeyHash::of(key.as_bytes()));
+        told.push(format!("{key}: {:?}", consumer.map(|slot| consumer_name(snapshot, slot))));
+    }
+    let snapshot = Rc::new(snapshot.clone());
+    let listeners = snapshot.listeners.iter().map(|(slot, _)| Some(slot)).chain([None]);
+    let mut answers = Vec::new();
+    for listener in listeners {
+        for host in ["", "a.test", "x.test", "b.test", "y.b.test", "elsewhere"] {
+            for target in ["/", "/a", "/a/b/c?q=1%202", "/ab", "/c?q=1+2&key=key%20number%20one,%20long"] {
+                for fields in [&[][..], &[("x-test", "1"), ("x-api-key", KEYS[1])]] {
+                    answers.push(answer(&snapshot, listener, host, target, fields));
+                }
+            }
+        }
+    }
+    // Listeners come in the order of their slots.
+    answers.sort();
+    told.extend(answers);
+    told
+}
+
+fn steps(snapshot: &Snapshot, steps: &[Step]) -> Vec<String> {
+    let name = |step: &Step| {
+        let compiled = snapshot.policies.get(step.policy).expect("a step points at a policy");
+        assert_eq!(compiled.kind.order(), step.order, "{} stands where its type does", compiled.name);
+        compiled.name.to_string()
+    };
+    steps.iter().map(name).collect()
+}
+
+fn consumer_name(snapshot: &Snapshot, slot: Slot) -> String {
+    snapshot.consumers.get(slot).expect("a key points at a consumer").name.to_string()
+}
+
+/// Every compiled thing, by name.
+fn contents(snapshot: &Snapshot) -> Vec<String> {
+    let service = |slot: &Slot| snapshot.services.get(*slot).expect("a service").name.to_string();
+    let mut told = Vec::new();
+    for (_, listener) in snapshot.listeners.iter() {
+        let certificates: Option<Vec<_>> = listener.tls.as_ref().map(|tls| {
+            let name = |slot: &Slot| snapshot.certificates.get(*slot).expect("a certificate").name.to_string();
+            tls.certificates.iter().map(name).collect()
+        });
+        let version = listener.tls.as_ref().map(|tls| tls.min_version);
+        let policies = steps(snapshot, &listener.policies);
+        let (name, bind, enabled) = (&listener.name, listener.bind, listener.enabled);
+        told.push(format!("listener {name} {bind} {enabled} {certificates:?} {version:?} {policies:?}"));
+    }
+    for (_, certificate) in snapshot.certificates.iter() {
+        let (name, hosts, enabled) = (&certificate.name, &certificate.hosts, certificate.enabled);
+        told.push(format!("certificate {name} {hosts:?} {enabled} {:?}", certificate.key.cert));
+    }
+    for (_, it) in snapshot.services.iter() {
+        let policies = steps(snapshot, &it.policies);
+        let how = (it.total_weight, it.protocol, it.load_balancing, it.timeouts, it.enabled);
+        told.push(format!("service {} {:?} {how:?} {policies:?}", it.name, it.targets));
+    }
+    for (_, route) in snapshot.routes.iter() {
+        let action = match &route.action {
+            Action::Forward(slot) => service(slot),
+            Action::Split(split) => {
+                let backends: Vec<_> = split.backends.iter().map(|(slot, weight)| (service(slot), weight)).collect();
+                format!("{backends:?} of {}", split.total_weight)
+            }
+            Action::Respond(fixed) => format!("{fixed:?}"),
+        };
+        let policies = steps(snapshot, route.policies.as_deref().unwrap_or_default());
+        told.push(format!("route {} {action} {:?} {policies:?}", route.name, route.timeouts));
+    }
+    for (_, policy) in snapshot.policies.iter() {
+        told.push(format!("policy {} {} {}", policy.name, policy.kind.name, policy.enabled));
+    }
+    for (_, consumer) in snapshot.consumers.iter() {
+        told.push(format!("consumer {} {:?}", consumer.name, steps(snapshot, &consumer.policies)));
+    }
+    told.sort();
+    told
+}
+
+/// What becomes of one request: its route, the policies that run, what is forwarded and what comes back.
+fn answer(
+    snapshot: &Rc<Snapshot>,
+    listener: Option<Slot>,
+    host: &str,
+    target: &'static str,
+    fields: &[(&'static str, &'static str)],
+) -> String {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    let request =
+        RequestHead { method: Method::GET, host: host.to_owned(), target: target.parse().expect("a target"), headers };
+    let client = Client { address: ([192, 0, 2, 1], 40_000).into(), scheme: Scheme::Http };
+    let time = Time { monotonic_ns: 1, unix_ms: 1 };
+    let mut exchange = Exchange::new(snapshot.clone(), request, client, time, 7);
+    exchange.listener = listener;
+    exchange.route = snapshot.router.find(&router::Request {
+        listener,
+        host,
+        path: exchange.request.target.path(),
+        method: &exchange.request.method,
+        headers: &exchange.request.headers,
+        query: exchange.request.target.query(),
+    });
+    let at = listener.and_then(|slot| snapshot.listeners.get(slot));
+    let route = exchange.route().cloned();
+    let mut chain = Chain::merge(
+        snapshot,
+        [
+            &snapshot.everything,
+            at.map_or(&[], |listener| &listener.policies),
+            &[],
+            route.as_ref().and_then(|route| route.policies.as_deref()).unwrap_or_default(),
+        ],
+    );
+    let decision = now(chain.on_request(&mut exchange)).map_err(|rejection| rejection.code);
+    let mut head = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
+    chain.on_response(&mut exchange, &mut head);
+    exchange.finish_head(&mut head);
+    // What is left of a quota depends on what was sent before, which is not compared here.
+    head.headers.remove("ratelimit");
+    format!(
+        "{:?} {host} {target} {}: {:?} {:?} {decision:?} {:?} {:?} {:?} {:?}",
+        at.map(|listener| &listener.name),
+        fields.len(),
+        route.map(|route| route.name.clone()),
+        chain.last().map(|step| steps(snapshot, &[step])),
+        exchange.consumer().map(|consumer| &consumer.name),
+        exchange.request.target,
+        exchange.request.headers,
+        head.headers,
+    )
+}
+
+/// The result of a future that does not wait.
+fn now<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("no policy of the tests waits"),
+    }
+}

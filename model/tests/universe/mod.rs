@@ -1,0 +1,220 @@
+//! Small worlds for property tests: random changes over a handful of names of every kind, and everything that a
+//! snapshot does, told by name, so that two snapshots can be compared whatever their slots are.
+
+use std::sync::OnceLock;
+
+use model::config::{Config, Edit};
+use model::resource::{Key, Kind};
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+mod behaviour;
+
+pub use behaviour::behaviour;
+
+/// Keys of consumers.
+pub const KEYS: [&str; 5] = [
+    "key number one, long",
+    "key number two, long",
+    "key number three, long",
+    "key number four, long",
+    "no key at all",
+];
+
+/// One step of a change, before it is known what there is to refer to.
+#[derive(Clone, Copy, Debug)]
+pub struct Seed {
+    kind: Kind,
+    name: u8,
+    removes: bool,
+    draw: u64,
+}
+
+/// Series of changes.
+pub fn changes(longest: usize) -> impl Strategy<Value = Vec<Vec<Seed>>> {
+    let kind = prop::sample::select(vec![
+        Kind::Listener,
+        Kind::Certificate,
+        Kind::Service,
+        Kind::Service,
+        Kind::Route,
+        Kind::Route,
+        Kind::Policy,
+        Kind::Policy,
+        Kind::Consumer,
+    ]);
+    let seed = (kind, 0_u8..4, prop::bool::weighted(0.2), any::<u64>());
+    let seed = seed.prop_map(|(kind, name, removes, draw)| Seed { kind, name, removes, draw });
+    prop::collection::vec(prop::collection::vec(seed, 1..5), 1..longest)
+}
+
+/// The edits of a change, referring mostly to what exists.
+pub fn edits(config: &Config, change: &[Seed]) -> Vec<Edit> {
+    let mut edits: Vec<Edit> = Vec::new();
+    let mut seen = Vec::new();
+    for seed in change {
+        let name = format!("{}-{}", seed.kind, seed.name);
+        if seen.contains(&name) {
+            continue;
+        }
+        seen.push(name.clone());
+        edits.push(if seed.removes {
+            Edit::Remove { key: Key::new(seed.kind, name.parse().expect("a name")) }
+        } else {
+            Edit::Put { kind: seed.kind, name, spec: spec(seed.kind, &mut Draw { config, state: seed.draw }) }
+        });
+    }
+    edits
+}
+
+/// Numbers that follow from a seed, and names that exist.
+struct Draw<'a> {
+    config: &'a Config,
+    state: u64,
+}
+
+impl Draw<'_> {
+    /// A number below `end` (splitmix64).
+    fn below(&mut self, end: u64) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+
+    fn one_in(&mut self, odds: u64) -> bool {
+        self.below(odds) == 0
+    }
+
+    fn of<T: Clone>(&mut self, choices: &[T]) -> T {
+        let index = self.below(choices.len() as u64);
+        choices[usize::try_from(index).expect("small")].clone()
+    }
+
+    fn some<T: Clone>(&mut self, choices: &[T]) -> Vec<T> {
+        choices.iter().filter(|_| self.one_in(3)).cloned().collect()
+    }
+
+    fn existing(&self, kind: Kind) -> Vec<String> {
+        self.config.of_kind(kind, None).map(|(name, _)| name.to_string()).collect()
+    }
+
+    fn policies(&mut self) -> Vec<String> {
+        let existing = self.existing(Kind::Policy);
+        self.some(&existing)
+    }
+}
+
+fn spec(kind: Kind, draw: &mut Draw<'_>) -> Value {
+    let mut spec = match kind {
+        Kind::Listener => listener(draw),
+        Kind::Certificate => certificate(draw),
+        Kind::Service => service(draw),
+        Kind::Route => route(draw),
+        Kind::Policy => policy(draw),
+        Kind::Consumer => consumer(draw),
+    };
+    if draw.one_in(4) {
+        spec["enabled"] = false.into();
+    }
+    if draw.one_in(4) {
+        spec["labels"] = json!({"team": draw.of(&["a", "${env:b}", "c\nd: *e"])});
+    }
+    spec
+}
+
+fn listener(draw: &mut Draw<'_>) -> Value {
+    let port = 8000 + draw.below(6);
+    let mut spec = json!({"bind": format!("127.0.0.1:{port}"), "policies": draw.policies()});
+    let certificates = draw.existing(Kind::Certificate);
+    let certificates = draw.some(&certificates);
+    if !certificates.is_empty() {
+        spec["tls"] = json!({"certificates": certificates, "min_version": draw.of(&["1.2", "1.3"])});
+    }
+    spec
+}
+
+fn certificate(draw: &mut Draw<'_>) -> Value {
+    static MADE: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
+        let make = |host: &str| {
+            let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).expect("a certificate");
+            (made.cert.pem(), made.signing_key.serialize_pem())
+        };
+        ["a.test", "b.test", "*.c.test"].map(make).to_vec()
+    });
+    let (cert, key) = draw.of(made);
+    json!({"cert": cert, "key": key, "hosts": draw.some(&["a.test", "*.d.test"])})
+}
+
+fn service(draw: &mut Draw<'_>) -> Value {
+    let urls = draw.some(&["http://10.0.0.1:80", "https://b.test", "http://[::1]:9000"]);
+    let mut spec = match &urls[..] {
+        [] => json!({"url": "http://10.0.0.9:9000"}),
+        urls => {
+            let targets: Vec<Value> = urls.iter().map(|url| json!({"url": url, "weight": draw.below(3)})).collect();
+            json!({"targets": targets})
+        }
+    };
+    spec["policies"] = draw.policies().into();
+    spec["protocol"] = draw.of(&["auto", "http1", "http2"]).into();
+    spec["load_balancing"] = draw.of(&["least_request", "round_robin"]).into();
+    spec["timeouts"] = json!({"connect": draw.of(&["2s", "1s"])});
+    spec
+}
+
+fn route(draw: &mut Draw<'_>) -> Value {
+    let listeners = draw.existing(Kind::Listener);
+    let mut spec = Map::new();
+    spec.insert("hosts".into(), draw.some(&["a.test", "*.test", "b.test", "*.b.test"]).into());
+    let paths = [json!("/"), json!("/a"), json!({"exact": "/a"}), json!({"prefix": "/a/b/"}), json!("/c")];
+    spec.insert("paths".into(), draw.some(&paths).into());
+    spec.insert("methods".into(), draw.some(&["GET", "POST"]).into());
+    let condition = json!({"name": "X-Test", "exact": "1"});
+    spec.insert("headers".into(), draw.some(&[condition]).into());
+    let condition = json!({"name": "q", "exact": "1 2"});
+    spec.insert("query".into(), draw.some(&[condition]).into());
+    if draw.one_in(4) {
+        spec.insert("listeners".into(), draw.some(&listeners).into());
+    }
+    spec.insert("priority".into(), draw.below(3).into());
+    spec.insert("policies".into(), draw.policies().into());
+    let services = draw.existing(Kind::Service);
+    let backends: Vec<Value> =
+        draw.some(&services).into_iter().map(|service| json!({"service": service, "weight": draw.below(3)})).collect();
+    match (backends.is_empty(), services.first()) {
+        (false, _) => spec.insert("backends".into(), backends.into()),
+        (true, Some(service)) if draw.one_in(2) => spec.insert("service".into(), service.as_str().into()),
+        _ => spec.insert("respond".into(), json!({"status": 200 + draw.below(2), "body": "here\n"})),
+    };
+    spec.into()
+}
+
+fn policy(draw: &mut Draw<'_>) -> Value {
+    let (type_name, config) = draw.of(&[
+        ("request-id", json!(null)),
+        ("request-id", json!({"header": "X-Trace"})),
+        ("key-auth", json!({})),
+        ("key-auth", json!({"header": "X-Key", "query": "key"})),
+        ("rate-limit", json!({"limit": 1_000_000, "per": "60s", "by": "consumer"})),
+        ("rate-limit", json!({"limit": 1_000_000, "per": "1m", "burst": 1_000})),
+        ("headers", json!({"request": {"set": {"X-A": "1"}, "remove": ["X-Test"]}})),
+        ("headers", json!({"response": {"add": {"X-B": "2"}}})),
+    ]);
+    let mut spec = json!({"type": type_name, "config": config});
+    if draw.one_in(4) {
+        spec["apply_to"] = "everything".into();
+    }
+    spec
+}
+
+fn consumer(draw: &mut Draw<'_>) -> Value {
+    let keys = draw.some(&KEYS[..4]);
+    let credentials: Vec<Value> = keys
+        .iter()
+        .enumerate()
+        .map(|(index, key)| json!({"type": "key-auth", "name": format!("k{index}"), "key": key}))
+        .collect();
+    json!({"credentials": credentials, "policies": draw.policies()})
+}
