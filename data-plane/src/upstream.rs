@@ -18,7 +18,7 @@ use crate::body::Body;
 use crate::clock::Clock;
 use crate::telemetry::CoreTelemetry;
 use backend::Backends;
-use pool::Core;
+use pool::{Core, MAX_CONNECTIONS};
 use resolve::Resolver;
 
 pub use error::UpstreamError;
@@ -32,6 +32,8 @@ mod forward;
 mod outgoing;
 mod pool;
 mod resolve;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 /// A request as a service gets it: fields that belong to the client's connection are gone.
@@ -68,11 +70,17 @@ pub struct Upstreams {
 impl Upstreams {
     #[must_use]
     pub fn new(clock: &Clock, telemetry: &Rc<CoreTelemetry>) -> Self {
+        Self::with_max_connections(clock, telemetry, MAX_CONNECTIONS)
+    }
+
+    /// The bound holds for each endpoint.
+    fn with_max_connections(clock: &Clock, telemetry: &Rc<CoreTelemetry>, max_connections: u64) -> Self {
         let core = Rc::new(Core {
             clock: clock.clone(),
             telemetry: Rc::clone(telemetry),
             resolver: Resolver::new(clock),
             swept_ns: std::cell::Cell::new(clock.now().monotonic_ns),
+            max_connections,
         });
         Self { backends: Backends::new(Rc::clone(&core)), core }
     }

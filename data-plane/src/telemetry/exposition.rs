@@ -65,7 +65,7 @@ impl Reading {
         out.gauges("sluice_control_plane_connected", "Whether the configuration stream is up", None, connected)?;
         if let Some(ago) = self.synced_ago {
             let help = "Time since the control plane last confirmed what this node should serve";
-            out.gauges("sluice_config_sync_age", help, Some(Unit::Seconds), gauge(ago))?;
+            out.gauges("sluice_config_sync_age", help, Some(&Unit::Seconds), gauge(ago))?;
         }
         let draining = gauge(f64::from(u8::from(self.draining)));
         out.gauges("sluice_draining", "Whether the node is on its way out", None, draining)?;
@@ -73,10 +73,10 @@ impl Reading {
         out.counters("sluice_access_log_dropped", "Log lines given up for a slow reader", None, dropped)?;
         let ProcessUse { resident_bytes, cpu_seconds, open_files } = self.process;
         let memory = gauge(resident_bytes as f64);
-        out.gauges("process_resident_memory", "Resident memory of the process", Some(Unit::Bytes), memory)?;
+        out.gauges("process_resident_memory", "Resident memory of the process", Some(&Unit::Bytes), memory)?;
         out.gauges("process_open_fds", "Open file descriptors", None, gauge(open_files as f64))?;
         let cpu = [(Labels::new(), cpu_seconds)];
-        out.counters("process_cpu", "Processor time of the process", Some(Unit::Seconds), cpu)
+        out.counters("process_cpu", "Processor time of the process", Some(&Unit::Seconds), cpu)
     }
 
     fn traffic(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -88,8 +88,8 @@ impl Reading {
         out.gauges("sluice_connections_open", "Client connections now", None, gauge(open))?;
         let in_flight = shard.requests_started.saturating_sub(shard.requests_ended);
         out.gauges("sluice_requests_in_flight", "Requests now", None, gauge(in_flight))?;
-        out.counters("sluice_request_body", "Bodies of requests", Some(Unit::Bytes), total(shard.bytes_in))?;
-        out.counters("sluice_response_body", "Bodies of responses", Some(Unit::Bytes), total(shard.bytes_out))?;
+        out.counters("sluice_request_body", "Bodies of requests", Some(&Unit::Bytes), total(shard.bytes_in))?;
+        out.counters("sluice_response_body", "Bodies of responses", Some(&Unit::Bytes), total(shard.bytes_out))?;
         let rejections = shard.rejections.iter().map(|(code, count)| (vec![("code", *code)], *count));
         out.counters("sluice_rejections", "Answers of the gateway itself, by reason", None, rejections)?;
         let requests = shard.routes.iter().flat_map(|(route, counts)| {
@@ -134,7 +134,7 @@ impl Families<'_> {
         &mut self,
         name: &str,
         help: &str,
-        unit: Option<Unit>,
+        unit: Option<&Unit>,
         values: impl IntoIterator<Item = (Labels<'a>, N)>,
     ) -> fmt::Result
     where
@@ -149,7 +149,7 @@ impl Families<'_> {
         &mut self,
         name: &str,
         help: &str,
-        unit: Option<Unit>,
+        unit: Option<&Unit>,
         values: impl IntoIterator<Item = (Labels<'a>, f64)>,
     ) -> fmt::Result {
         self.family(name, help, unit, MetricType::Gauge, values, |mut metric, value| metric.encode_gauge(&value))
@@ -162,7 +162,7 @@ impl Families<'_> {
         values: impl IntoIterator<Item = (Labels<'a>, &'a Counted)>,
     ) -> fmt::Result {
         let bounds = || BOUNDS_SECONDS.into_iter().chain([f64::INFINITY]);
-        self.family(name, help, Some(Unit::Seconds), MetricType::Histogram, values, |mut metric, counted| {
+        self.family(name, help, Some(&Unit::Seconds), MetricType::Histogram, values, |mut metric, counted| {
             let buckets: Vec<_> = bounds().zip(counted.buckets).collect();
             let count = counted.buckets.iter().sum();
             metric.encode_histogram::<NoLabelSet>(counted.sum_ns as f64 / 1e9, count, &buckets, None)
@@ -173,12 +173,12 @@ impl Families<'_> {
         &mut self,
         name: &str,
         help: &str,
-        unit: Option<Unit>,
+        unit: Option<&Unit>,
         of_type: MetricType,
         values: impl IntoIterator<Item = (Labels<'a>, V)>,
         encode: impl Fn(MetricEncoder<'_>, V) -> fmt::Result,
     ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), of_type)?;
+        let mut family = self.0.encode_descriptor(name, help, unit, of_type)?;
         for (labels, value) in values {
             if labels.is_empty() {
                 return encode(family, value);

@@ -61,6 +61,7 @@ pub(super) struct Http1 {
     pub(super) expires_ns: u64,
     pub(super) idle_since_ns: u64,
     is_busy: bool,
+    is_new: bool,
 }
 
 impl Http1 {
@@ -76,12 +77,18 @@ impl Http1 {
             }
             drop(open);
         });
-        Ok(Self { sender, driver, expires_ns, idle_since_ns: 0, is_busy: true })
+        Ok(Self { sender, driver, expires_ns, idle_since_ns: 0, is_busy: true, is_new: true })
+    }
+
+    /// Whether it can take a request now. A new one can before its task has run for the first time.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_new || self.sender.is_ready()
     }
 
     /// Takes it out of the pool.
     pub(super) fn begin(mut self) -> Self {
         self.is_busy = true;
+        self.is_new = false;
         self
     }
 

@@ -31,7 +31,7 @@ struct Flight {
 /// Why an attempt came to nothing.
 enum Failed {
     /// Nothing was sent: another target may do.
-    Unsent(Outgoing, UpstreamError),
+    Unsent(Box<Outgoing>, UpstreamError),
     Sent(UpstreamError),
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn forward(
             }
             Err(Failed::Unsent(unsent, error)) => {
                 tried.push(target);
-                (outgoing, failure) = (unsent, error);
+                (outgoing, failure) = (*unsent, error);
             }
         }
     }
@@ -84,8 +84,8 @@ impl Task<'_> {
         let flight = Flight::begin(pool, self.backend);
         if let Some(channel) = pool.take(self.purpose) {
             match self.send(channel, &flight, outgoing).await {
-                Err(Failed::Unsent(unsent, _)) => outgoing = unsent,
-                done => return done.and_then(|answer| self.receive(answer, flight)),
+                Err(Failed::Unsent(unsent, _)) => outgoing = *unsent,
+                done => return self.receive(done?, flight).map_err(Failed::Sent),
             }
         }
         // Making a connection is rare, and its future is large.
@@ -95,10 +95,11 @@ impl Task<'_> {
                 if matches!(error, UpstreamError::Unreachable(_) | UpstreamError::ConnectTimeout) {
                     self.backend.counts.connect_failed();
                 }
-                return Err(Failed::Unsent(outgoing, error));
+                return Err(Failed::Unsent(Box::new(outgoing), error));
             }
         };
-        self.send(channel, &flight, outgoing).await.and_then(|answer| self.receive(answer, flight))
+        let answer = self.send(channel, &flight, outgoing).await?;
+        self.receive(answer, flight).map_err(Failed::Sent)
     }
 
     async fn send(&self, channel: Channel, flight: &Flight, outgoing: Outgoing) -> Result<Answer, Failed> {
@@ -123,7 +124,7 @@ impl Task<'_> {
             Some(Err(mut error)) => {
                 let reason = UpstreamError::BadResponse(chain(error.error()));
                 Err(match (error.take_message(), self.upload.as_ref().and_then(|upload| upload.failure())) {
-                    (Some(message), None) => Failed::Unsent(Outgoing::recovered(message), reason),
+                    (Some(message), None) => Failed::Unsent(Box::new(Outgoing::recovered(message)), reason),
                     (_, Some(failure)) => Failed::Sent(UpstreamError::RequestBody(failure)),
                     (None, None) => Failed::Sent(reason),
                 })
@@ -161,7 +162,7 @@ impl Task<'_> {
         }
     }
 
-    fn receive(&self, answer: Answer, flight: Flight) -> Result<UpstreamResponse, Failed> {
+    fn receive(&self, answer: Answer, flight: Flight) -> Result<UpstreamResponse, UpstreamError> {
         let Answer { mut response, channel, head_ns } = answer;
         let target = Rc::clone(&flight.pool.target);
         let upgrade = match (response.status(), self.purpose, &channel) {
@@ -169,7 +170,7 @@ impl Task<'_> {
                 Some(hyper::upgrade::on(&mut response))
             }
             (StatusCode::SWITCHING_PROTOCOLS, ..) => {
-                return Err(Failed::Sent(UpstreamError::BadResponse("it switched protocols unasked".into())));
+                return Err(UpstreamError::BadResponse("it switched protocols unasked".into()));
             }
             _ => None,
         };
@@ -221,11 +222,11 @@ impl End for Lease {
     fn end(self: Box<Self>, ending: Ending) {
         let Self { flight, upload, channel } = *self;
         let is_sent = upload.is_none_or(|upload| upload.is_complete());
-        match (channel, ending, is_sent) {
-            (Channel::Http1(connection), Ending::Complete, true) => flight.pool.give_back(connection),
-            (Channel::Http1(connection), Ending::Complete, false) => connection.linger(&flight.pool.core.clock),
+        match (channel, ending) {
+            (Channel::Http1(connection), Ending::Complete) if is_sent => flight.pool.give_back(connection),
+            (Channel::Http1(connection), Ending::Complete) => connection.linger(&flight.pool.core.clock),
             // It is in the midst of a message, and closed for that.
-            (Channel::Http1(connection), Ending::Failed(_) | Ending::Dropped, _) => drop::<Http1>(connection),
+            (Channel::Http1(connection), Ending::Failed(_) | Ending::Dropped) => drop::<Http1>(connection),
             (Channel::Http2(stream), ..) => Stream::end(stream, flight.pool.core.swept_ns.get()),
         }
     }

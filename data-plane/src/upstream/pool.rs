@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::telemetry::{CoreTelemetry, EndpointCounts};
 
 /// Connections of one core to one endpoint, idle ones and those being made included.
-const MAX_CONNECTIONS: u64 = 1024;
+pub(super) const MAX_CONNECTIONS: u64 = 1024;
 
 /// How long a connection may wait for its next request.
 const IDLE_NS: u64 = 60_000_000_000;
@@ -33,6 +33,7 @@ pub(super) struct Core {
     pub(super) resolver: Resolver,
     /// The time by which idle connections are judged: that of the last sweep, so that none reads the clock.
     pub(super) swept_ns: Cell<u64>,
+    pub(super) max_connections: u64,
 }
 
 /// The connections of one core to one endpoint.
@@ -115,7 +116,7 @@ impl Pool {
     /// over is passed over.
     fn take_idle(&self) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
-        let place = idle.iter().rposition(|connection| connection.sender.is_ready());
+        let place = idle.iter().rposition(Http1::is_ready);
         let connection = place.map(|place| idle.remove(place));
         if place.is_none() {
             idle.retain(|connection| !connection.sender.is_closed());
@@ -153,7 +154,7 @@ impl Pool {
     }
 
     fn check_room(&self) -> Result<(), UpstreamError> {
-        if self.counts.open.get() >= MAX_CONNECTIONS { Err(UpstreamError::Overloaded) } else { Ok(()) }
+        if self.counts.open.get() >= self.core.max_connections { Err(UpstreamError::Overloaded) } else { Ok(()) }
     }
 
     /// Waits for the connection that is being made, or makes one that others may wait for. It goes on as long as

@@ -1,0 +1,174 @@
+//! Services that break off, lie or talk too much: the client gets an error or its own answer, never another's.
+
+use futures_util::future::join_all;
+
+use super::*;
+
+/// What a service may do instead of answering.
+const MISCHIEF: [&str; 14] = [
+    "nothing",
+    "half-a-head",
+    "garbage",
+    "huge-head",
+    "folded",
+    "two-lengths",
+    "short-body",
+    "more-than-said",
+    "second-answer",
+    "close-said",
+    "close-unsaid",
+    "bad-chunk",
+    "until-close",
+    "switch",
+];
+
+/// Does as the path says; every answer names the request that it is for.
+async fn mischief(mut stream: TcpStream, _: usize) {
+    while let Some(head) = read_head(&mut stream).await {
+        let path = path_of(&head).to_owned();
+        let what = path.split('/').nth(1).expect("a word");
+        let size = path.len();
+        let answer = format!("HTTP/1.1 200 OK\r\ntag: {path}\r\n");
+        let whole = format!("{answer}content-length: {size}\r\n\r\n{path}");
+        let poison = "HTTP/1.1 200 OK\r\ntag: poison\r\ncontent-length: 6\r\n\r\npoison";
+        let text = match what {
+            "nothing" => String::new(),
+            "half-a-head" => answer,
+            "garbage" => "\u{1}\u{2} what?\r\n\r\n".into(),
+            "huge-head" => format!("{answer}big: {}\r\n\r\n", "x".repeat(200_000)),
+            "folded" => format!("{answer} folded: yes\r\ncontent-length: {size}\r\n\r\n{path}"),
+            "two-lengths" => format!("{answer}content-length: 1\r\ncontent-length: {size}\r\n\r\n{path}"),
+            "short-body" => format!("{answer}content-length: {}\r\n\r\n{path}", size + 1),
+            "more-than-said" => format!("{whole}and more"),
+            "second-answer" => format!("{whole}{poison}"),
+            "close-said" => format!("{answer}connection: close\r\ncontent-length: {size}\r\n\r\n{path}{poison}"),
+            "bad-chunk" => format!("{answer}transfer-encoding: chunked\r\n\r\n{size:x}\r\n{path}\r\nzz\r\n{poison}"),
+            "until-close" => format!("{answer}\r\n{path}"),
+            "switch" => {
+                format!("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n{poison}")
+            }
+            _ => whole,
+        };
+        write(&mut stream, &text).await;
+        if !matches!(what, "ok" | "more-than-said" | "second-answer" | "close-said" | "bad-chunk" | "switch") {
+            return;
+        }
+    }
+}
+
+#[test]
+fn no_answer_ever_reaches_another_request() {
+    on_a_core(|| async {
+        let core = Core::new(url(serve(mischief).await));
+        for round in 0..30 {
+            let clients = (0..12).map(|client| {
+                let core = &core;
+                async move {
+                    for step in 0..6 {
+                        let what = if fastrand::bool() { "ok" } else { MISCHIEF[fastrand::usize(..MISCHIEF.len())] };
+                        let path = format!("/{what}/{round}/{client}/{step}");
+                        if let Ok(response) = core.send(get(&path)).await {
+                            assert_eq!(response.head.status, StatusCode::OK);
+                            assert_eq!(response.head.headers["tag"], *path);
+                            let body = response.body.collect().await;
+                            if let Ok(body) = body {
+                                assert_eq!(body.to_bytes(), path.as_bytes(), "all of its own and nothing else");
+                            }
+                        }
+                    }
+                }
+            });
+            join_all(clients).await;
+        }
+        until(|| core.open() == core.idle()).await;
+        core.get("/ok/end").await.expect("what is left over is good");
+        assert_eq!(core.shard().services["shop"].in_flight, 0);
+    });
+}
+
+#[test]
+fn each_mischief_ends_its_connection() {
+    on_a_core(|| async {
+        let core = Core::new(url(serve(mischief).await));
+        for what in MISCHIEF {
+            let path = format!("/{what}/once");
+            match core.get(&path).await {
+                Ok((headers, body)) => assert_eq!((headers["tag"].to_str().ok(), body), (Some(&*path), path.clone())),
+                Err(error) => assert!(matches!(error, UpstreamError::BadResponse(_)), "{what}: {error}"),
+            }
+            until(|| core.open() == 0).await;
+        }
+    });
+}
+
+#[test]
+fn what_comes_while_a_connection_idles_ends_it() {
+    on_a_core(|| async {
+        let core = Core::new(url(serve(|mut stream, _| async move {
+            read_head(&mut stream).await;
+            write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            tokio::task::yield_now().await;
+            write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison").await;
+            std::future::pending::<()>().await;
+        })
+        .await));
+        core.get("/").await.expect("an answer");
+        until(|| core.open() == 0).await;
+    });
+}
+
+#[test]
+fn a_connection_that_was_closed_while_it_idled_costs_no_request() {
+    on_a_core(|| async {
+        let core = Core::new(url(serve(|mut stream, number| async move {
+            read_head(&mut stream).await;
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection-number: {number}\r\n\r\n");
+            write(&mut stream, &answer).await;
+        })
+        .await));
+        for number in 0..5 {
+            let (headers, _) = core.get("/").await.expect("an answer");
+            assert_eq!(number_of(&headers), number);
+            until(|| core.open() == 0).await;
+        }
+    });
+}
+
+#[test]
+fn a_client_that_leaves_closes_the_connection_of_its_request() {
+    on_a_core(|| async {
+        let core = Core::new(url(serve(|mut stream, _| async move {
+            read_head(&mut stream).await;
+            write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await;
+            std::future::pending::<()>().await;
+        })
+        .await));
+        let response = core.send(get("/")).await.expect("a head");
+        assert_eq!(core.open(), 1);
+        drop(response.body);
+        until(|| core.open() == 0).await;
+        assert_eq!(core.shard().services["shop"].in_flight, 0);
+    });
+}
+
+#[test]
+fn answers_without_a_body_leave_a_good_connection() {
+    on_a_core(|| async {
+        let core = Core::new(url(serve(|mut stream, number| async move {
+            while let Some(head) = read_head(&mut stream).await {
+                let status = path_of(&head).trim_start_matches('/').to_owned();
+                let length = if status == "204" { "" } else { "content-length: 10\r\n" };
+                let interim = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+                let answer = format!("{interim}HTTP/1.1 {status} X\r\nconnection-number: {number}\r\n{length}\r\n");
+                write(&mut stream, &answer).await;
+            }
+        })
+        .await));
+        for (method, path) in [(Method::GET, "/204"), (Method::GET, "/304"), (Method::HEAD, "/200")] {
+            let response = core.send(UpstreamRequest { method, ..get(path) }).await.expect("an answer");
+            assert_eq!(response.head.status.as_str(), &path[1..]);
+            assert_eq!(number_of(&response.head.headers), 0);
+            assert!(response.body.is_empty());
+        }
+    });
+}

@@ -1,0 +1,162 @@
+//! Connections are reused, bounded, and let go; targets that cannot be reached are passed over.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use model::resource::Key;
+
+use super::*;
+
+#[test]
+fn requests_one_after_the_other_share_a_connection() {
+    on_a_core(|| async {
+        let core = Core::new(url(serve(behave).await));
+        for request in 0..20 {
+            let (headers, body) = core.get(&format!("/{request}")).await.expect("an answer");
+            assert_eq!((number_of(&headers), body), (0, format!("/{request}")));
+        }
+        until(|| core.idle() == 1).await;
+        let shard = core.shard();
+        let service = &shard.services["shop"];
+        assert_eq!((core.open(), service.requests, service.in_flight), (1, 20, 0));
+    });
+}
+
+#[test]
+fn a_request_without_a_host_names_its_target_and_one_with_a_host_keeps_it() {
+    on_a_core(|| async {
+        let address = serve(|mut stream, _| async move {
+            while let Some(head) = read_head(&mut stream).await {
+                let host = head.lines().find_map(|line| line.strip_prefix("host: ")).expect("a host").to_owned();
+                write(&mut stream, &format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{host}", host.len())).await;
+            }
+        })
+        .await;
+        let core = Core::new(url(address));
+        assert_eq!(core.get("/").await.expect("an answer").1, address.to_string());
+        let response = core.send(with_field(get("/"), "host", "shop.example")).await.expect("an answer");
+        assert_eq!(response.body.collect().await.expect("a body").to_bytes(), "shop.example");
+    });
+}
+
+#[test]
+fn no_more_connections_than_allowed_are_made() {
+    on_a_core(|| async {
+        let core = Core::with_max_connections(url(serve(|stream, _| hold(stream)).await), 4);
+        let held: Vec<_> = (0..4)
+            .map(|_| {
+                let core = Rc::clone(&core);
+                tokio::task::spawn_local(async move { core.get("/").await.map(drop) })
+            })
+            .collect();
+        until(|| core.open() == 4).await;
+        assert!(matches!(core.get("/").await, Err(UpstreamError::Overloaded)));
+        assert_eq!(core.shard().services["shop"].failures["upstream-overloaded"], 1);
+        // Whoever gives up frees a place.
+        held[0].abort();
+        until(|| core.open() == 3).await;
+        let core_too = Rc::clone(&core);
+        let next = tokio::task::spawn_local(async move { core_too.get("/").await.map(drop) });
+        until(|| core.open() == 4).await;
+        next.abort();
+    });
+}
+
+/// Takes a request and never answers.
+async fn hold(mut stream: TcpStream) {
+    read_head(&mut stream).await;
+    std::future::pending::<()>().await;
+}
+
+#[test]
+fn a_target_that_refuses_is_passed_over() {
+    on_a_core(|| async {
+        for strategy in ["least_request", "round_robin"] {
+            let (good, bad) = (serve(behave).await, nowhere().await);
+            let targets = json!([{"url": format!("http://{good}")}, {"url": format!("http://{bad}"), "weight": 9}]);
+            let core = Core::new(json!({"targets": targets, "load_balancing": strategy}));
+            for _ in 0..20 {
+                core.get("/").await.expect("the other target answers");
+            }
+            assert!(core.shard().services["shop"].connect_failures > 0);
+            assert!(core.shard().services["shop"].failures.is_empty());
+        }
+    });
+}
+
+#[test]
+fn every_reason_without_an_answer_has_its_name() {
+    on_a_core(|| async {
+        let (quiet, refusing) = (serve(|stream, _| hold(stream)).await, nowhere().await);
+        let core = Core::new(url(refusing));
+        assert!(matches!(core.get("/").await, Err(UpstreamError::Unreachable(_))));
+        core.put(json!({"url": format!("http://{refusing}"), "enabled": false}));
+        assert!(matches!(core.get("/").await, Err(UpstreamError::Disabled)));
+        core.put(json!({"targets": [{"url": format!("http://{refusing}"), "weight": 0}]}));
+        assert!(matches!(core.get("/").await, Err(UpstreamError::NoTarget)));
+        core.put(json!({"url": "http://name.invalid:80"}));
+        assert!(matches!(core.get("/").await, Err(UpstreamError::Unreachable(_))));
+        core.put(url(quiet));
+        let request = UpstreamRequest { timeout: Duration::from_millis(20), ..get("/") };
+        assert!(matches!(core.send(request).await, Err(UpstreamError::Timeout)));
+        // An address that a TLS handshake gets no answer from.
+        let tls = json!({"url": format!("https://{quiet}"), "timeouts": {"connect": "20ms"}});
+        core.put(tls);
+        assert!(matches!(core.get("/").await, Err(UpstreamError::ConnectTimeout)));
+        until(|| core.open() == 0).await;
+        assert_eq!(core.shard().services["shop"].in_flight, 0);
+    });
+}
+
+#[test]
+fn requests_are_shared_out_by_weight() {
+    on_a_core(|| async {
+        let (first, second) = (serve(behave).await, serve(behave).await);
+        let targets = json!([{"url": format!("http://{first}"), "weight": 3}, {"url": format!("http://{second}")}]);
+        let core = Core::new(json!({"targets": targets, "load_balancing": "round_robin"}));
+        join_all((0..40).map(|_| core.get("/"))).await;
+        let shard = core.shard();
+        let requests = [first, second].map(|address| shard.targets[&address.to_string()].requests);
+        assert_eq!(requests, [30, 10]);
+    });
+}
+
+#[test]
+fn connections_survive_a_change_that_does_not_concern_them_and_end_with_their_service() {
+    on_a_core(|| async {
+        let address = serve(behave).await;
+        let core = Core::new(url(address));
+        core.get("/").await.expect("an answer");
+        until(|| core.idle() == 1).await;
+        core.put(json!({"url": format!("http://{address}"), "timeouts": {"request": "5s"}}));
+        core.upstreams.sweep(&core.snapshot.borrow());
+        let (headers, _) = core.get("/").await.expect("an answer");
+        assert_eq!(number_of(&headers), 0, "the same connection");
+
+        let long = core.send(get("/long")).await.expect("an answer");
+        core.apply(Edit::Remove { key: Key::new(Kind::Service, "shop".parse().expect("a name")) });
+        core.upstreams.sweep(&core.snapshot.borrow());
+        assert_eq!(core.open(), 1, "its request is not over");
+        assert_eq!(long.body.collect().await.expect("a body").to_bytes(), "/long");
+        until(|| core.open() == 0).await;
+        assert!(matches!(core.get("/").await, Err(UpstreamError::NoTarget)));
+    });
+}
+
+#[test]
+fn services_with_the_same_target_share_its_connections() {
+    on_a_core(|| async {
+        let address = serve(behave).await;
+        let core = Core::new(url(address));
+        core.apply(Edit::Put { kind: Kind::Service, name: "blog".into(), spec: url(address) });
+        let mut numbers = BTreeSet::new();
+        for name in ["shop", "blog", "shop"] {
+            let snapshot = Rc::clone(&core.snapshot.borrow());
+            let slot = snapshot.services.slot(name).expect("a service");
+            let response = core.upstreams.forward(&snapshot, slot, get("/")).await.expect("an answer");
+            numbers.insert(number_of(&response.head.headers));
+            response.body.collect().await.expect("a body");
+        }
+        assert_eq!(numbers.len(), 1);
+    });
+}
