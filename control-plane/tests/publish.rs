@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use control_plane::publish::{Change, PublishError, Published, Publisher, Refused};
-use control_plane::store::{self, StoreError};
+use control_plane::store::{self, StoreError, StoredToken};
+use control_plane::token::{Role, Tokens};
 use futures_util::future::join_all;
 use model::config::Edit;
+use model::digest::sha256;
 use model::resource::{Key, Kind};
 use model::snapshot::Snapshot;
 use serde_json::json;
@@ -191,7 +193,15 @@ async fn a_database_that_goes_away_and_comes_back_needs_no_hand() {
     publish(&publishers[0], vec![put("a", 1)]).await;
     reach(&publishers[1], 1).await;
 
+    let store = publishers[0].store();
+    let token = StoredToken { hash: sha256(b"known"), role: Role::Node, name: "node".to_owned() };
+    store.add_token(&token).await.expect("the database answers");
+    let tokens = Tokens::new(store.clone());
+    assert!(tokens.find("known").await.expect("the database answers").is_some());
+
     tokio::task::block_in_place(|| server.stop());
+    assert!(tokens.find("known").await.expect("it is in memory").is_some(), "nodes stay welcome");
+    assert!(tokens.find("unknown").await.is_err(), "whether it exists cannot be told");
     let error = publishers[0].publish(GATEWAY, change(vec![put("b", 1)])).await.expect_err("it is away");
     assert!(matches!(error, PublishError::Store(StoreError::Unavailable(_))), "{error:?}");
     assert_eq!(names(&publishers[0]), ["a"], "what was published is still served");

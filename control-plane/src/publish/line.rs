@@ -89,7 +89,7 @@ impl Line {
             self.catch_up_held().await?;
             if attempt > 2 {
                 // Lets the other replica finish, and two of them fall out of step.
-                tokio::time::sleep(Duration::from_millis(uuid::Uuid::now_v7().as_u128() as u64 % 20)).await;
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(..20))).await;
             }
         }
         Err(PublishError::Conflict { base, head: self.head().revision })
