@@ -17,6 +17,7 @@ pub mod problem;
 pub mod rejection;
 pub mod resource;
 pub mod router;
+pub mod schema;
 pub mod secret;
 pub mod slots;
 pub mod snapshot;

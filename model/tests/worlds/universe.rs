@@ -1,5 +1,4 @@
-//! Small worlds for property tests: random changes over a handful of names of every kind, and everything that a
-//! snapshot does, told by name, so that two snapshots can be compared whatever their slots are.
+//! Random changes over a handful of names of every kind.
 
 use std::sync::OnceLock;
 
@@ -7,10 +6,6 @@ use model::config::{Config, Edit};
 use model::resource::{Key, Kind};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-
-mod behaviour;
-
-pub use behaviour::behaviour;
 
 /// Keys of consumers.
 pub const KEYS: [&str; 5] = [

@@ -9,9 +9,9 @@ use model::resource::{Key, Resource};
 use model::snapshot::Snapshot;
 use model::wire;
 use proptest::prelude::*;
-use universe::{Seed, behaviour};
 
-mod universe;
+use crate::behaviour::behaviour;
+use crate::universe::{self, Seed};
 
 /// What a control plane and a node that follows now and then go through.
 struct History {

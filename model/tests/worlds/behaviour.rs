@@ -1,4 +1,4 @@
-//! What a snapshot is and does, in words without slots.
+//! What a snapshot is and does, told by name, so that two can be compared whatever their slots are.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,7 +13,7 @@ use model::router;
 use model::slots::Slot;
 use model::snapshot::{Action, Snapshot};
 
-use super::KEYS;
+use crate::universe::KEYS;
 
 /// Two snapshots with the same answer cannot be told apart by any of these requests, nor by what stands in them.
 pub fn behaviour(snapshot: &Snapshot) -> Vec<String> {
