@@ -61,7 +61,7 @@ async fn refusals_are_problems_with_a_stable_code() {
         ("GET /../hello HTTP/1.1\r\nhost: x\r\n", 400, "path-above-root"),
         ("CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n", 501, "method-not-implemented"),
         ("OPTIONS * HTTP/1.1\r\nhost: x\r\n", 501, "method-not-implemented"),
-        ("POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n", 413, "body-too-large"),
+        ("POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n", 413, "request-too-large"),
     ];
     for (request, status, code) in cases {
         let answer = node.raw(format!("{request}connection: close\r\n\r\n")).await;

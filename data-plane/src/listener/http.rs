@@ -35,8 +35,9 @@ pub struct Http {
 impl Http {
     pub fn new(limits: &Limits) -> Self {
         let mut http1 = http1::Builder::new();
-        // A flat copy of head and small body is cheaper than a vectored write, and pipelined answers share one.
-        http1.writev(false).pipeline_flush(true).header_read_timeout(None);
+        // A flat copy of head and small body is cheaper than a vectored write. `pipeline_flush` stays off: it buffers
+        // without bound for a client that does not read, and holds back a stream while another request waits.
+        http1.writev(false).header_read_timeout(None);
         // The codec's own bounds lie above ours, which answer in a readable way; these answer with a bare status.
         http1.max_headers(limits.header_fields + limits.header_fields / 4);
         http1.max_buf_size((limits.header_bytes + limits.uri_bytes).max(8 * 1024) * 2);

@@ -13,9 +13,10 @@ use model::rejection::Rejection;
 use model::router::{host, path};
 
 use super::fields::{self, Survey};
-use crate::body::Body;
+use crate::body::{Body, Failure};
 use crate::listener::connection::Connection;
 use crate::settings::Limits;
+use crate::upstream::UpstreamError;
 
 /// A request that has come in.
 pub struct Intake {
@@ -63,13 +64,9 @@ fn check_bounds(survey: &Survey, uri: &Uri, body: u64, limits: &Limits) -> Resul
         return refused(status, "header-too-large", "The header of the request is too large.");
     }
     if body > limits.body_bytes {
-        return Err(body_too_large());
+        return Err(UpstreamError::RequestBody(Failure::TooLarge).rejection());
     }
     Ok(())
-}
-
-pub fn body_too_large() -> Rejection {
-    Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body of the request is too large.")
 }
 
 /// Tunnels to anywhere are not what a gateway is for, and of the server as a whole there is nothing to ask.

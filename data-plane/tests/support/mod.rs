@@ -2,6 +2,8 @@
 
 #![expect(dead_code, reason = "every test file uses a part of it")]
 
+pub mod backend;
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
