@@ -20,6 +20,9 @@ use super::line::Line;
 /// A core hands over when it has this much.
 const BATCH_BYTES: usize = 16 * 1024;
 
+/// What a line may exceed that by before the buffer grows.
+const ROOM_BYTES: usize = 2 * 1024;
+
 /// Batches that may wait for the writer: with the bytes above 4 MiB at most.
 const QUEUE_BATCHES: usize = 256;
 
@@ -117,7 +120,7 @@ impl CoreLog {
         Self {
             log,
             line: RefCell::new(Line::default()),
-            bytes: RefCell::new(Vec::with_capacity(BATCH_BYTES)),
+            bytes: RefCell::new(Vec::with_capacity(BATCH_BYTES + ROOM_BYTES)),
             lines: Cell::new(0),
         }
     }
@@ -135,7 +138,7 @@ impl CoreLog {
     pub(super) fn hand_over(&self) {
         let lines = self.lines.take();
         if lines > 0 {
-            let bytes = self.bytes.replace(Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 8));
+            let bytes = self.bytes.replace(Vec::with_capacity(BATCH_BYTES + ROOM_BYTES));
             self.log.take(Batch { bytes, lines });
         }
     }

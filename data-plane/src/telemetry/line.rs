@@ -1,6 +1,7 @@
 //! One request as one line of JSON, appended to a buffer without allocating.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use time::OffsetDateTime;
 
@@ -50,7 +51,9 @@ impl Line {
         number(out, "bytes_in", record.bytes_in);
         number(out, "bytes_out", record.bytes_out);
         key(out, "client");
-        write!(out, "\"{}\"", record.client).expect("a Vec takes all that is written");
+        out.push(b'"');
+        address(out, record.client);
+        out.push(b'"');
         text(out, "protocol", protocol(record.protocol).as_bytes());
         if let Some(agent) = record.user_agent {
             text(out, "user_agent", &agent[..agent.len().min(MAX_USER_AGENT)]);
@@ -134,10 +137,27 @@ fn digit(value: u64) -> u8 {
     b"0123456789"[usize::try_from(value % 10).expect("a digit")]
 }
 
+/// The formatter of the standard library takes longer for an address than all the rest of a line does.
+fn address(out: &mut Vec<u8>, address: SocketAddr) {
+    let SocketAddr::V4(address) = address else {
+        return write!(out, "{address}").expect("a Vec takes all that is written");
+    };
+    for (index, octet) in address.ip().octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        digits(out, u64::from(octet));
+    }
+    out.push(b':');
+    digits(out, u64::from(address.port()));
+}
+
 fn text(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     key(out, name);
     out.push(b'"');
-    if value.iter().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+    // Without an early end the compiler looks at many bytes at once.
+    let is_strange = |byte: &u8| !(b' '..=b'~').contains(byte) | (*byte == b'"') | (*byte == b'\\');
+    if !value.iter().fold(false, |strange, byte| strange | is_strange(byte)) {
         out.extend_from_slice(value);
     } else {
         escape(out, value);
@@ -216,9 +236,11 @@ mod tests {
         fn hostile_bytes_stay_inside_their_field(
             path in "\\PC*|[\\x00-\\x7f]*|[\\u{80}-\\u{ffff}]*",
             agent in proptest::collection::vec(any::<u8>(), 0..300),
-            ms in 0u64..4_000_000_000_000
+            ms in 0u64..4_000_000_000_000,
+            client in any::<(std::net::IpAddr, u16)>()
         ) {
             let mut record = record(&path, &agent, &Method::GET);
+            record.client = client.into();
             record.time_unix_ms = ms;
             let mut out = Vec::new();
             let mut line = Line::default();
@@ -230,6 +252,7 @@ mod tests {
                 prop_assert!(!line.chars().any(char::is_control));
                 let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
                 prop_assert_eq!(value["path"].as_str(), Some(path.as_str()));
+                prop_assert_eq!(value["client"].as_str(), Some(&*record.client.to_string()));
                 let trimmed = String::from_utf8_lossy(&agent[..agent.len().min(MAX_USER_AGENT)]);
                 prop_assert_eq!(value["user_agent"].as_str(), Some(&*trimmed));
                 let time = value["time"].as_str().expect("a time");

@@ -132,6 +132,9 @@ pub(super) struct Http2 {
     most_streams: Rc<Cell<usize>>,
     pub(super) expires_ns: u64,
     pub(super) idle_since_ns: Cell<u64>,
+    /// When the last response came on it.
+    heard_ns: Cell<u64>,
+    is_silent: Cell<bool>,
 }
 
 impl Http2 {
@@ -148,7 +151,20 @@ impl Http2 {
             .await?;
         let most_streams = Rc::new(Cell::new(MAX_STREAMS));
         tokio::task::spawn_local(Drive { connection, most_streams: Rc::clone(&most_streams), _open: open });
-        Ok(Self { sender, streams: Cell::new(0), most_streams, expires_ns, idle_since_ns: Cell::new(now_ns) })
+        Ok(Self {
+            sender,
+            streams: Cell::new(0),
+            most_streams,
+            expires_ns,
+            idle_since_ns: Cell::new(now_ns),
+            heard_ns: Cell::new(now_ns),
+            is_silent: Cell::new(false),
+        })
+    }
+
+    /// Whether further requests may go out on it.
+    pub(super) fn is_good(&self, now_ns: u64) -> bool {
+        !self.is_silent.get() && !self.sender.is_closed() && now_ns < self.expires_ns
     }
 
     pub(super) fn streams(&self) -> usize {
@@ -171,6 +187,20 @@ impl Stream {
 
     pub(super) fn sender(&self) -> http2::SendRequest<Body> {
         self.0.sender.clone()
+    }
+
+    /// The head of a response came.
+    pub(super) fn answered(&self, now_ns: u64) {
+        self.0.heard_ns.set(now_ns);
+    }
+
+    /// No response came in time. If there was none to any other request either since this one was sent, the peer
+    /// may be gone without a word, and the connection gets no further requests. Pings would tell as well, but
+    /// services exist that take them for an attack.
+    pub(super) fn timed_out(&self, sent_ns: u64) {
+        if self.0.heard_ns.get() <= sent_ns {
+            self.0.is_silent.set(true);
+        }
     }
 
     pub(super) fn end(self, now_ns: u64) {

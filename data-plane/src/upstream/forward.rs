@@ -117,8 +117,12 @@ impl Task<'_> {
         };
         match answer {
             Some(Ok(response)) => {
-                let head_ns = self.core.clock.now().monotonic_ns - sent.monotonic_ns;
+                let now_ns = self.core.clock.now().monotonic_ns;
+                let head_ns = now_ns - sent.monotonic_ns;
                 flight.counts.answered(head_ns);
+                if let Channel::Http2(stream) = &channel {
+                    stream.answered(now_ns);
+                }
                 Ok(Answer { response, channel, head_ns })
             }
             Some(Err(mut error)) => {
@@ -129,7 +133,12 @@ impl Task<'_> {
                     (None, None) => Failed::Sent(reason),
                 })
             }
-            None => Err(Failed::Sent(UpstreamError::Timeout)),
+            None => {
+                if let Channel::Http2(stream) = &channel {
+                    stream.timed_out(sent.monotonic_ns);
+                }
+                Err(Failed::Sent(UpstreamError::Timeout))
+            }
         }
     }
 

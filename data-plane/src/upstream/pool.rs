@@ -129,7 +129,7 @@ impl Pool {
     fn take_stream(&self) -> Option<Stream> {
         let now_ns = self.core.swept_ns.get();
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|connection| !connection.sender.is_closed() && now_ns < connection.expires_ns);
+        shared.retain(|connection| connection.is_good(now_ns));
         // The newest of equals: an older one may be about to end.
         let free = shared.iter().rev().filter(|connection| connection.has_room());
         free.min_by_key(|connection| connection.streams()).map(Stream::begin)
@@ -217,8 +217,7 @@ impl Pool {
         });
         self.counts.idle.set(idle.len() as u64);
         self.shared.borrow_mut().retain(|connection| {
-            !connection.sender.is_closed()
-                && now_ns < connection.expires_ns
+            connection.is_good(now_ns)
                 && (connection.streams() > 0 || is_fresh(connection.idle_since_ns.get(), connection.expires_ns))
         });
     }

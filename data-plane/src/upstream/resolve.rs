@@ -1,13 +1,16 @@
 //! Addresses of names, remembered for a moment.
 //!
-//! A lookup runs on the threads of the resolver of the operating system, not on the core. When it fails, the
-//! addresses that were good before are tried again: a name server that is down takes no service with it.
+//! A lookup runs on another thread, in the resolver of the operating system; all who want the same name meanwhile
+//! wait for the same lookup. When it fails, the addresses that were good before are tried again: a name server
+//! that is down takes no service with it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
+
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, Shared, WeakShared};
 
 use crate::clock::Clock;
 
@@ -21,20 +24,24 @@ const MAX_NAMES: usize = 1024;
 pub(super) struct Resolver {
     clock: Clock,
     known: RefCell<HashMap<String, Known>>,
+    under_way: RefCell<HashMap<String, WeakShared<Lookup>>>,
 }
 
+type Addresses = Rc<[IpAddr]>;
+type Lookup = LocalBoxFuture<'static, Result<Addresses, String>>;
+
 struct Known {
-    addresses: Rc<[IpAddr]>,
+    addresses: Addresses,
     until_ns: u64,
 }
 
 impl Resolver {
     pub(super) fn new(clock: &Clock) -> Self {
-        Self { clock: clock.clone(), known: RefCell::default() }
+        Self { clock: clock.clone(), known: RefCell::default(), under_way: RefCell::default() }
     }
 
     /// The addresses of a host: at least one.
-    pub(super) async fn addresses(&self, host: &str) -> io::Result<Rc<[IpAddr]>> {
+    pub(super) async fn addresses(&self, host: &str) -> Result<Addresses, String> {
         if let Ok(address) = host.parse() {
             return Ok(Rc::new([address]));
         }
@@ -43,7 +50,7 @@ impl Resolver {
         if let Some((addresses, _)) = before.as_ref().filter(|(_, until_ns)| now_ns < *until_ns) {
             return Ok(Rc::clone(addresses));
         }
-        match look_up(host).await {
+        match self.look_up(host).await {
             Ok(addresses) => {
                 self.remember(host, &addresses, now_ns + GOOD_FOR_NS);
                 Ok(addresses)
@@ -52,7 +59,18 @@ impl Resolver {
         }
     }
 
-    fn remember(&self, host: &str, addresses: &Rc<[IpAddr]>, until_ns: u64) {
+    fn look_up(&self, host: &str) -> Shared<Lookup> {
+        let mut under_way = self.under_way.borrow_mut();
+        if let Some(lookup) = under_way.get(host).and_then(WeakShared::upgrade) {
+            return lookup;
+        }
+        under_way.retain(|_, lookup| lookup.upgrade().is_some());
+        let lookup: Shared<Lookup> = look_up(host.to_owned()).boxed_local().shared();
+        under_way.extend(lookup.downgrade().map(|lookup_under_way| (host.to_owned(), lookup_under_way)));
+        lookup
+    }
+
+    fn remember(&self, host: &str, addresses: &Addresses, until_ns: u64) {
         let mut known = self.known.borrow_mut();
         if known.len() < MAX_NAMES || known.contains_key(host) {
             known.insert(host.to_owned(), Known { addresses: Rc::clone(addresses), until_ns });
@@ -65,12 +83,13 @@ impl Resolver {
     }
 }
 
-async fn look_up(host: &str) -> io::Result<Rc<[IpAddr]>> {
+async fn look_up(host: String) -> Result<Addresses, String> {
     // The port is of no interest here, but the function wants one.
-    let mut addresses: Vec<IpAddr> = tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect();
+    let found = tokio::net::lookup_host((host, 0)).await.map_err(|error| error.to_string())?;
+    let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
     addresses.dedup();
     if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        return Err("the name has no address".into());
     }
     Ok(addresses.into())
 }

@@ -188,3 +188,48 @@ fn a_service_that_speaks_no_http2_is_a_bad_gateway() {
         until(|| core.open() == 0).await;
     });
 }
+
+#[test]
+fn a_connection_that_went_silent_gets_no_further_request() {
+    on_a_core(|| async {
+        // It answers the first request of a connection and no other.
+        let address = serve(|stream, number| async move {
+            let is_first = Cell::new(true);
+            let service = service_fn(move |_: Request<Incoming>| {
+                let is_first = is_first.replace(false);
+                async move {
+                    if !is_first {
+                        std::future::pending::<()>().await;
+                    }
+                    let response = Response::builder().header("connection-number", number);
+                    Ok::<_, Infallible>(response.body(Full::new(Bytes::new())).expect("a response"))
+                }
+            });
+            let builder = hyper::server::conn::http2::Builder::new(OnThisCore);
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        })
+        .await;
+        let core = Core::new(prior_knowledge(address));
+        for number in 0..3 {
+            let (headers, _) = core.get("/").await.expect("an answer");
+            assert_eq!(number_of(&headers), number);
+            let request = UpstreamRequest { timeout: Duration::from_millis(10), ..get("/") };
+            assert!(matches!(core.send(request).await, Err(UpstreamError::Timeout)));
+        }
+    });
+}
+
+#[test]
+fn a_request_that_is_too_large_ends_its_stream_and_not_the_connection() {
+    on_a_core(|| async {
+        let core = Core::new(prior_knowledge(Gathering::of(1).serve().await));
+        core.get("/").await.expect("an answer");
+        let body = Body::full(Bytes::from(vec![7; 1000])).with_limit(999);
+        match core.send(post("/", body)).await {
+            // It may have answered before it learnt of the end.
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.rejection().status, StatusCode::PAYLOAD_TOO_LARGE),
+        }
+        assert_eq!(number_of(&core.get("/").await.expect("an answer").0), 0);
+    });
+}

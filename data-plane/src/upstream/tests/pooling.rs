@@ -160,3 +160,31 @@ fn services_with_the_same_target_share_its_connections() {
         assert_eq!(numbers.len(), 1);
     });
 }
+
+#[test]
+fn idle_and_old_connections_are_closed_when_the_core_sweeps() {
+    on_a_core(|| async {
+        let core = Core::new(url(serve(behave).await));
+        let second = 1_000_000_000;
+        let begin_ns = core.upstreams.core.clock.now().monotonic_ns;
+        let sweep_at = |now_ns| {
+            core.upstreams.core.swept_ns.set(now_ns);
+            core.upstreams.backends.sweep(&core.snapshot.borrow(), now_ns);
+        };
+        core.get("/").await.expect("an answer");
+        sweep_at(begin_ns + 59 * second);
+        assert_eq!((core.idle(), core.open()), (1, 1));
+        core.get("/").await.expect("an answer");
+        sweep_at(begin_ns + 118 * second);
+        assert_eq!((core.idle(), core.open()), (1, 1), "it was used in between");
+        sweep_at(begin_ns + 180 * second);
+        until(|| core.open() == 0).await;
+
+        core.get("/").await.expect("an answer");
+        let response = core.send(get("/")).await.expect("an answer");
+        sweep_at(begin_ns + 3601 * second);
+        response.body.collect().await.expect("a body");
+        assert_eq!(core.idle(), 0, "it is too old for another request");
+        until(|| core.open() == 0).await;
+    });
+}
