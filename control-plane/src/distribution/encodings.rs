@@ -75,12 +75,44 @@ impl Encodings {
         }
     }
 
-    /// From what a node holds to `head`; nothing if that is not a revision that we remember.
-    pub async fn delta(&self, gateway: &str, held: Head, head: &Snapshot) -> Option<Arc<Encoding>> {
+    /// The shortest that brings a node from what it holds to `head`, or to a point from which a delta will: a
+    /// delta, the newest snapshot that is there already, or a new one. While changes rain, nodes that come back
+    /// do not cause a snapshot for each change. `refused` is not sent.
+    pub async fn shortest(
+        &self,
+        gateway: &str,
+        held: Option<Head>,
+        head: &Arc<Snapshot>,
+        refused: Option<Head>,
+    ) -> Arc<Encoding> {
+        if let Some(held) = held
+            && let Some(records) = self.records(gateway, held, head)
+        {
+            return self.delta(gateway, held, head, records).await;
+        }
+        let leads_on = |reached: Head| Some(reached) != refused && self.records(gateway, reached, head).is_some();
+        let ready = self.snapshots.lock().ready(gateway, leads_on);
+        match ready {
+            Some(ready) => ready,
+            None => self.snapshot(gateway, head).await,
+        }
+    }
+
+    /// What leads from `held` to `head`; nothing if `held` is not a revision that we remember.
+    fn records(&self, gateway: &str, held: Head, head: &Snapshot) -> Option<Vec<Arc<RevisionRecord>>> {
         if self.publisher.digest_at(gateway, held.revision) != Some(held.digest) {
             return None;
         }
-        let records = self.publisher.changes(gateway, held.revision, head.revision)?;
+        self.publisher.changes(gateway, held.revision, head.revision)
+    }
+
+    async fn delta(
+        &self,
+        gateway: &str,
+        held: Head,
+        head: &Snapshot,
+        records: Vec<Arc<RevisionRecord>>,
+    ) -> Arc<Encoding> {
         let reached = head_of(head);
         let slot = self.deltas.lock().slot(Id { gateway: gateway.to_owned(), base: Some(held), reached });
         let encoding = slot.get_or_init(|| async {
@@ -88,20 +120,11 @@ impl Encodings {
             let body = on_blocking_thread(move || proto::body::encode(merged(&records))).await;
             Arc::new(Encoding { base: Some(held), reached, body })
         });
-        Some(Arc::clone(encoding.await))
+        Arc::clone(encoding.await)
     }
 
-    /// Everything: the newest snapshot that was encoded if a delta leads on from it, else `head`. While
-    /// changes rain, nodes that come back do not cause a snapshot for each change. `unwanted` is not it.
-    pub async fn snapshot(&self, gateway: &str, head: &Arc<Snapshot>, unwanted: Option<Head>) -> Arc<Encoding> {
-        let usable = |reached: &Head| {
-            Some(*reached) != unwanted
-                && self.publisher.digest_at(gateway, reached.revision) == Some(reached.digest)
-                && self.publisher.changes(gateway, reached.revision, head.revision).is_some()
-        };
-        if let Some(ready) = self.snapshots.lock().ready(gateway, usable) {
-            return ready;
-        }
+    /// Everything that `head` holds.
+    pub async fn snapshot(&self, gateway: &str, head: &Arc<Snapshot>) -> Arc<Encoding> {
         let reached = head_of(head);
         let slot = self.snapshots.lock().slot(Id { gateway: gateway.to_owned(), base: None, reached });
         let encoding = slot.get_or_init(|| async {
@@ -133,8 +156,8 @@ impl Newest {
     }
 
     /// The newest finished one of a gateway that is `usable`.
-    fn ready(&self, gateway: &str, usable: impl Fn(&Head) -> bool) -> Option<Arc<Encoding>> {
-        let of_gateway = self.slots.iter().rev().filter(|(id, _)| id.gateway == gateway && usable(&id.reached));
+    fn ready(&self, gateway: &str, usable: impl Fn(Head) -> bool) -> Option<Arc<Encoding>> {
+        let of_gateway = self.slots.iter().rev().filter(|(id, _)| id.gateway == gateway && usable(id.reached));
         of_gateway.filter_map(|(_, slot)| slot.get()).next().cloned()
     }
 }

@@ -112,13 +112,12 @@ impl Peer {
             return Ok(());
         }
         let encodings = &self.distribution.encodings;
-        let delta = match self.standing.held.filter(|_| !self.standing.has_drifted) {
-            Some(held) => encodings.delta(&self.gateway, held, &head).await,
-            None => None,
-        };
-        let encoding = match delta {
-            Some(delta) => delta,
-            None => encodings.snapshot(&self.gateway, &head, self.standing.refused).await,
+        let Standing { held, refused, has_drifted, .. } = self.standing;
+        // A node that has drifted gets the head itself: an older snapshot would lead it to the same delta again.
+        let encoding = if has_drifted {
+            encodings.snapshot(&self.gateway, &head).await
+        } else {
+            encodings.shortest(&self.gateway, held, &head, refused).await
         };
         self.send_encoding(&encoding).await?;
         self.standing.under_way = Some(encoding);

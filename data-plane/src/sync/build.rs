@@ -80,8 +80,8 @@ impl Checked {
             Ok((snapshot, _)) if Position::of(&snapshot) == self.reached => Ok(Arc::new(snapshot)),
             Ok(_) => Err(BuildError::Drifted("what was compiled has another digest than what was sent".to_owned())),
             Err(problems) if self.is_whole => Err(BuildError::Refused(problems)),
-            // Several revisions in one step can meet a rule about steps, as when a policy vanished and came
-            // back with another type. From nothing, only what the revision holds counts.
+            // What was checked one revision after the other may not hold in one step. From nothing, only what
+            // the last of them holds counts.
             Err(problems) => Err(BuildError::Drifted(summary(&problems))),
         }
     }
@@ -116,4 +116,80 @@ pub fn summary(problems: &[Problem]) -> String {
         text.push_str(&format!("; and {} more", problems.len() - SHOWN));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use model::resource::{Document, Key, Kind};
+    use model::wire::envelope;
+    use serde_json::json;
+
+    use super::*;
+
+    fn put(name: &str, status: u16) -> Edit {
+        let spec = json!({"paths": [format!("/{name}")], "respond": {"status": status}});
+        Edit::Put { kind: Kind::Route, name: name.to_owned(), spec }
+    }
+
+    fn after(base: &Snapshot, edits: Vec<Edit>) -> Arc<Snapshot> {
+        Arc::new(base.apply(base.revision + 1, edits).expect("good edits").0)
+    }
+
+    fn record(base: &Snapshot, reached: &Snapshot, envelopes: Vec<Envelope>) -> Record {
+        Record { base: Position::of(base), reached: Position::of(reached), body: proto::body::encode(envelopes) }
+    }
+
+    fn written(snapshot: &Snapshot, name: &str) -> Envelope {
+        let key = Key::new(Kind::Route, name.parse().expect("a name"));
+        envelope(&key, snapshot.config.get(&key).expect("it is there"))
+    }
+
+    fn build(held: &Arc<Snapshot>, record: &Record) -> Result<Arc<Snapshot>, BuildError> {
+        check(held, record)?.compile()
+    }
+
+    #[test]
+    fn a_delta_needs_its_base_and_leads_to_its_digest() {
+        let first = after(&Snapshot::default(), vec![put("a", 200)]);
+        let second = after(&first, vec![put("b", 200)]);
+        let good = record(&first, &second, vec![written(&second, "b")]);
+        let built = build(&first, &good).expect("it fits");
+        assert_eq!(Position::of(&built), Position::of(&second));
+
+        let drifted =
+            |held: &Arc<Snapshot>, record: &Record| matches!(build(held, record), Err(BuildError::Drifted(_)));
+        assert!(drifted(&second, &good), "another base");
+        assert!(drifted(&first, &record(&first, &second, vec![])), "something is missing");
+        let twice = vec![written(&second, "b"), written(&second, "b")];
+        assert!(drifted(&first, &record(&first, &second, twice)), "something is there twice");
+        let cut = Record { body: good.body.slice(..good.body.len() - 1), ..good };
+        assert!(drifted(&first, &cut), "the body ends too early");
+    }
+
+    #[test]
+    fn a_snapshot_stands_on_its_own_whatever_is_held() {
+        let held = after(&Snapshot::default(), vec![put("old", 200)]);
+        let goal = after(&Snapshot::default(), vec![put("a", 200)]);
+        let built = build(&held, &Record::whole(&goal)).expect("it fits");
+        assert_eq!((Position::of(&built), built.routes.len()), (Position::of(&goal), 1));
+    }
+
+    #[test]
+    fn what_this_node_cannot_do_is_refused_with_the_resource() {
+        let held = Arc::default();
+        let unknown = Envelope { kind: "teapot".to_owned(), name: "brown".to_owned(), ..Envelope::default() };
+        let refused = build(&held, &record(&held, &held, vec![unknown]));
+        let Err(BuildError::Refused(problems)) = refused else { panic!("it is not known") };
+        assert_eq!((&*problems[0].code, problems[0].name.as_deref()), ("unknown-kind", Some("brown")));
+
+        // Whole and with the right digest, but not to be compiled.
+        let key = Key::new(Kind::Route, "a".parse().expect("a name"));
+        let document = Document { created: 1, spec: r#"{"paths":["/a"],"teapot":true}"#.into() };
+        let digest = Digest::of_resource("route", "a", document.created, &document.spec);
+        let reached = Position { revision: 1, digest };
+        let body = proto::body::encode([envelope(&key, &document)]);
+        let refused = build(&held, &Record { base: Position::default(), reached, body });
+        let Err(BuildError::Refused(problems)) = refused else { panic!("it is not known") };
+        assert!(problems.iter().any(|problem| problem.pointer == "/teapot"), "{problems:?}");
+    }
 }

@@ -1,0 +1,250 @@
+//! Both planes as the tests of the stream start, stop and watch them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_plane::distribution::{self, Distribution};
+use control_plane::nodes::{NodeStatus, Nodes, WaitOutcome};
+use control_plane::publish::{Change, Publisher};
+use control_plane::store::{self, Store, StoredToken};
+use control_plane::token::{Role, Tokens};
+use data_plane::settings::{ControlPlane as From, Settings};
+use data_plane::sync::{self, Adopt, Status, Sync};
+use model::config::Edit;
+use model::digest::{Digest, sha256};
+use model::problem::{Fault, Problems};
+use model::resource::{Key, Kind};
+use model::snapshot::Snapshot;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub const GATEWAY: &str = "default";
+pub const TOKEN: &str = "the token of the nodes";
+pub const ADMIN_TOKEN: &str = "the token of the admins";
+
+/// Longer than anything here takes; a test that gets there has failed.
+pub const LONG: Duration = Duration::from_secs(30);
+
+/// Short enough to see liveness at work, long enough for two busy cores.
+const HEARTBEAT: Duration = Duration::from_millis(50);
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// A control plane on a database and a port that survive its restarts.
+pub struct ControlPlane {
+    pub publisher: Arc<Publisher>,
+    pub nodes: Arc<Nodes>,
+    pub distribution: Arc<Distribution>,
+    pub address: SocketAddr,
+    directory: TempDir,
+    shutdown: CancellationToken,
+    served: JoinHandle<()>,
+}
+
+impl ControlPlane {
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = open(&directory).await;
+        for (token, role) in [(TOKEN, Role::Node), (ADMIN_TOKEN, Role::Admin)] {
+            let token = StoredToken { hash: sha256(token.as_bytes()), role, name: format!("the {role}s") };
+            store.add_token(&token).await.expect("a token");
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::on(directory, store, listener).await
+    }
+
+    async fn on(directory: TempDir, store: Arc<dyn Store>, listener: TcpListener) -> Self {
+        let publisher = Publisher::start(store.clone()).await.expect("a publisher");
+        let (nodes, tokens) = (Nodes::new(), Tokens::new(store));
+        let timing = distribution::Timing { heartbeat: HEARTBEAT, silence: SILENCE };
+        let distribution = Distribution::new(publisher.clone(), tokens, nodes.clone(), timing);
+        let address = listener.local_addr().expect("it is bound");
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(distribution.clone().serve(listener, shutdown.clone()));
+        Self { publisher, nodes, distribution, address, directory, shutdown, served }
+    }
+
+    /// Ends the stream and the memory of it; the database stays.
+    pub async fn stop(self) -> Stopped {
+        self.shutdown.cancel();
+        self.served.await.expect("it ends");
+        Stopped { directory: self.directory, address: self.address }
+    }
+
+    /// Makes a revision.
+    pub async fn publish(&self, edits: Vec<Edit>) -> u64 {
+        let (before, revision) = (self.head().0, self.publish_if_new(edits).await);
+        assert!(revision > before, "the edits change something");
+        revision
+    }
+
+    /// The head afterwards.
+    pub async fn publish_if_new(&self, edits: Vec<Edit>) -> u64 {
+        let edits = Arc::new(move |_: &Snapshot| Ok(edits.clone()));
+        let change = Change { author: "a test".to_owned(), message: String::new(), base: None, edits };
+        self.publisher.publish(GATEWAY, change).await.expect("good edits").revision
+    }
+
+    pub fn head(&self) -> (u64, Digest) {
+        let head = self.publisher.head(GATEWAY).expect("a gateway");
+        (head.revision, head.config.digest())
+    }
+
+    pub async fn all_serve(&self, revision: u64) -> WaitOutcome {
+        self.nodes.wait_serving(GATEWAY, revision, 1.0, LONG).await
+    }
+
+    pub fn node(&self) -> NodeStatus {
+        let mut nodes = self.nodes.list(GATEWAY);
+        assert_eq!(nodes.len(), 1);
+        nodes.remove(0)
+    }
+
+    pub async fn until(&self, what: &str, mut is_true: impl FnMut(&Nodes) -> bool) {
+        let mut changes = self.nodes.changes();
+        let waiting = async {
+            while !is_true(&self.nodes) {
+                changes.changed().await.expect("the nodes are watched");
+            }
+        };
+        tokio::time::timeout(LONG, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+}
+
+async fn open(directory: &TempDir) -> Arc<dyn Store> {
+    let path = directory.path().join("sluice.db");
+    store::open(path.to_str().expect("a path in UTF-8")).await.expect("a database")
+}
+
+pub struct Stopped {
+    directory: TempDir,
+    address: SocketAddr,
+}
+
+impl Stopped {
+    pub async fn start(self) -> ControlPlane {
+        let store = open(&self.directory).await;
+        let listener = TcpListener::bind(self.address).await.expect("its port");
+        ControlPlane::on(self.directory, store, listener).await
+    }
+}
+
+/// Cores that only remember what they were given, and refuse what holds a route called `refused`.
+#[derive(Clone)]
+pub struct FakeCores {
+    adopted: Arc<std::sync::Mutex<Vec<u64>>>,
+    served: watch::Sender<Option<Arc<Snapshot>>>,
+    /// Adopting waits until this is open.
+    gate: watch::Sender<bool>,
+}
+
+impl FakeCores {
+    pub fn new() -> Self {
+        Self { adopted: Arc::default(), served: watch::Sender::new(None), gate: watch::Sender::new(true) }
+    }
+
+    pub fn close_gate(&self) {
+        self.gate.send_replace(false);
+    }
+
+    pub fn open_gate(&self) {
+        self.gate.send_replace(true);
+    }
+
+    /// The revisions that came, in order.
+    pub fn adopted(&self) -> Vec<u64> {
+        self.adopted.lock().expect("no panics").clone()
+    }
+
+    pub fn served(&self) -> Option<Arc<Snapshot>> {
+        self.served.borrow().clone()
+    }
+
+    /// Waits until something is being adopted.
+    pub async fn until_adopting(&self, revision: u64) {
+        let waiting = async {
+            while self.adopted().last() != Some(&revision) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(LONG, waiting).await.expect("it comes");
+    }
+}
+
+impl Adopt for FakeCores {
+    async fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<(), Problems> {
+        self.adopted.lock().expect("no panics").push(snapshot.revision);
+        self.gate.subscribe().wait_for(|is_open| *is_open).await.expect("the gate is there");
+        if snapshot.routes.find("refused").is_some() {
+            let key = Key::new(Kind::Route, "refused".parse().expect("a name"));
+            return Err(vec![Fault::new("/hosts/0", "invalid-value", "it cannot be served here").at(&key)]);
+        }
+        self.served.send_replace(Some(snapshot));
+        Ok(())
+    }
+}
+
+/// A node with its data directory.
+pub struct Node {
+    pub cores: FakeCores,
+    pub status: watch::Receiver<Status>,
+    shutdown: CancellationToken,
+    ran: JoinHandle<()>,
+}
+
+impl Node {
+    pub async fn start(control_plane: SocketAddr, data_dir: &Path) -> Self {
+        Self::with_token(control_plane, data_dir, TOKEN).await
+    }
+
+    pub async fn with_token(control_plane: SocketAddr, data_dir: &Path, token: &str) -> Self {
+        let token_file = data_dir.join("node-token");
+        std::fs::write(&token_file, format!("{token}\n")).expect("a file");
+        let url = format!("http://{control_plane}");
+        Self::with_source(Some(From { url, token_file }), data_dir).await
+    }
+
+    pub async fn with_source(source: Option<From>, data_dir: &Path) -> Self {
+        let cores = FakeCores::new();
+        let settings = Settings { control_plane: source, ..Settings::new(data_dir.to_owned()) };
+        let retry = (Duration::from_millis(5), Duration::from_millis(100));
+        let timing = sync::Timing { heartbeat: HEARTBEAT, silence: SILENCE, retry };
+        let sync = Sync::start(&settings, cores.clone()).await.expect("a data directory").with_timing(timing);
+        let (status, shutdown) = (sync.status(), CancellationToken::new());
+        let ran = tokio::spawn(sync.run(shutdown.clone()));
+        Self { cores, status, shutdown, ran }
+    }
+
+    pub async fn until(&mut self, what: &str, is_true: impl FnMut(&Status) -> bool) -> Status {
+        let waited = tokio::time::timeout(LONG, self.status.wait_for(is_true)).await;
+        waited.unwrap_or_else(|_| panic!("never: {what}")).expect("the node runs").clone()
+    }
+
+    pub async fn until_serving(&mut self, (revision, digest): (u64, Digest)) -> Status {
+        let what = format!("revision {revision} is served");
+        let is_served = |status: &Status| {
+            status.serving.is_some_and(|serving| serving.revision == revision && serving.digest == digest)
+        };
+        self.until(&what, is_served).await
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.ran.await.expect("it ends");
+    }
+}
+
+/// A route that differs by `status`.
+pub fn put(name: &str, status: u16) -> Edit {
+    let spec = json!({"hosts": ["a.test"], "paths": [format!("/{name}")], "respond": {"status": status}});
+    Edit::Put { kind: Kind::Route, name: name.to_owned(), spec }
+}
+
+pub fn remove(name: &str) -> Edit {
+    Edit::Remove { key: Key::new(Kind::Route, name.parse().expect("a name")) }
+}
