@@ -1,0 +1,89 @@
+//! How problems are shown: where, what, and what to do about it.
+//!
+//! ```text
+//! gateway.yaml:12:14: route `orders` at /service: no service is named `order`
+//!   12 |     service: order
+//!      |              ^^^^^
+//!   hint: did you mean `orders`?
+//! ```
+
+use std::fmt::Write;
+
+use model::problem::{Location, Problem};
+
+/// One paragraph for each.
+#[must_use]
+pub fn list(problems: &[Problem]) -> String {
+    let mut text = String::new();
+    for problem in problems {
+        paragraph(&mut text, problem);
+    }
+    let count = problems.len();
+    if count > 1 {
+        let _ = write!(text, "{count} problems");
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn paragraph(text: &mut String, problem: &Problem) {
+    let Problem { kind, name, pointer, code: _, message, hint, location } = problem;
+    if let Some(Location { file, line, column, .. }) = location {
+        let _ = write!(text, "{file}:{line}:{column}: ");
+    }
+    if let Some(kind) = kind {
+        let _ = write!(text, "{kind}");
+        if let Some(name) = name {
+            let _ = write!(text, " `{name}`");
+        }
+        if !pointer.is_empty() {
+            let _ = write!(text, " at {pointer}");
+        }
+        text.push_str(": ");
+    }
+    let _ = writeln!(text, "{message}");
+    for line in location.iter().flat_map(|location| location.excerpt.lines()) {
+        let _ = writeln!(text, "  {line}");
+    }
+    if let Some(hint) = hint {
+        let _ = writeln!(text, "  hint: {hint}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    fn problem(location: Option<Location>) -> Problem {
+        Problem {
+            kind: model::resource::Kind::parse("route"),
+            name: Some("orders".into()),
+            pointer: "/service".into(),
+            code: Cow::Borrowed("unknown-reference"),
+            message: "no service is named `order`".into(),
+            hint: Some("did you mean `orders`?".into()),
+            location,
+        }
+    }
+
+    #[test]
+    fn a_problem_shows_its_place() {
+        let excerpt = "12 |     service: order\n   |              ^^^^^".to_owned();
+        let located = problem(Some(Location { file: "gateway.yaml".into(), line: 12, column: 14, excerpt }));
+        let expected = "\
+gateway.yaml:12:14: route `orders` at /service: no service is named `order`
+  12 |     service: order
+     |              ^^^^^
+  hint: did you mean `orders`?";
+        assert_eq!(list(&[located]), expected);
+    }
+
+    #[test]
+    fn several_are_counted() {
+        let text = list(&[problem(None), problem(None)]);
+        assert!(text.starts_with("route `orders` at /service: no service is named `order`\n  hint: did you"), "{text}");
+        assert!(text.ends_with("\n2 problems"), "{text}");
+    }
+}

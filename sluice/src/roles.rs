@@ -1,0 +1,138 @@
+//! `sluice control-plane` and `sluice data-plane`: the roles of a production installation, each in a process of its own.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use crate::logging::Logging;
+use crate::signals::Signals;
+use crate::{Outcome, output, ports};
+
+/// Keep the configuration and publish it to the nodes
+#[derive(Args)]
+pub struct ControlPlane {
+    /// `postgres://user@host/name`, or a path of a SQLite file [default: sluice.db in the data folder]
+    #[arg(long, env = "SLUICE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+
+    /// Where the tokens are written at the first start
+    #[arg(long, env = "SLUICE_DATA_DIR", default_value = "./sluice-data", value_name = "FOLDER")]
+    data_dir: PathBuf,
+
+    /// Where the admin API is
+    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
+    admin: SocketAddr,
+
+    /// Where the configuration stream is
+    #[arg(long, env = "SLUICE_STREAM", default_value = "127.0.0.1:8082", value_name = "ADDRESS")]
+    stream: SocketAddr,
+}
+
+/// Forward traffic, with the configuration of a control plane
+#[derive(Args)]
+pub struct DataPlane {
+    /// The configuration stream of a control plane
+    #[arg(long, env = "SLUICE_CONTROL_PLANE", value_name = "URL")]
+    control_plane: String,
+
+    /// A file with the node token
+    #[arg(long, env = "SLUICE_TOKEN_FILE", value_name = "FILE")]
+    token_file: PathBuf,
+
+    /// The gateway that this node belongs to
+    #[arg(long, env = "SLUICE_GATEWAY", default_value = "default", value_name = "NAME")]
+    gateway: String,
+
+    /// Where the node keeps its identity and its last good configuration
+    #[arg(long, env = "SLUICE_DATA_DIR", default_value = "./sluice-data", value_name = "FOLDER")]
+    data_dir: PathBuf,
+
+    /// Where metrics and health are
+    #[arg(long, env = "SLUICE_NODE", default_value = "127.0.0.1:8083", value_name = "ADDRESS")]
+    node: SocketAddr,
+
+    /// How many cores serve requests [default: all]
+    #[arg(long, env = "SLUICE_CORES", value_name = "N")]
+    cores: Option<NonZeroUsize>,
+
+    /// Whether a line of JSON is written for each request
+    #[arg(long, env = "SLUICE_ACCESS_LOG", value_enum, default_value = "stdout")]
+    access_log: AccessLog,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccessLog {
+    Stdout,
+    Off,
+}
+
+impl ControlPlane {
+    pub fn run(self, logging: &Logging) -> anyhow::Result<Outcome> {
+        logging.start("info")?;
+        ports::check(&[("--admin", self.admin), ("--stream", self.stream)])?;
+        let mut settings = control_plane::settings::Settings::new(self.data_dir);
+        settings.admin_bind = self.admin;
+        settings.stream_bind = self.stream;
+        if let Some(url) = self.database_url {
+            settings.database_url = url;
+        }
+        until_signalled(|stop| async { Ok(control_plane::run(settings, stop, |_| {}).await?) })
+    }
+}
+
+impl DataPlane {
+    pub fn run(self, logging: &Logging) -> anyhow::Result<Outcome> {
+        logging.start("info")?;
+        ports::check(&[("--node", self.node)])?;
+        let mut settings = data_plane::settings::Settings::new(self.data_dir);
+        settings.gateway = self.gateway;
+        settings.node_port = self.node;
+        settings.access_log = self.access_log == AccessLog::Stdout;
+        if let Some(cores) = self.cores {
+            settings.cores = cores;
+        }
+        let (url, token_file) = (self.control_plane, self.token_file);
+        settings.control_plane = Some(data_plane::settings::ControlPlane { url, token_file });
+        until_signalled(|stop| async { Ok(data_plane::run(settings, stop).await?) })
+    }
+}
+
+/// Runs a plane; the first signal asks it to end, the second does not wait for that.
+fn until_signalled<F>(plane: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<Outcome>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let stop = CancellationToken::new();
+        let mut plane = std::pin::pin!(plane(stop.clone()));
+        tokio::select! {
+            ended = &mut plane => return ended,
+            () = signals.next() => stop.cancel(),
+        }
+        output::message("draining; once more to stop at once");
+        tokio::select! {
+            ended = plane => ended,
+            () = signals.next() => Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    outcome.map(|()| Outcome::Done)
+}
+
+/// For everything but requests, which have cores of their own.
+pub fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("sluice")
+        .enable_all()
+        .build()
+        .context("cannot start threads")
+}

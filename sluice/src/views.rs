@@ -1,0 +1,125 @@
+//! What the admin API answers, as far as this program reads it. Unknown fields are passed over: the control plane
+//! may be newer.
+
+use model::problem::Problem;
+use model::resource::Kind;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A page of a list.
+#[derive(Deserialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    pub next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub struct Gateway {
+    /// Number of the newest revision.
+    pub revision: u64,
+}
+
+/// What would change, or what did.
+#[derive(Deserialize, Serialize)]
+pub struct Diff {
+    pub from: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
+    pub changes: Vec<Change>,
+}
+
+#[derive(Deserialize, Serialize)]
+pub struct Change {
+    pub action: Action,
+    pub kind: Kind,
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Value>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    Create,
+    Update,
+    Delete,
+}
+
+impl Action {
+    /// One character, as in a diff.
+    #[must_use]
+    pub fn sign(self) -> char {
+        match self {
+            Self::Create => '+',
+            Self::Update => '~',
+            Self::Delete => '-',
+        }
+    }
+}
+
+/// What a write did.
+#[derive(Deserialize, Serialize)]
+pub struct Applied {
+    pub revision: u64,
+    pub digest: String,
+    pub is_new: bool,
+    pub changes: Vec<Touched>,
+}
+
+#[derive(Deserialize, Serialize)]
+pub struct Touched {
+    pub action: Action,
+    pub kind: Kind,
+    pub name: String,
+}
+
+#[derive(Deserialize)]
+pub struct Revision {
+    pub number: u64,
+    pub author: String,
+    pub message: String,
+    pub created_at: String,
+    pub change_count: u64,
+}
+
+/// All nodes, and what they should serve.
+#[derive(Deserialize)]
+pub struct Nodes {
+    /// Number of the newest revision.
+    pub revision: u64,
+    pub items: Vec<Node>,
+}
+
+/// One node and how far it is.
+#[derive(Deserialize)]
+pub struct Node {
+    pub node_id: String,
+    pub hostname: String,
+    pub version: String,
+    pub connected: bool,
+    pub last_seen: String,
+    pub received: Option<Reached>,
+    pub serving: Option<Reached>,
+    pub refusal: Option<NodeRefusal>,
+}
+
+#[derive(Deserialize)]
+pub struct Reached {
+    pub revision: u64,
+}
+
+#[derive(Deserialize)]
+pub struct NodeRefusal {
+    pub revision: u64,
+    pub problems: Vec<Problem>,
+}
+
+impl Node {
+    /// The revision that it serves; 0 for none.
+    #[must_use]
+    pub fn serves(&self) -> u64 {
+        self.serving.as_ref().map_or(0, |reached| reached.revision)
+    }
+}
