@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::digest::Digest;
 use crate::problem::{Fault, Problem, Problems, closest};
-use crate::resource::{Document, Key, Kind, Name, Resource, unknown_reference};
+use crate::resource::{Document, Key, Kind, Mention, Name, Reference, Resource, unknown_reference};
 use crate::secret;
 
 /// A checked set of resources. Cloning costs nothing; two of them share what they have in common.
@@ -109,7 +109,7 @@ impl Config {
     /// finding more of them.
     pub(crate) fn try_apply(&self, edits: Vec<Edit>, revision: u64) -> (Self, Vec<Changed>, Problems) {
         let mut problems = Problems::new();
-        let (mut seen, mut faulty) = (BTreeSet::new(), BTreeSet::new());
+        let (mut seen, mut faulty) = (BTreeSet::new(), BTreeMap::new());
         let mut changes = Vec::with_capacity(edits.len());
         for edit in edits {
             let Some(key) = key_of(&edit, &mut problems) else { continue };
@@ -118,12 +118,16 @@ impl Config {
                 problems.push(Fault::new("/name", "duplicate-name", message).at(&key));
                 continue;
             }
-            match self.parse(key.clone(), edit, revision) {
+            match self.parse(key.clone(), &edit, revision) {
                 Ok(change) if change.before != change.after => changes.push(change),
                 Ok(_) => {}
                 Err(faults) => {
                     problems.extend(faults.into_iter().map(|fault| fault.at(&key)));
-                    faulty.insert(key);
+                    let mentions = match edit {
+                        Edit::Put { kind, spec, .. } => Resource::mentions(kind, spec),
+                        Edit::Restore { .. } | Edit::Remove { .. } => Vec::new(),
+                    };
+                    faulty.insert(key, mentions);
                 }
             }
         }
@@ -135,19 +139,20 @@ impl Config {
         (config, changes, problems)
     }
 
-    fn parse(&self, key: Key, edit: Edit, revision: u64) -> Result<Changed, Vec<Fault>> {
+    fn parse(&self, key: Key, edit: &Edit, revision: u64) -> Result<Changed, Vec<Fault>> {
         let before = self.get(&key).cloned();
         let (resource, document) = match edit {
             Edit::Remove { .. } => return Ok(Changed { key, before, after: None, resource: None }),
-            Edit::Put { kind, mut spec, .. } => {
-                let restored = secret::restore(kind, &mut spec, before.as_ref());
+            Edit::Put { kind, spec, .. } => {
+                let mut spec = spec.clone();
+                let restored = secret::restore(*kind, &mut spec, before.as_ref());
                 // Without the secret there are more faults, but none of the author's.
-                let resource = restored.map_err(|fault| vec![fault]).and_then(|()| Resource::parse(kind, spec))?;
+                let resource = restored.map_err(|fault| vec![fault]).and_then(|()| Resource::parse(*kind, spec))?;
                 let created = before.as_ref().map_or(revision, |document| document.created);
                 let spec = Arc::from(resource.canonical());
                 (resource, Document { created, spec })
             }
-            Edit::Restore { document, .. } => (document.parse(key.kind)?, document),
+            Edit::Restore { document, .. } => (document.parse(key.kind)?, document.clone()),
         };
         Ok(Changed { key, before, after: Some(document), resource: Some(resource) })
     }
@@ -191,40 +196,44 @@ impl Config {
         });
     }
 
-    /// A reference to something in `faulty` is no problem of its own.
-    fn check_references(&self, changes: &[Changed], faulty: &BTreeSet<Key>, problems: &mut Problems) {
-        for change in changes {
-            if let Some(resource) = &change.resource {
-                problems.extend(self.dangling(&change.key, resource, faulty));
-            } else if self.referrers.contains_key(&change.key) {
-                problems.push(self.still_needed(&change.key));
-            }
-        }
-        let mut once = BTreeMap::new();
-        problems.retain(|problem| {
-            let place = (problem.kind, problem.name.clone(), problem.pointer.clone(), problem.message.clone());
-            once.insert(place, ()).is_none()
-        });
-    }
-
-    fn dangling(&self, key: &Key, resource: &Resource, faulty: &BTreeSet<Key>) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        resource.references(&mut |reference| {
+    /// `faulty` are resources with faults of their own and what they refer to; a reference to one of them is good.
+    fn check_references(&self, changes: &[Changed], faulty: &BTreeMap<Key, Vec<Mention>>, problems: &mut Problems) {
+        let mut check = |key: &Key, reference: Reference<'_>| {
             let target = reference.name.parse().map(|name| Key::new(reference.kind, name));
-            if target.is_ok_and(|target| self.documents.contains_key(&target) || faulty.contains(&target)) {
+            if target.is_ok_and(|target| self.documents.contains_key(&target) || faulty.contains_key(&target)) {
                 return;
             }
             let names = self.of_kind(reference.kind, None).map(|(name, _)| name.as_str());
             let meant = closest(reference.name, names);
             problems.push(unknown_reference(&reference, meant).at(key));
+        };
+        for change in changes {
+            if let Some(resource) = &change.resource {
+                resource.references(&mut |reference| check(&change.key, reference));
+            }
+        }
+        for (key, mentions) in faulty {
+            for Mention { kind, name, pointer } in mentions {
+                check(key, Reference { kind: *kind, name, pointer: pointer.clone() });
+            }
+        }
+        let removed = changes.iter().filter(|change| change.after.is_none()).map(|change| &change.key);
+        problems.extend(
+            removed
+                .filter(|key| self.referrers.contains_key(*key))
+                .filter_map(|key| self.still_needed(key, &|user| faulty.contains_key(user))),
+        );
+        let mut once = BTreeSet::new();
+        problems.retain(|problem| {
+            once.insert((problem.kind, problem.name.clone(), problem.pointer.clone(), problem.message.clone()))
         });
-        problems
     }
 
-    /// Walks over everything, which is only done to say why a removal was refused.
-    fn still_needed(&self, key: &Key) -> Problem {
+    /// Walks over everything, which is only done to say why a removal is refused. Users that the change meant to
+    /// replace do not count.
+    fn still_needed(&self, key: &Key, is_replaced: &dyn Fn(&Key) -> bool) -> Option<Problem> {
         let mut users = Vec::new();
-        for (user, document) in self.iter() {
+        for (user, document) in self.iter().filter(|(user, _)| !is_replaced(user)) {
             if let Ok(resource) = document.parse(user.kind) {
                 resource.references(&mut |reference| {
                     if reference.kind == key.kind && reference.name == key.name.as_str() {
@@ -233,12 +242,16 @@ impl Config {
                 });
             }
         }
+        let verb = if users.len() == 1 { "refers" } else { "refer" };
         let shown = users.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
         let more = users.len().saturating_sub(5);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        Fault::new("", "still-referenced", format!("{key} cannot be removed: {shown}{more} refers to it"))
-            .hint("remove or change what refers to it, in the same change or before")
-            .at(key)
+        let message = format!("{key} cannot be removed: {shown}{more} {verb} to it");
+        (!users.is_empty()).then(|| {
+            Fault::new("", "still-referenced", message)
+                .hint("remove or change what refers to it, in the same change or before")
+                .at(key)
+        })
     }
 }
 
@@ -262,3 +275,6 @@ fn key_of(edit: &Edit, problems: &mut Problems) -> Option<Key> {
 fn digest_of(key: &Key, document: &Document) -> Digest {
     Digest::of_resource(key.kind.singular(), &key.name, document.created, &document.spec)
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,6 +54,7 @@ pub struct KindInfo {
     pub secrets: &'static [&'static str],
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     parse: fn(Value) -> Result<Resource, Vec<Fault>>,
+    mentions: fn(Value) -> Vec<Mention>,
 }
 
 impl KindInfo {
@@ -70,6 +71,17 @@ impl KindInfo {
                 let mut faults = Vec::new();
                 typed.check(&mut faults);
                 if faults.is_empty() { Ok(typed.into_resource()) } else { Err(faults) }
+            },
+            mentions: |value| {
+                let mut reading = written::read_partly::<T>(value);
+                let mut mentions = Vec::new();
+                if let Some(typed) = reading.typed.take() {
+                    typed.into_resource().references(&mut |Reference { kind, name, pointer }| {
+                        let pointer = reading.as_written(&pointer);
+                        mentions.push(Mention { kind, name: name.to_owned(), pointer });
+                    });
+                }
+                mentions
             },
         }
     }
@@ -107,6 +119,13 @@ pub struct Reference<'a> {
     pub pointer: String,
 }
 
+/// A [`Reference`] on its own.
+pub(crate) struct Mention {
+    pub kind: Kind,
+    pub name: String,
+    pub pointer: String,
+}
+
 /// A parsed and checked resource of any kind, without its name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resource {
@@ -136,6 +155,11 @@ impl Resource {
     /// Parses and checks; the name is not part of `spec`.
     pub fn parse(kind: Kind, spec: Value) -> Result<Self, Vec<Fault>> {
         (kind.info().parse)(spec)
+    }
+
+    /// What a written form with faults refers to, as far as it can be told.
+    pub(crate) fn mentions(kind: Kind, spec: Value) -> Vec<Mention> {
+        (kind.info().mentions)(spec)
     }
 
     pub fn references(&self, visit: &mut dyn FnMut(Reference<'_>)) {

@@ -15,13 +15,20 @@ use crate::problem::{Fault, did_you_mean, push_pointer};
 const MAX_FAULTS: usize = 50;
 
 /// The typed form of `value`, or every fault in it.
-pub fn read<T: DeserializeOwned>(mut value: Value) -> Result<T, Vec<Fault>> {
+pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
+    match read_partly(value) {
+        Reading { typed: Some(typed), faults, .. } if faults.is_empty() => Ok(typed),
+        reading => Err(reading.faults),
+    }
+}
+
+/// What can be made of `value`, with every fault in it.
+pub fn read_partly<T: DeserializeOwned>(mut value: Value) -> Reading<T> {
     let mut faults: Vec<Fault> = Vec::new();
     let mut removed = Removed::default();
     loop {
         let error = match serde_path_to_error::deserialize::<_, T>(&value) {
-            Ok(typed) if faults.is_empty() => return Ok(typed),
-            Ok(_) => return Err(faults),
+            Ok(typed) => return Reading { typed: Some(typed), faults, removed },
             Err(error) => error,
         };
         let mut fault = describe(&value, error.path(), &error.inner().to_string());
@@ -34,8 +41,24 @@ pub fn read<T: DeserializeOwned>(mut value: Value) -> Result<T, Vec<Fault>> {
         let taken = removed.take(&mut value, &now)
             || now.rsplit_once('/').is_some_and(|(container, _)| removed.take(&mut value, container));
         if !taken || faults.len() >= MAX_FAULTS {
-            return Err(faults);
+            return Reading { typed: None, faults, removed };
         }
+    }
+}
+
+/// What was made of a value.
+pub struct Reading<T> {
+    /// The value without what was at fault; nothing if too much was.
+    pub typed: Option<T>,
+    pub faults: Vec<Fault>,
+    removed: Removed,
+}
+
+impl<T> Reading<T> {
+    /// Where in the value as it was written something in `typed` is.
+    #[must_use]
+    pub fn as_written(&self, pointer: &str) -> String {
+        self.removed.as_written(pointer)
     }
 }
 

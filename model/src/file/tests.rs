@@ -134,9 +134,11 @@ consumers: {}
             "10:10 invalid-value /url",
             "11:11 invalid-name /name",
             "13:5 invalid-value ",
+            "17:14 unknown-reference /backends/0/service",
             "19:16 invalid-value /timeouts/request",
             "21:25 invalid-value /hosts/1",
             "23:9 missing-field /backends/0/service",
+            "24:18 unknown-reference /backends/1/service",
             "25:11 duplicate-name /name",
             "27:12 invalid-value /consumers",
         ]
