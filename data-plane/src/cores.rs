@@ -47,9 +47,10 @@ impl Cores {
         for number in 0..settings.cores.get() {
             let (order, ordered) = mpsc::unbounded_channel();
             let (settings, seat, retire) = (settings.clone(), telemetry.seat(), retire.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new()
                 .name(format!("core-{number}"))
-                .spawn(move || core::run(&settings, seat, ordered, retire))?;
+                .spawn(move || core::run(&runtime, &settings, seat, ordered, retire))?;
             orders.push(order);
             threads.push(thread);
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use model::slots::Slot;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::cores::core::{Core, Opening};
@@ -34,6 +35,7 @@ pub struct OpenListener {
     pub slot: Cell<Option<Slot>>,
     tls: RefCell<Option<TlsAcceptor>>,
     closing: Notify,
+    accepting: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl OpenListener {
@@ -44,9 +46,11 @@ impl OpenListener {
             slot: Cell::new(Some(opening.slot)),
             tls: RefCell::new(acceptor(opening.tls)),
             closing: Notify::new(),
+            accepting: RefCell::default(),
         });
         let socket = TcpListener::from_std(socket).expect("sockets are opened for this");
-        tokio::task::spawn_local(accept(core.clone(), listener.clone(), socket));
+        let accepting = tokio::task::spawn_local(accept(core.clone(), listener.clone(), socket));
+        listener.accepting.replace(Some(accepting));
         listener
     }
 
@@ -56,9 +60,14 @@ impl OpenListener {
         self.tls.replace(acceptor(tls));
     }
 
-    pub fn close(&self) {
+    /// Accepts nothing more; returns when the address is free.
+    pub async fn close(&self) {
         self.slot.set(None);
         self.closing.notify_one();
+        let accepting = self.accepting.take();
+        if let Some(accepting) = accepting {
+            let _ = accepting.await;
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What services get and what comes back, through a whole node.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::net::SocketAddr;
@@ -418,4 +420,48 @@ async fn draining_waits_for_a_response_and_says_goodbye() {
     assert_eq!(within(within(second).await.unwrap().unwrap().into_body().collect()).await.unwrap().to_bytes(), "late");
     within(connection).await.unwrap().unwrap();
     within(drained).await.unwrap();
+}
+
+/// A service that sends as much as is taken, and tells when it can send no more.
+async fn gushes() -> (SocketAddr, mpsc::UnboundedReceiver<()>) {
+    let (ended, end) = mpsc::unbounded_channel();
+    let address = backend::sockets(move |mut stream| {
+        let ended = ended.clone();
+        async move {
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let block = vec![b'x'; 64 * 1024];
+            while stream.write_all(&block).await.is_ok() {}
+            let _ = ended.send(());
+        }
+    })
+    .await;
+    (address, end)
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_given_up() {
+    let mut settings = settings();
+    settings.limits.idle = Duration::from_millis(200);
+    let (address, mut end) = gushes().await;
+    let node = Node::start_with(settings, forward_to(address)).await;
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "\r\n\r\n").await;
+    within(end.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_http_2_client_that_opens_no_window_is_given_up() {
+    let mut settings = settings();
+    settings.limits.idle = Duration::from_millis(200);
+    let (address, mut end) = gushes().await;
+    let node = Node::start_with(settings, forward_to(address)).await;
+    let stream = TcpStream::connect(node.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    // The body is not read, so that its window stays closed.
+    let _response = within(sender.send_request(Request::get("http://x/").body(full("")).unwrap())).await.unwrap();
+    within(end.recv()).await.unwrap();
 }

@@ -1,5 +1,7 @@
 //! Listeners that appear, change and vanish by configuration, and nodes that leave.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::sync::Arc;
@@ -60,10 +62,7 @@ async fn listeners_come_and_go_without_a_failed_request_on_another() {
         while served.load(Ordering::Relaxed) == before {
             tokio::task::yield_now().await;
         }
-        // The sockets close on their cores a moment after the change.
-        while TcpStream::connect(second).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
+        assert!(TcpStream::connect(second).await.is_err(), "round {round}");
         assert!(!traffic.is_finished(), "round {round}");
     }
     stop.store(true, Ordering::Relaxed);
@@ -80,7 +79,6 @@ async fn a_vanished_listener_lets_its_clients_go() {
     read_until(&mut idle, "ok").await;
     let mut half = TcpStream::connect(second).await.unwrap();
     half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-    // Both are with their cores once another request on each has been answered.
     tokio::time::sleep(Duration::from_millis(50)).await;
     node.change(vec![remove(Kind::Listener, "second")]).await.unwrap();
     assert_eq!(read_all(&mut idle).await, "");

@@ -1,6 +1,10 @@
 //! What clients get for well-formed and malformed requests, on the wire.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
@@ -189,4 +193,46 @@ async fn garbage_ends_its_connection_and_nothing_else() {
     }
     let answer = node.raw("GET /hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(answer.ends_with("hello"), "{answer}");
+}
+
+#[tokio::test]
+async fn no_bytes_whatever_make_a_node_panic() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    std::panic::set_hook(Box::new(|_| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+    }));
+    let node = node().await;
+    let seeds = [
+        "GET /hello?q=1 HTTP/1.1\r\nhost: a.test\r\nconnection: keep-alive, upgrade\r\nupgrade: x\r\nte: trailers\r\n\r\n",
+        "POST http://a.test/%41/../hello HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\na: b\r\n\r\n",
+        "OPTIONS * HTTP/1.0\r\ncontent-length: 3\r\nx_y: z\r\nforwarded: for=x\r\n\r\nabc",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0d\0\0\x05\x01\x05\0\0\0\x01\u{2}\u{4}\u{6}\u{1}\u{3}",
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut inputs = Vec::new();
+    for _ in 0..400 {
+        let mut bytes = random.choice(seeds).unwrap().as_bytes().to_vec();
+        for _ in 0..random.usize(1..6) {
+            let place = random.usize(..bytes.len());
+            match random.u8(..4) {
+                0 => bytes[place] = random.u8(..),
+                1 => bytes.insert(place, *random.choice(b"\r\n\0 :,;%/.\x80\xff").unwrap()),
+                2 => drop(bytes.drain(place..(place + 3).min(bytes.len()))),
+                _ => bytes.truncate(place.max(1)),
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        inputs.push(bytes);
+    }
+    for input in &inputs {
+        let mut stream = TcpStream::connect(node.address).await.unwrap();
+        let _ = stream.write_all(input).await;
+        let _ = stream.shutdown().await;
+        support::read_all(&mut stream).await;
+    }
+    let answer = node.raw("GET /hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.ends_with("hello"), "{answer}");
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
 }

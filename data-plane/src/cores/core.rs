@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use model::slots::Slot;
 use model::snapshot::Snapshot;
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
@@ -74,13 +75,15 @@ pub struct Core {
     retire: Sender<Arc<Snapshot>>,
 }
 
-/// The life of a core's thread.
-pub fn run(settings: &Settings, seat: Seat, orders: mpsc::UnboundedReceiver<Order>, retire: Sender<Arc<Snapshot>>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("the system has room for one more event queue");
-    LocalSet::new().block_on(&runtime, async move {
+/// The life of a core's thread, on its runtime.
+pub fn run(
+    runtime: &Runtime,
+    settings: &Settings,
+    seat: Seat,
+    orders: mpsc::UnboundedReceiver<Order>,
+    retire: Sender<Arc<Snapshot>>,
+) {
+    LocalSet::new().block_on(runtime, async move {
         let core = Core::new(settings, seat, retire);
         tokio::task::spawn_local(core.clock.clone().run());
         core.obey(orders).await;
@@ -127,17 +130,18 @@ impl Core {
             };
             match order {
                 Some(Order::Serve { snapshot, openings, done }) => {
-                    self.serve(snapshot, openings);
+                    self.close(self.serve(snapshot, openings)).await;
                     let _ = done.send(());
                 }
-                Some(Order::Drain { done }) => self.drain(done),
+                Some(Order::Drain { done }) => self.drain(done).await,
                 Some(Order::Stop) | None => return,
             }
         }
     }
 
-    /// Swaps the snapshot and the listeners in one step: no request runs in between.
-    fn serve(self: &Rc<Self>, snapshot: Arc<Snapshot>, openings: Vec<Opening>) {
+    /// Swaps the snapshot and the listeners in one step: no request runs in between. Returns the listeners
+    /// that are to close.
+    fn serve(self: &Rc<Self>, snapshot: Arc<Snapshot>, openings: Vec<Opening>) -> Vec<Rc<OpenListener>> {
         let previous = self.snapshot.replace(Rc::new(Snapshot::clone(&snapshot)));
         let keeper = self.serving.replace(snapshot);
         self.outgoing.borrow_mut().push((Rc::downgrade(&previous), keeper));
@@ -157,11 +161,16 @@ impl Core {
             listeners.insert(listener.address, listener);
         }
         drop(listeners);
-        for listener in closing.into_values() {
-            listener.close();
-            self.connections.leave(Some(&listener));
-        }
         self.retire_outgoing();
+        closing.into_values().collect()
+    }
+
+    /// Closes listeners and asks their clients to go. Their addresses are free when it returns.
+    async fn close(&self, listeners: Vec<Rc<OpenListener>>) {
+        for listener in listeners {
+            listener.close().await;
+            self.connections.leave(&listener);
+        }
     }
 
     /// Gives up snapshots that no request holds any more, to be freed on another thread.
@@ -172,11 +181,9 @@ impl Core {
         }
     }
 
-    fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
-        for listener in std::mem::take(&mut *self.listeners.borrow_mut()).into_values() {
-            listener.close();
-        }
-        self.connections.leave(None);
+    async fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        let listeners = std::mem::take(&mut *self.listeners.borrow_mut());
+        self.close(listeners.into_values().collect()).await;
         let core = self.clone();
         tokio::task::spawn_local(async move {
             core.connections.none_left().await;
@@ -217,10 +224,10 @@ impl Connections {
         self.closed.notify_waiters();
     }
 
-    /// Asks clients to go: those of one listener, or all.
-    fn leave(&self, of: Option<&Rc<OpenListener>>) {
+    /// Asks the clients of a listener to go.
+    fn leave(&self, listener: &Rc<OpenListener>) {
         for connection in self.open.borrow().values() {
-            if of.is_none_or(|listener| Rc::ptr_eq(listener, &connection.listener)) {
+            if Rc::ptr_eq(listener, &connection.listener) {
                 connection.leave();
             }
         }

@@ -1,6 +1,11 @@
 //! A node under test: cores in this process, configured with YAML-like values, and raw or real clients.
 
-#![expect(dead_code, reason = "every test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::allow_attributes,
+    reason = "every test file uses a part of it, and a test that cannot go on fails"
+)]
 
 pub mod backend;
 
