@@ -88,3 +88,29 @@ pub fn problem_from_wire(problem: proto::Problem) -> Problem {
         location: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_does_not_understand_is_a_problem() {
+        let good = proto::Envelope { kind: "service".into(), name: "a".into(), ..proto::Envelope::default() };
+        let cases = [
+            (proto::Envelope { kind: "plugin".into(), ..good.clone() }, "unknown-kind"),
+            (proto::Envelope { name: "No Name".into(), ..good.clone() }, "invalid-name"),
+            (proto::Envelope { spec: Bytes::from_static(b"\xff"), ..good.clone() }, "invalid-json"),
+        ];
+        for (envelope, code) in cases {
+            assert_eq!(edit(&envelope).expect_err(code).code, code);
+        }
+        assert!(edit(&proto::Envelope { removed: true, ..good }).is_ok());
+    }
+
+    #[test]
+    fn problems_arrive_as_they_were_sent() {
+        let fault = Fault::new("/paths/0", "invalid-path", "it is wrong").hint("mend it");
+        let problem = fault.in_resource(Kind::Route, "a");
+        assert_eq!(problem_from_wire(problem_to_wire(&problem)), problem);
+    }
+}

@@ -92,3 +92,111 @@ impl Chain {
         self.steps.get(self.ran.checked_sub(1)?).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use http::{HeaderMap, StatusCode};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::Edit;
+    use crate::resource::Kind;
+
+    const KEY: &str = "0123456789abcdef";
+
+    fn put(kind: Kind, name: &str, spec: Value) -> Edit {
+        Edit::Put { kind, name: name.to_owned(), spec }
+    }
+
+    /// A policy that leaves its name on requests and responses.
+    fn marker(name: &str, more: Value) -> Edit {
+        let set = json!({"set": {"x-mark": name}});
+        let mut spec = json!({"type": "headers", "config": {"request": set, "response": set}});
+        for (field, value) in more.as_object().into_iter().flatten() {
+            spec[field] = value.clone();
+        }
+        put(Kind::Policy, name, spec)
+    }
+
+    fn snapshot(more: Vec<Edit>) -> Snapshot {
+        let mut edits = vec![
+            marker("everywhere", json!({"apply_to": "everything"})),
+            marker("of-service", json!({})),
+            marker("of-route", json!({})),
+            marker("of-consumer", json!({})),
+            put(Kind::Policy, "auth", json!({"type": "key-auth"})),
+            put(Kind::Policy, "ids", json!({"type": "request-id", "apply_to": "everything"})),
+            put(Kind::Service, "s", json!({"url": "http://a:1", "policies": ["of-service"]})),
+            put(Kind::Route, "r", json!({"service": "s", "policies": ["of-route", "auth"]})),
+            put(Kind::Route, "plain", json!({"service": "s"})),
+            put(
+                Kind::Consumer,
+                "acme",
+                json!({"policies": ["of-consumer"], "credentials": [{"type": "key-auth", "name": "k", "key": KEY}]}),
+            ),
+        ];
+        let replaced = |edit: &Edit| match edit {
+            Edit::Put { kind, name, .. } => {
+                more.iter().any(|other| matches!(other, Edit::Put { kind: k, name: n, .. } if k == kind && n == name))
+            }
+            _ => false,
+        };
+        edits.retain(|edit| !replaced(edit));
+        edits.extend(more);
+        Snapshot::default().apply(1, edits).unwrap_or_else(|problems| panic!("{problems:?}")).0
+    }
+
+    /// Runs the policies of a route; gives the marks on request and response, or the code of the rejection.
+    fn run(snapshot: Snapshot, route: &str, key: Option<&'static str>) -> Result<(String, String), &'static str> {
+        let fields: Vec<_> = key.map(|key| ("x-api-key", key)).into_iter().collect();
+        let mut exchange = Exchange::sample(snapshot.clone(), "/", &fields);
+        let route = snapshot.routes.find(route).expect("a route");
+        let service = snapshot.services.find("s").expect("a service");
+        let own = route.policies.as_deref().unwrap_or_default();
+        let mut chain = Chain::merge(&snapshot, [&snapshot.everything, &[], &service.policies, own]);
+        let decision = match pin!(chain.on_request(&mut exchange)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(decision) => decision,
+            Poll::Pending => panic!("nothing here waits"),
+        };
+        let mut head = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
+        chain.on_response(&mut exchange, &mut head);
+        exchange.finish_head(&mut head);
+        assert!(head.headers.contains_key("x-request-id"), "rejections have an identifier too");
+        let mark =
+            |headers: &HeaderMap| headers.get("x-mark").map_or("", |mark| mark.to_str().expect("text")).to_owned();
+        decision.map_err(|rejection| rejection.code)?;
+        Ok((mark(&exchange.request.headers), mark(&head.headers)))
+    }
+
+    fn both(name: &str) -> Result<(String, String), &'static str> {
+        Ok((name.to_owned(), name.to_owned()))
+    }
+
+    #[test]
+    fn the_closest_attachment_acts() {
+        assert_eq!(run(snapshot(Vec::new()), "plain", None), both("of-service"));
+        assert_eq!(run(snapshot(Vec::new()), "r", Some(KEY)), both("of-consumer"));
+        let without =
+            put(Kind::Consumer, "acme", json!({"credentials": [{"type": "key-auth", "name": "k", "key": KEY}]}));
+        assert_eq!(run(snapshot(vec![without]), "r", Some(KEY)), both("of-route"));
+    }
+
+    #[test]
+    fn a_rejection_stops_what_comes_later() {
+        assert_eq!(run(snapshot(Vec::new()), "r", None), Err("credential-missing"));
+    }
+
+    #[test]
+    fn what_is_disabled_lets_the_next_closest_act() {
+        let off = |name: &str| marker(name, json!({"enabled": false}));
+        assert_eq!(run(snapshot(vec![off("of-consumer")]), "r", Some(KEY)), both("of-route"));
+        assert_eq!(run(snapshot(vec![off("of-service")]), "plain", None), both("everywhere"));
+        let open = put(Kind::Policy, "auth", json!({"type": "key-auth", "enabled": false}));
+        let everywhere = put(Kind::Policy, "auth-all", json!({"type": "key-auth", "apply_to": "everything"}));
+        assert_eq!(run(snapshot(vec![open, everywhere]), "r", None), Err("credential-missing"));
+    }
+}

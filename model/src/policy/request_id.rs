@@ -67,3 +67,31 @@ impl Policy for Compiled {
         Outcome::Continue
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::check;
+    use crate::snapshot::Snapshot;
+
+    /// The identifier on the request that is forwarded, which the response has too.
+    fn identifier(sent: &[(&'static str, &str)]) -> String {
+        let policy = RequestId::default().compile(None).expect("a policy");
+        let mut exchange = Exchange::sample(Snapshot::default(), "/", sent);
+        let (response, rejection) = check(&policy, &mut exchange);
+        assert!(rejection.is_none());
+        let forwarded = &exchange.request.headers["x-request-id"];
+        assert_eq!(forwarded, response["x-request-id"]);
+        forwarded.to_str().expect("text").to_owned()
+    }
+
+    #[test]
+    fn a_good_identifier_is_kept_and_others_are_replaced() {
+        assert_eq!(identifier(&[("x-request-id", "abc")]), "abc");
+        let long = "x".repeat(MAX_BYTES + 1);
+        for sent in [&[][..], &[("x-request-id", "")], &[("x-request-id", "\u{e4}")], &[("x-request-id", &long)]] {
+            let made = uuid::Uuid::parse_str(&identifier(sent)).expect("a UUID");
+            assert_eq!(made.get_version_num(), 7);
+        }
+    }
+}

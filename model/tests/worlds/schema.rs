@@ -106,6 +106,37 @@ fn mistakes_are_found_by_it() {
     }
 }
 
+/// The files that people start from.
+#[test]
+fn examples_hold_and_are_valid() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples");
+    let schema = schema::file();
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("there are examples") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        count += 1;
+        let text = std::fs::read_to_string(&path).expect("a file");
+        let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).expect("a certificate");
+        let surroundings = file::Surroundings {
+            // Good as a target, and as a key.
+            env: &|_| Some("http://service.test:9000".to_owned()),
+            file: &|path| {
+                let is_key = path.extension().is_some_and(|extension| extension == "key");
+                Ok(if is_key { made.signing_key.serialize_pem() } else { made.cert.pem() })
+            },
+        };
+        let parsed = file::parse(vec![file::Source { path: path.display().to_string(), text }], &surroundings);
+        let edits = parsed.edits_on(&Snapshot::default(), file::Others::Keep);
+        let applied = edits.and_then(|edits| Snapshot::default().apply(1, edits));
+        assert!(applied.is_ok(), "{}: {:?}", path.display(), applied.err());
+        assert!(is_valid(&parsed.to_value(), &schema, &schema), "{}", path.display());
+    }
+    assert!(count > 0, "there are no examples in {folder}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
