@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub mod api;
 pub mod distribution;
 pub mod nodes;
 pub mod publish;
@@ -20,6 +21,7 @@ pub mod settings;
 pub mod store;
 pub mod token;
 
+use api::ApiState;
 use distribution::{Distribution, Timing};
 use nodes::Nodes;
 use publish::Publisher;
@@ -91,6 +93,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     parts.spawn(async move { follower.follow(stop_following).await });
     let (follower, stop_following) = (tokens.clone(), stop.clone());
     parts.spawn(async move { follower.follow(stop_following).await });
+    let state = ApiState::new(publisher.clone(), store, tokens.clone(), nodes.clone());
+    parts.spawn(api::serve(admin.0, state, stop.clone()));
     let distribution = Distribution::new(publisher, tokens, nodes, Timing::default());
     parts.spawn(distribution.serve(stream.0, stop.clone()));
     tracing::info!("the control plane serves the admin API on {} and nodes on {}", running.admin, running.stream);

@@ -76,6 +76,12 @@ impl Parsed {
         &self.problems
     }
 
+    /// Whether the files hold no resource at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
     /// The edits that turn `base` into what the files say, or every problem with that, with locations. Without
     /// problems of reading the edits are not checked yet: whoever applies them does, and lets
     /// [`Parsed::locate`] say where the problems are.

@@ -1,0 +1,142 @@
+//! The admin API: HTTP in, changes and views out. The only place that knows HTTP status codes.
+//!
+//! [`table`] holds every operation; the router and the OpenAPI document are made from it. Errors of all sorts are
+//! [`error::Error`]. Nothing here decides whether a configuration holds: that is [`crate::publish`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use model::problem::did_you_mean;
+use model::resource::KINDS;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::nodes::Nodes;
+use crate::publish::Publisher;
+use crate::store::Store;
+use crate::token::Tokens;
+
+mod conditions;
+mod config;
+mod docs;
+mod envelope;
+pub mod error;
+mod gateways;
+mod merge_patch;
+mod nodes;
+mod openapi;
+mod probes;
+mod request;
+mod resources;
+mod revisions;
+mod table;
+#[cfg(test)]
+mod tests;
+pub mod view;
+mod write;
+
+use error::{Error, METHOD_NOT_ALLOWED, UNKNOWN_PATH};
+
+/// A client that sends its header fields more slowly is cut off.
+const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long requests in flight may take after a shutdown began.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct ApiState {
+    publisher: Arc<Publisher>,
+    store: Arc<dyn Store>,
+    tokens: Arc<Tokens>,
+    nodes: Arc<Nodes>,
+    /// Writes in flight: they are finished also when their client goes away.
+    writes: TaskTracker,
+}
+
+impl ApiState {
+    #[must_use]
+    pub fn new(publisher: Arc<Publisher>, store: Arc<dyn Store>, tokens: Arc<Tokens>, nodes: Arc<Nodes>) -> Self {
+        Self { publisher, store, tokens, nodes, writes: TaskTracker::new() }
+    }
+}
+
+/// Answers on `listener` until `shutdown`, and then until what is in flight is done, within a bound.
+pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) {
+    let connections = TaskTracker::new();
+    let writes = state.writes.clone();
+    let router = router(state);
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(serve_connection(stream, router.clone(), shutdown.clone()));
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: accepting again at once would only spin.
+                tracing::warn!(%error, "the admin API cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    writes.close();
+    if tokio::time::timeout(DRAIN_WITHIN, async { tokio::join!(connections.wait(), writes.wait()) }).await.is_err() {
+        tracing::warn!("the admin API stops with requests still in flight");
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    builder.http2().timer(TokioTimer::new());
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "an admin connection ended early");
+    }
+}
+
+/// The whole API as a service.
+pub fn router(state: ApiState) -> Router {
+    table::router(table::operations())
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(envelope::panicked))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), envelope::surround))
+        .with_state(state)
+}
+
+async fn nothing_here(request: Request) -> Error {
+    let path = request.uri().path();
+    let meant = path.strip_prefix("/v1/gateways/").and_then(|rest| {
+        let collection = rest.split('/').nth(1)?;
+        let actions = ["config", "config:apply", "config:diff", "config:validate", "revisions", "nodes"];
+        let known = KINDS.iter().map(|info| info.plural).chain(actions);
+        did_you_mean(collection, known.filter(|known| *known != collection))
+    });
+    let hint = meant.unwrap_or_else(|| "`/openapi.json` lists all addresses".to_owned());
+    Error::new(&UNKNOWN_PATH, format!("there is nothing at `{path}`: {hint}"))
+}
+
+async fn wrong_method(request: Request) -> Error {
+    let (method, path) = (request.method(), request.uri().path());
+    Error::new(&METHOD_NOT_ALLOWED, format!("`{path}` cannot be used with {method}"))
+}

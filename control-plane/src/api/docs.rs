@@ -1,0 +1,123 @@
+//! What explains this API, served by itself so that it works with no network: the OpenAPI document, a page to
+//! try it out, and one page for each sort of error.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::body::Body;
+use axum::extract::{Path, Request};
+use axum::response::{IntoResponse, Redirect, Response};
+use bytes::Bytes;
+use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use http::{HeaderValue, Method};
+use model::problem::closest;
+use serde_json::Value;
+
+use super::error::{Error, SORTS, Sort, UNKNOWN_ERROR, UNKNOWN_PATH};
+use super::openapi;
+use super::table::{Operation, operations as all};
+
+const FAMILY: &str = "documentation";
+const HTML: &[&str] = &["text/html"];
+
+pub fn operations() -> Vec<Operation> {
+    let text = |_: &mut schemars::SchemaGenerator| schemars::json_schema!({ "type": "string" });
+    vec![
+        Operation::new(Method::GET, "/openapi.json", "getOpenApi", document)
+            .about(FAMILY, "This document (OpenAPI 3.1)")
+            .answers::<Value>(200, "the document"),
+        Operation::new(Method::GET, "/docs", "getDocs", || async { Redirect::permanent("/docs/") })
+            .about(FAMILY, "Leads to the page")
+            .answers_nothing(308, "the page is at `/docs/`"),
+        Operation::new(Method::GET, "/docs/", "getDocsPage", |request: Request| async move {
+            asset(request.uri().path().trim_start_matches("/docs/"))
+        })
+        .about(FAMILY, "A page that shows and tries all operations")
+        .answers_with(200, "the page", HTML, text),
+        Operation::new(
+            Method::GET,
+            "/docs/{file}",
+            "getDocsFile",
+            |Path(file): Path<String>| async move { asset(&file) },
+        )
+        .about(FAMILY, "A file that the page needs")
+        .answers_with(200, "the file", &["*/*"], text)
+        .errors(&[&UNKNOWN_PATH]),
+        Operation::new(Method::GET, "/docs/errors/{code}", "getErrorPage", |Path(code): Path<String>| async move {
+            error_page(&code)
+        })
+        .about(FAMILY, "Explains the `type` of an error")
+        .answers_with(200, "the explanation", HTML, text)
+        .errors(&[&UNKNOWN_ERROR]),
+    ]
+}
+
+async fn document() -> Response {
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(openapi::document(&all()).to_string()));
+    ([(CONTENT_TYPE, "application/json")], TEXT.clone()).into_response()
+}
+
+fn asset(file: &str) -> Result<Response, Error> {
+    static CONFIG: LazyLock<Arc<utoipa_swagger_ui::Config<'static>>> =
+        LazyLock::new(|| Arc::new(utoipa_swagger_ui::Config::from("/openapi.json")));
+    let found = utoipa_swagger_ui::serve(file, Arc::clone(&CONFIG)).map_err(Error::internal)?;
+    let found = found.ok_or_else(|| Error::new(&UNKNOWN_PATH, format!("the documentation has no file `{file}`")))?;
+    let content_type = HeaderValue::from_str(&found.content_type).map_err(Error::internal)?;
+    let mut response = Response::new(Body::from(Bytes::from(found.bytes.into_owned())));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    // Everything comes from here, also if a description should ever hold something active.
+    response.headers_mut().insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+        ),
+    );
+    Ok(response)
+}
+
+fn error_page(code: &str) -> Result<Response, Error> {
+    let Some(sort) = SORTS.iter().find(|sort| sort.code == code) else {
+        let meant = closest(code, SORTS.iter().map(|sort| sort.code));
+        let hint = meant.map(|meant| format!(": did you mean `{meant}`?")).unwrap_or_default();
+        return Err(Error::new(&UNKNOWN_ERROR, format!("there is no error code `{code}`{hint}")));
+    };
+    let headers = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    ];
+    Ok((headers, page(sort)).into_response())
+}
+
+fn page(sort: &Sort) -> String {
+    let Sort { code, status, title, explanation } = sort;
+    let others: String = SORTS.iter().map(|other| format!("<li><a href=\"{0}\">{0}</a></li>\n", other.code)).collect();
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
+         <style>body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; padding: 0 1rem }}</style>\n\
+         <h1>{title}</h1>\n<p><code>{code}</code>, status {status}</p>\n<p>{}</p>\n\
+         <details><summary>All error codes</summary>\n<ul>\n{others}</ul>\n</details>\n<p><a href=\"/docs/\">All operations</a></p>\n</html>\n",
+        marked_up(explanation),
+    )
+}
+
+/// Escapes HTML and shows what stands in backquotes as code.
+fn marked_up(text: &str) -> String {
+    let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let mut parts = escaped.split('`');
+    let mut html = parts.next().unwrap_or_default().to_owned();
+    for (index, part) in parts.enumerate() {
+        html.push_str(if index % 2 == 0 { "<code>" } else { "</code>" });
+        html.push_str(part);
+    }
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_escape_what_is_no_markup() {
+        assert_eq!(marked_up("send `Bearer <token>` & go"), "send <code>Bearer &lt;token&gt;</code> &amp; go");
+    }
+}

@@ -1,0 +1,10 @@
+//! The whole API in one process, on a real store and a real publisher.
+
+mod conflicts;
+mod faults;
+mod files;
+mod harness;
+mod operations;
+mod reads;
+mod sockets;
+mod writes;
