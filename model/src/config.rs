@@ -14,6 +14,9 @@ use crate::problem::{Fault, Problem, Problems, closest};
 use crate::resource::{Document, Key, Kind, Mention, Name, Reference, Resource, unknown_reference};
 use crate::secret;
 
+/// For how many references of a change what was meant is looked for: that compares with every name there is.
+const MAX_GUESSES: u32 = 50;
+
 /// A checked set of resources. Cloning costs nothing; two of them share what they have in common.
 #[derive(Clone, Default)]
 pub struct Config {
@@ -198,13 +201,15 @@ impl Config {
 
     /// `faulty` are resources with faults of their own and what they refer to; a reference to one of them is good.
     fn check_references(&self, changes: &[Changed], faulty: &BTreeMap<Key, Vec<Mention>>, problems: &mut Problems) {
+        let mut guesses = 0;
         let mut check = |key: &Key, reference: Reference<'_>| {
             let target = reference.name.parse().map(|name| Key::new(reference.kind, name));
             if target.is_ok_and(|target| self.documents.contains_key(&target) || faulty.contains_key(&target)) {
                 return;
             }
+            guesses += 1;
             let names = self.of_kind(reference.kind, None).map(|(name, _)| name.as_str());
-            let meant = closest(reference.name, names);
+            let meant = if guesses <= MAX_GUESSES { closest(reference.name, names) } else { None };
             problems.push(unknown_reference(&reference, meant).at(key));
         };
         for change in changes {
@@ -218,36 +223,39 @@ impl Config {
             }
         }
         let removed = changes.iter().filter(|change| change.after.is_none()).map(|change| &change.key);
-        problems.extend(
-            removed
-                .filter(|key| self.referrers.contains_key(*key))
-                .filter_map(|key| self.still_needed(key, &|user| faulty.contains_key(user))),
-        );
+        let needed: BTreeMap<&Key, Vec<String>> =
+            removed.filter(|key| self.referrers.contains_key(*key)).map(|key| (key, Vec::new())).collect();
+        if !needed.is_empty() {
+            problems.extend(self.still_needed(needed, &|user| faulty.contains_key(user)));
+        }
         let mut once = BTreeSet::new();
         problems.retain(|problem| {
             once.insert((problem.kind, problem.name.clone(), problem.pointer.clone(), problem.message.clone()))
         });
     }
 
-    /// Walks over everything, which is only done to say why a removal is refused. Users that the change meant to
-    /// replace do not count.
-    fn still_needed(&self, key: &Key, is_replaced: &dyn Fn(&Key) -> bool) -> Option<Problem> {
-        let mut users = Vec::new();
+    /// Why resources cannot be removed. This walks over everything, which is only done to say so. Users that the
+    /// change meant to replace do not count.
+    fn still_needed<'k>(
+        &self,
+        mut needed: BTreeMap<&'k Key, Vec<String>>,
+        is_replaced: &dyn Fn(&Key) -> bool,
+    ) -> impl Iterator<Item = Problem> + use<'k> {
         for (user, document) in self.iter().filter(|(user, _)| !is_replaced(user)) {
-            if let Ok(resource) = document.parse(user.kind) {
-                resource.references(&mut |reference| {
-                    if reference.kind == key.kind && reference.name == key.name.as_str() {
-                        users.push(format!("{user} at {}", reference.pointer));
-                    }
-                });
-            }
+            let Ok(resource) = document.parse(user.kind) else { continue };
+            resource.references(&mut |Reference { kind, name, pointer }| {
+                let Ok(name) = name.parse() else { return };
+                if let Some(users) = needed.get_mut(&Key::new(kind, name)) {
+                    users.push(format!("{user} at {pointer}"));
+                }
+            });
         }
-        let verb = if users.len() == 1 { "refers" } else { "refer" };
-        let shown = users.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-        let more = users.len().saturating_sub(5);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let message = format!("{key} cannot be removed: {shown}{more} {verb} to it");
-        (!users.is_empty()).then(|| {
+        needed.into_iter().filter(|(_, users)| !users.is_empty()).map(|(key, users)| {
+            let verb = if users.len() == 1 { "refers" } else { "refer" };
+            let shown = users.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            let more = users.len().saturating_sub(5);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let message = format!("{key} cannot be removed: {shown}{more} {verb} to it");
             Fault::new("", "still-referenced", message)
                 .hint("remove or change what refers to it, in the same change or before")
                 .at(key)

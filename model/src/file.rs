@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
+use self::excerpt::Lines;
 pub use self::export::{Secrets, export, to_json, to_yaml};
 pub use self::read::{Surroundings, parse};
 use self::yaml::{Form, Node, Place};
@@ -50,7 +51,7 @@ pub enum Others {
 
 /// What files ask for.
 pub struct Parsed {
-    sources: Vec<Source>,
+    sources: Vec<Lines>,
     resources: Vec<Written>,
     /// The place in `resources` of the first of each name.
     by_name: BTreeMap<(Kind, String), usize>,
@@ -123,8 +124,7 @@ impl Parsed {
             let Some(index) = self.by_name.get(&(kind, name.clone())) else { continue };
             let written = &self.resources[*index];
             let at = place_of(&written.node, &problem.pointer, &problem.code);
-            let source = &self.sources[written.source];
-            problem.location = Some(excerpt::location(&source.path, &source.text, at));
+            problem.location = Some(excerpt::location(&self.sources[written.source], at));
         }
     }
 

@@ -84,8 +84,8 @@ fn what_is_referred_to_is_not_removed_and_its_users_are_named() {
     assert_eq!(
         told,
         [
-            "policy `auth` cannot be removed: route `user` at /policies/0 refers to it",
             "service `orders` cannot be removed: route `a` at /backends/0/service, route `b` at /backends/0/service refer to it",
+            "policy `auth` cannot be removed: route `user` at /policies/0 refers to it",
         ]
     );
     let moved =

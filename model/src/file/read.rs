@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::excerpt::Lines;
 use super::yaml::{self, Form, Node, Place};
 use super::{Parsed, Source, VERSION, Written, env, excerpt, place_of};
 use crate::problem::{Fault, Problem, push_pointer};
@@ -24,7 +25,7 @@ pub struct Surroundings<'a> {
 #[must_use]
 pub fn parse(sources: Vec<Source>, surroundings: &Surroundings<'_>) -> Parsed {
     let parsed = Parsed {
-        sources,
+        sources: sources.into_iter().map(Lines::of).collect(),
         resources: Vec::new(),
         by_name: BTreeMap::new(),
         problems: Vec::new(),
@@ -44,7 +45,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read_source(&mut self, source: usize) {
-        let root = match yaml::read(&self.parsed.sources[source].text) {
+        let root = match yaml::read(&self.parsed.sources[source].source.text) {
             Ok(root) => root,
             Err(unreadable) => {
                 let mut fault = Fault::new("", "invalid-syntax", unreadable.message);
@@ -165,7 +166,7 @@ impl Reader<'_> {
     fn duplicate(&self, twin: usize) -> Fault {
         let first = &self.parsed.resources[twin];
         let at = place_of(&first.node, "/name", "");
-        let (kind, path) = (first.kind, &self.parsed.sources[first.source].path);
+        let (kind, path) = (first.kind, &self.parsed.sources[first.source].source.path);
         let message = format!("another {kind} has this name, at {path}:{}:{}", at.line, at.column);
         Fault::new("/name", "duplicate-name", message).hint("rename one of them")
     }
@@ -219,7 +220,7 @@ impl Reader<'_> {
                 faults.push(Fault::new(pointer, "conflicting-fields", message));
                 continue;
             }
-            let path = beside(&self.parsed.sources[source].path, &path);
+            let path = beside(&self.parsed.sources[source].source.path, &path);
             match (self.surroundings.file)(&path) {
                 Ok(content) => {
                     spec.insert(field.to_owned(), Value::String(content));
@@ -233,8 +234,7 @@ impl Reader<'_> {
     }
 
     fn report(&mut self, source: usize, at: Place, resource: Option<(Kind, Option<String>)>, fault: Fault) {
-        let Source { path, text } = &self.parsed.sources[source];
-        let location = Some(excerpt::location(path, text, at));
+        let location = Some(excerpt::location(&self.parsed.sources[source], at));
         let (kind, name) = match resource {
             Some((kind, name)) => (Some(kind), name),
             None => (None, None),

@@ -113,7 +113,7 @@ mod tests {
     }
 
     /// A policy that leaves its name on requests and responses.
-    fn marker(name: &str, more: Value) -> Edit {
+    fn marker(name: &str, more: &Value) -> Edit {
         let set = json!({"set": {"x-mark": name}});
         let mut spec = json!({"type": "headers", "config": {"request": set, "response": set}});
         for (field, value) in more.as_object().into_iter().flatten() {
@@ -124,10 +124,10 @@ mod tests {
 
     fn snapshot(more: Vec<Edit>) -> Snapshot {
         let mut edits = vec![
-            marker("everywhere", json!({"apply_to": "everything"})),
-            marker("of-service", json!({})),
-            marker("of-route", json!({})),
-            marker("of-consumer", json!({})),
+            marker("everywhere", &json!({"apply_to": "everything"})),
+            marker("of-service", &json!({})),
+            marker("of-route", &json!({})),
+            marker("of-consumer", &json!({})),
             put(Kind::Policy, "auth", json!({"type": "key-auth"})),
             put(Kind::Policy, "ids", json!({"type": "request-id", "apply_to": "everything"})),
             put(Kind::Service, "s", json!({"url": "http://a:1", "policies": ["of-service"]})),
@@ -151,13 +151,13 @@ mod tests {
     }
 
     /// Runs the policies of a route; gives the marks on request and response, or the code of the rejection.
-    fn run(snapshot: Snapshot, route: &str, key: Option<&'static str>) -> Result<(String, String), &'static str> {
+    fn run(snapshot: &Snapshot, route: &str, key: Option<&'static str>) -> Result<(String, String), &'static str> {
         let fields: Vec<_> = key.map(|key| ("x-api-key", key)).into_iter().collect();
         let mut exchange = Exchange::sample(snapshot.clone(), "/", &fields);
         let route = snapshot.routes.find(route).expect("a route");
         let service = snapshot.services.find("s").expect("a service");
         let own = route.policies.as_deref().unwrap_or_default();
-        let mut chain = Chain::merge(&snapshot, [&snapshot.everything, &[], &service.policies, own]);
+        let mut chain = Chain::merge(snapshot, [&snapshot.everything, &[], &service.policies, own]);
         let decision = match pin!(chain.on_request(&mut exchange)).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(decision) => decision,
             Poll::Pending => panic!("nothing here waits"),
@@ -178,25 +178,25 @@ mod tests {
 
     #[test]
     fn the_closest_attachment_acts() {
-        assert_eq!(run(snapshot(Vec::new()), "plain", None), both("of-service"));
-        assert_eq!(run(snapshot(Vec::new()), "r", Some(KEY)), both("of-consumer"));
+        assert_eq!(run(&snapshot(Vec::new()), "plain", None), both("of-service"));
+        assert_eq!(run(&snapshot(Vec::new()), "r", Some(KEY)), both("of-consumer"));
         let without =
             put(Kind::Consumer, "acme", json!({"credentials": [{"type": "key-auth", "name": "k", "key": KEY}]}));
-        assert_eq!(run(snapshot(vec![without]), "r", Some(KEY)), both("of-route"));
+        assert_eq!(run(&snapshot(vec![without]), "r", Some(KEY)), both("of-route"));
     }
 
     #[test]
     fn a_rejection_stops_what_comes_later() {
-        assert_eq!(run(snapshot(Vec::new()), "r", None), Err("credential-missing"));
+        assert_eq!(run(&snapshot(Vec::new()), "r", None), Err("credential-missing"));
     }
 
     #[test]
     fn what_is_disabled_lets_the_next_closest_act() {
-        let off = |name: &str| marker(name, json!({"enabled": false}));
-        assert_eq!(run(snapshot(vec![off("of-consumer")]), "r", Some(KEY)), both("of-route"));
-        assert_eq!(run(snapshot(vec![off("of-service")]), "plain", None), both("everywhere"));
+        let off = |name: &str| marker(name, &json!({"enabled": false}));
+        assert_eq!(run(&snapshot(vec![off("of-consumer")]), "r", Some(KEY)), both("of-route"));
+        assert_eq!(run(&snapshot(vec![off("of-service")]), "plain", None), both("everywhere"));
         let open = put(Kind::Policy, "auth", json!({"type": "key-auth", "enabled": false}));
         let everywhere = put(Kind::Policy, "auth-all", json!({"type": "key-auth", "apply_to": "everything"}));
-        assert_eq!(run(snapshot(vec![open, everywhere]), "r", None), Err("credential-missing"));
+        assert_eq!(run(&snapshot(vec![open, everywhere]), "r", None), Err("credential-missing"));
     }
 }
