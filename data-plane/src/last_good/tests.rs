@@ -13,13 +13,16 @@ use tempfile::TempDir;
 use super::files::Files;
 use super::*;
 
+/// A record and the snapshot that it leads to.
+type Step = (Record, Arc<Snapshot>);
+
 fn put(name: &str, status: u16) -> Edit {
     let spec = json!({"hosts": ["a.test"], "paths": [format!("/{name}")], "respond": {"status": status}});
     Edit::Put { kind: Kind::Route, name: name.to_owned(), spec }
 }
 
 /// The next snapshot and the record that leads to it.
-fn change(before: &Snapshot, edits: Vec<Edit>) -> (Record, Arc<Snapshot>) {
+fn change(before: &Snapshot, edits: Vec<Edit>) -> Step {
     let (after, changes) = before.apply(before.revision + 1, edits).expect("good edits");
     let envelopes = changes.iter().map(|change: &Changed| model::wire::envelope_of_change(change));
     let body = proto::body::encode(envelopes);
@@ -27,7 +30,7 @@ fn change(before: &Snapshot, edits: Vec<Edit>) -> (Record, Arc<Snapshot>) {
 }
 
 /// Eleven revisions that add, replace and remove; the first one stands on its own.
-fn history() -> Vec<(Record, Arc<Snapshot>)> {
+fn history() -> Vec<Step> {
     let mut history = vec![change(&Snapshot::default(), vec![put("first", 200)])];
     for number in 0..10_u16 {
         let before = Arc::clone(&history.last().expect("the first is there").1);
@@ -41,7 +44,7 @@ fn history() -> Vec<(Record, Arc<Snapshot>)> {
     history
 }
 
-fn written(directory: &Path, history: &[(Record, Arc<Snapshot>)]) {
+fn written(directory: &Path, history: &[Step]) {
     let (mut files, _) = Files::open(directory).expect("a directory");
     for (record, snapshot) in history {
         files.write(std::slice::from_ref(record), snapshot).expect("a disk");
@@ -164,7 +167,7 @@ proptest! {
     fn a_damaged_journal_gives_an_earlier_whole_revision(
         place in any::<prop::sample::Index>(), flip in 0..=255_u8, is_cut in any::<bool>(),
     ) {
-        static WRITTEN: LazyLock<(TempDir, Vec<(Record, Arc<Snapshot>)>)> = LazyLock::new(|| {
+        static WRITTEN: LazyLock<(TempDir, Vec<Step>)> = LazyLock::new(|| {
             let (directory, history) = (tempfile::tempdir().expect("a directory"), history());
             written(directory.path(), &history);
             (directory, history)
