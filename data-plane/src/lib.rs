@@ -28,7 +28,7 @@ use crate::cores::Cores;
 use crate::port_holder::{PortHolder, port_holder};
 use crate::settings::Settings;
 use crate::sync::{Status, Sync};
-use crate::telemetry::{NodeState, Telemetry, node_port};
+use crate::telemetry::{Telemetry, node_port};
 
 /// Why the node cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -81,24 +81,12 @@ async fn open_node_port(address: SocketAddr) -> Result<TcpListener, RunError> {
 
 /// Tells the node port what the stream of configuration has come to.
 async fn report(mut status: watch::Receiver<Status>, telemetry: Telemetry, stop: CancellationToken) {
-    let mut known = Status::default();
     loop {
         let now = status.borrow_and_update().clone();
-        tell(&telemetry.node, &known, &now);
-        known = now;
+        telemetry.node.follows(now);
         tokio::select! {
             () = stop.cancelled() => return,
             changed = status.changed() => if changed.is_err() { return },
         }
-    }
-}
-
-fn tell(node: &NodeState, known: &Status, now: &Status) {
-    if let Some(serving) = now.serving.filter(|_| now.serving != known.serving) {
-        node.serves(serving.revision, serving.digest);
-    }
-    node.set_connected(now.connected);
-    if now.last_heard != known.last_heard {
-        node.synced();
     }
 }

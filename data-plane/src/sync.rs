@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use model::digest::Digest;
 use model::problem::Problems;
@@ -48,7 +48,7 @@ pub struct Status {
     /// The newest revision that the control plane told of.
     pub head: Option<(u64, Digest)>,
     /// When something last came from the control plane.
-    pub last_heard: Option<SystemTime>,
+    pub last_heard: Option<Instant>,
     /// Why there is no connection.
     pub error: Option<String>,
     /// The newest revision that this node refused, until it serves a newer one.
@@ -64,7 +64,7 @@ pub struct Status {
 pub struct Served {
     pub revision: u64,
     pub digest: Digest,
-    pub since: SystemTime,
+    pub since: Instant,
     /// It came from this node's disk, and the control plane has not confirmed that it is still the newest.
     pub from_disk: bool,
 }
@@ -228,7 +228,7 @@ impl<A: Adopt> Sync<A> {
             Ok(()) => {
                 tracing::info!(revision, "the configuration that was served last is served again, from disk");
                 self.held = Some(snapshot);
-                let served = Served { revision, digest, since: SystemTime::now(), from_disk: true };
+                let served = Served { revision, digest, since: Instant::now(), from_disk: true };
                 self.status.send_modify(|status| status.serving = Some(served));
             }
             Err(problems) => {

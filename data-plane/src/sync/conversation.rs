@@ -173,7 +173,7 @@ impl<A: Adopt> Sync<A> {
     /// Something came from the control plane, and perhaps the newest revision with it.
     fn note_head(&self, head: Option<Position>) {
         self.status.send_modify(|status| {
-            status.last_heard = Some(SystemTime::now());
+            status.last_heard = Some(Instant::now().into_std());
             let Some(Position { revision, digest }) = head else { return };
             status.head = Some((revision, digest));
             if let Some(serving) = status.serving.as_mut().filter(|serving| serving.digest == digest) {
@@ -199,7 +199,7 @@ impl<A: Adopt> Sync<A> {
                 tell(ack(reached, Stage::Serving));
                 self.held = Some(Arc::clone(&snapshot));
                 self.last_good.keep(record, snapshot);
-                let served = Served { revision, digest, since: SystemTime::now(), from_disk: false };
+                let served = Served { revision, digest, since: Instant::now().into_std(), from_disk: false };
                 self.status.send_modify(|status| {
                     status.serving = Some(served);
                     status.refused = status.refused.take().filter(|(refused, _)| *refused > revision);

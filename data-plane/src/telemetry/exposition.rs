@@ -1,7 +1,6 @@
 //! The counts in the text form that Prometheus reads (OpenMetrics 1.0).
 
 use std::fmt;
-use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -12,18 +11,16 @@ use super::Telemetry;
 use super::histogram::{BOUNDS_SECONDS, Counted};
 use super::process::{self, ProcessUse};
 use super::shard::{CLASSES, Shard};
+use crate::sync::{Served, Status};
 
 /// All metrics of the node at this moment.
 pub async fn render(telemetry: &Telemetry) -> String {
     let node = &telemetry.node;
-    let now = Instant::now();
     let reading = Reading {
         shard: telemetry.gather().await,
         process: process::used(),
-        revision: node.serving().map(|serving| serving.revision),
-        connected: node.is_connected(),
+        configuration: node.configuration(),
         draining: node.is_draining(),
-        synced_ago: node.last_sync().map(|at| now.saturating_duration_since(at).as_secs_f64()),
         log_lines_dropped: telemetry.log_lines_dropped(),
     };
     let mut registry = Registry::default();
@@ -37,10 +34,8 @@ pub async fn render(telemetry: &Telemetry) -> String {
 struct Reading {
     shard: Shard,
     process: ProcessUse,
-    revision: Option<u64>,
-    connected: bool,
+    configuration: Status,
     draining: bool,
-    synced_ago: Option<f64>,
     log_lines_dropped: u64,
 }
 
@@ -49,6 +44,7 @@ type Labels<'a> = Vec<(&'static str, &'a str)>;
 impl Collector for Reading {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Families(encoder);
+        self.configuration(&mut out)?;
         self.node(&mut out)?;
         self.traffic(&mut out)?;
         self.upstream(&mut out)
@@ -56,17 +52,30 @@ impl Collector for Reading {
 }
 
 impl Reading {
+    fn configuration(&self, out: &mut Families<'_>) -> fmt::Result {
+        let gauge = |value: f64| [(Labels::new(), value)];
+        let total = |value: u64| [(Labels::new(), value)];
+        let Status { connected, serving, head, last_heard, refusals, resyncs, .. } = &self.configuration;
+        if let Some(Served { revision, .. }) = serving {
+            out.gauges("sluice_config_revision", "Revision that all cores serve", None, gauge(*revision as f64))?;
+        }
+        if let Some((revision, _)) = head {
+            let help = "Newest revision that the control plane told of";
+            out.gauges("sluice_config_newest_revision", help, None, gauge(*revision as f64))?;
+        }
+        let connected = gauge(f64::from(u8::from(*connected)));
+        out.gauges("sluice_control_plane_connected", "Whether the configuration stream is up", None, connected)?;
+        if let Some(at) = last_heard {
+            let help = "Time since the control plane last confirmed what this node should serve";
+            out.gauges("sluice_config_sync_age", help, Some(&Unit::Seconds), gauge(at.elapsed().as_secs_f64()))?;
+        }
+        out.counters("sluice_config_refusals", "Revisions that this node did not take", None, total(*refusals))?;
+        let help = "How often the whole configuration was asked for because a change did not fit";
+        out.counters("sluice_config_resyncs", help, None, total(*resyncs))
+    }
+
     fn node(&self, out: &mut Families<'_>) -> fmt::Result {
         let gauge = |value: f64| [(Labels::new(), value)];
-        if let Some(revision) = self.revision {
-            out.gauges("sluice_config_revision", "Revision that all cores serve", None, gauge(revision as f64))?;
-        }
-        let connected = gauge(f64::from(u8::from(self.connected)));
-        out.gauges("sluice_control_plane_connected", "Whether the configuration stream is up", None, connected)?;
-        if let Some(ago) = self.synced_ago {
-            let help = "Time since the control plane last confirmed what this node should serve";
-            out.gauges("sluice_config_sync_age", help, Some(&Unit::Seconds), gauge(ago))?;
-        }
         let draining = gauge(f64::from(u8::from(self.draining)));
         out.gauges("sluice_draining", "Whether the node is on its way out", None, draining)?;
         let dropped = [(Labels::new(), self.log_lines_dropped)];

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Telemetry, exposition};
+use crate::sync::Status;
 
 /// Who asks for metrics and health are few.
 const MAX_CONNECTIONS: usize = 64;
@@ -105,7 +106,7 @@ async fn answer(request: &Request<Incoming>, telemetry: &Telemetry) -> Answer {
 
 fn readiness(telemetry: &Telemetry) -> Answer {
     let node = &telemetry.node;
-    let serving = node.serving();
+    let Status { connected, serving, head, last_heard, error, refused, .. } = node.configuration();
     let (code, status) = match &serving {
         _ if node.is_draining() => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         None => (StatusCode::SERVICE_UNAVAILABLE, "waiting for a configuration"),
@@ -120,8 +121,13 @@ fn readiness(telemetry: &Telemetry) -> Answer {
             "revision": serving.map(|serving| serving.revision),
             "digest": serving.map(|serving| serving.digest.to_string()),
             "age_seconds": serving.map(|serving| ago(serving.since)),
-            "connected": node.is_connected(),
-            "synced_seconds_ago": node.last_sync().map(ago),
+            "from_disk": serving.map(|serving| serving.from_disk),
+            "newest_revision": head.map(|(revision, _)| revision),
+            "refused_revision": refused.as_ref().map(|(revision, _)| revision),
+            "problems": refused.as_ref().map(|(_, problems)| problems),
+            "connected": connected,
+            "error": error,
+            "synced_seconds_ago": last_heard.map(ago),
         }),
     )
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
@@ -15,6 +16,7 @@ use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::sync::{Served, Status};
 
 fn name(text: &str) -> Name {
     text.parse().expect("a name")
@@ -43,6 +45,12 @@ fn record<'a>(route: Option<(Slot, &'a Name)>, status: u16, code: Option<&'stati
         bytes_in: 1,
         bytes_out: 2,
     }
+}
+
+/// A node that serves a revision and has no connection.
+fn serving(revision: u64) -> Status {
+    let served = Served { revision, digest: Digest::default(), since: Instant::now(), from_disk: true };
+    Status { serving: Some(served), ..Status::default() }
 }
 
 /// Runs a core of its own, which does its work and then serves scrapes until the end of the test.
@@ -126,7 +134,7 @@ async fn prometheus_reads_the_sum_of_all_cores() {
         core.ended(&record(None, 404, Some("no-route")));
         std::mem::forget(core.metrics.endpoint("10.0.0.1:80".into()));
     });
-    telemetry.node.serves(7, Digest::default());
+    telemetry.node.follows(serving(7));
     let samples = parse(&exposition::render(&telemetry).await);
     let value = |sample: &str| samples.get(sample).copied();
     assert_eq!(value(r#"sluice_requests_total{route="shop",code="2xx"}"#), Some(1.0));
@@ -169,7 +177,7 @@ async fn probes_learn_the_condition_of_the_node() {
 
     let (status, _, body) = get(address, Method::GET, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
-    telemetry.node.serves(12, Digest::default());
+    telemetry.node.follows(serving(12));
     let (status, _, body) = get(address, Method::GET, "/readyz").await;
     let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!((status, &body["revision"], &body["connected"]), (StatusCode::OK, &12.into(), &false.into()));
