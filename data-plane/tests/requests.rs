@@ -1,7 +1,5 @@
 //! What clients get for well-formed and malformed requests, on the wire.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,5 @@
 //! A whole node without a control plane.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use std::time::Duration;
