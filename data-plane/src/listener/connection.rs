@@ -23,8 +23,6 @@ pub struct Connection {
     pub traffic: Rc<Traffic>,
     /// Response bodies of which the client takes no more for now.
     pub withheld: Rc<Cell<u32>>,
-    /// Requests that have not ended.
-    pub in_flight: Cell<u32>,
     /// Requests that have begun.
     pub requests: Cell<u64>,
     /// How much had come in when the last request ended.
@@ -46,7 +44,6 @@ impl Connection {
             forwarded_for: ip.to_string().parse().expect("an address is a header value"),
             traffic: Rc::default(),
             withheld: Rc::default(),
-            in_flight: Cell::new(0),
             requests: Cell::new(0),
             idle_from: Cell::new(0),
             tunnel: RefCell::default(),
@@ -78,11 +75,12 @@ impl Connection {
 
     pub fn request_begins(&self) {
         self.requests.set(self.requests.get() + 1);
-        self.in_flight.set(self.in_flight.get() + 1);
+        self.traffic.in_flight.set(self.traffic.in_flight.get() + 1);
+        self.traffic.has_answers.set(true);
     }
 
     pub fn request_ended(&self) {
-        self.in_flight.set(self.in_flight.get() - 1);
+        self.traffic.in_flight.set(self.traffic.in_flight.get() - 1);
         self.idle_from.set(self.traffic.bytes_in.get());
     }
 }

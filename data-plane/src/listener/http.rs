@@ -134,7 +134,7 @@ async fn serve_http1<S>(connection: Rc<Connection>, stream: S, prefix: Prefix)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let io = TokioIo::new(Observed::new(stream, prefix, connection.traffic.clone()));
+    let io = TokioIo::new(Observed::new(stream, prefix, connection.traffic.clone(), Protocol::Http1));
     let serving = connection.clone();
     let service = service_fn(move |request| answer(serving.clone(), request));
     let mut http = connection.core.http.http1.serve_connection(io, service);
@@ -151,7 +151,7 @@ where
             tracing::debug!(client.address = %connection.client.address, %error, "a connection broke");
         }
         Ended::By(Verdict::SlowHead) => {
-            let mut stream = http.into_parts().io.into_inner();
+            let mut stream = http.into_parts().io.into_inner().into_stream();
             let message = proxy::reject::slow_head();
             let farewell = async {
                 if stream.write_all(&message).await.is_ok() {
@@ -171,7 +171,7 @@ async fn serve_http2<S>(connection: Rc<Connection>, stream: S, prefix: Prefix)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let io = TokioIo::new(Observed::new(stream, prefix, connection.traffic.clone()));
+    let io = TokioIo::new(Observed::new(stream, prefix, connection.traffic.clone(), Protocol::Http2));
     let serving = connection.clone();
     let service = service_fn(move |request| answer(serving.clone(), request));
     let mut http = pin!(connection.core.http.http2.serve_connection(io, service));

@@ -38,20 +38,37 @@ pub fn reply(rejection: &Rejection, record: &mut Record) -> Reply {
     Reply { head, body: Body::full(body) }.without_body_for(&record.exchange.request.method)
 }
 
-/// The message for a client that did not get its head done in time: there is no request to answer, so it is
-/// written out, and the connection closed behind it.
-pub fn slow_head() -> Vec<u8> {
+/// The message for a client that did not get its head done in time.
+pub fn slow_head() -> Bytes {
     let detail = "The head of the request did not arrive in time.";
-    let rejection = Rejection::new(StatusCode::REQUEST_TIMEOUT, "header-too-slow", detail);
-    let body = problem(&rejection, &uuid::Uuid::now_v7().to_string());
+    last_words(&Rejection::new(StatusCode::REQUEST_TIMEOUT, "header-too-slow", detail))
+}
+
+/// The message for a client whose head cannot be read; `bare` is the answer of the codec, which has the status.
+pub fn unreadable(bare: &[u8]) -> Bytes {
+    let status = bare.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok());
+    let (status, code, detail) = match status {
+        Some(status @ StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
+            (status, "header-too-large", "The header of the request is too large.")
+        }
+        Some(status @ StatusCode::URI_TOO_LONG) => (status, "uri-too-long", "The target of the request is too long."),
+        _ => (StatusCode::BAD_REQUEST, "bad-request", "The request is not valid HTTP."),
+    };
+    last_words(&Rejection::new(status, code, detail))
+}
+
+/// A whole message where there is no request to answer; the connection closes behind it.
+fn last_words(rejection: &Rejection) -> Bytes {
+    let body = problem(rejection, &uuid::Uuid::now_v7().to_string());
     let mut message = format!(
-        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
+        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
          connection: close\r\ncontent-length: {}\r\n\r\n",
+        rejection.status,
         body.len()
     )
     .into_bytes();
     message.extend_from_slice(&body);
-    message
+    message.into()
 }
 
 fn problem(rejection: &Rejection, request_id: &str) -> Bytes {
