@@ -9,8 +9,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -81,10 +81,15 @@ impl AccessLog {
     }
 
     pub(super) fn finish(&self) {
-        // A full queue means that the reader does not read: what waits there is lost in any case.
-        if self.queue.try_send(Message::Finish).is_ok() {
-            let _ = self.finished.lock().recv_timeout(FINISH_WITHIN);
+        let deadline = Instant::now() + FINISH_WITHIN;
+        // The queue may be full of lines that are still read; the channel has no send that waits a bounded time.
+        while let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Finish) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+        let _ = self.finished.lock().recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 
     fn take(&self, batch: Batch) {
