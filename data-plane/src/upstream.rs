@@ -18,6 +18,7 @@ use crate::body::Body;
 use crate::clock::Clock;
 use crate::telemetry::CoreTelemetry;
 use backend::Backends;
+use forward::Task;
 use pool::{Core, MAX_CONNECTIONS};
 use resolve::Resolver;
 
@@ -61,6 +62,20 @@ pub struct UpstreamResponse {
     pub head_ns: u64,
 }
 
+/// Why there is no answer, and which target should have given it.
+#[derive(Debug)]
+pub struct Unanswered {
+    pub error: UpstreamError,
+    /// `host:port` of the target that was tried last.
+    pub target: Option<Rc<str>>,
+}
+
+impl From<UpstreamError> for Unanswered {
+    fn from(error: UpstreamError) -> Self {
+        Self { error, target: None }
+    }
+}
+
 /// The connections of one core to all services.
 pub struct Upstreams {
     core: Rc<Core>,
@@ -89,14 +104,14 @@ impl Upstreams {
     ///
     /// A target that cannot be connected to is passed over for another. Nothing that was sent is sent again.
     /// Dropping the future gives the request up and closes its connection.
-    pub async fn forward(
+    pub fn forward(
         &self,
         snapshot: &Rc<Snapshot>,
         service: Slot,
         request: UpstreamRequest,
-    ) -> Result<UpstreamResponse, UpstreamError> {
-        let backend = self.backends.of(snapshot, service).ok_or(UpstreamError::NoTarget)?;
-        forward::forward(&self.core, &backend, request).await
+    ) -> impl Future<Output = Result<UpstreamResponse, Unanswered>> + use<> {
+        let mut task = self.backends.of(snapshot, service).map(|backend| Task::new(&self.core, backend, request));
+        async move { task.as_mut().ok_or(UpstreamError::NoTarget)?.run().await }
     }
 
     /// Closes what idled or lived too long, and lets go of endpoints that are not in the snapshot. The core's

@@ -32,7 +32,10 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
 
     let wants_upgrade = onward.upgrade.is_some();
     let request = request(record, onward, timeout);
-    let response = core.upstreams.forward(&snapshot, slot, request).await.map_err(|error| error.rejection())?;
+    let response = core.upstreams.forward(&snapshot, slot, request).await.map_err(|unanswered| {
+        record.target = unanswered.target;
+        unanswered.error.rejection()
+    })?;
     reply(record, response, wants_upgrade, idle)
 }
 

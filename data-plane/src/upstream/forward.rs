@@ -1,13 +1,13 @@
 //! The way of one request to a target and of its answer back.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
-use model::exchange::ResponseHead;
+use model::exchange::{ResponseHead, Time};
 use smallvec::SmallVec;
 
 use super::backend::Backend;
@@ -15,7 +15,7 @@ use super::connect::Purpose;
 use super::connection::{Http1, Stream};
 use super::outgoing::{Outgoing, Upload};
 use super::pool::{Channel, Core, Pool};
-use super::{UpstreamError, UpstreamRequest, UpstreamResponse};
+use super::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 use crate::body::{Body, End, Ending};
 use crate::telemetry::ServiceCounts;
 
@@ -29,90 +29,96 @@ struct Flight {
 }
 
 /// Why an attempt came to nothing.
-enum Failed {
-    /// Nothing was sent: another target may do.
-    Unsent(Box<Outgoing>, UpstreamError),
-    Sent(UpstreamError),
+struct Failed {
+    error: UpstreamError,
+    /// Nothing was sent, and the request is back in its task: another target may do.
+    is_unsent: bool,
 }
 
-/// What all attempts for one request have in common.
-struct Task<'a> {
-    core: &'a Core,
-    backend: &'a Backend,
+/// One request and what all attempts for it have in common. The future that holds it is moved once for each
+/// request: what is seldom needed is boxed, and the request itself lies only here.
+pub(super) struct Task {
+    core: Rc<Core>,
+    backend: Rc<Backend>,
+    /// Taken while it is being sent.
+    outgoing: Option<Outgoing>,
     upload: Option<Rc<Upload>>,
     timeout: Duration,
     purpose: Purpose,
 }
 
-pub(super) async fn forward(
-    core: &Core,
-    backend: &Backend,
-    request: UpstreamRequest,
-) -> Result<UpstreamResponse, UpstreamError> {
-    if !backend.service.enabled {
-        backend.counts.failed(UpstreamError::Disabled.code());
-        return Err(UpstreamError::Disabled);
+impl Task {
+    pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, request: UpstreamRequest) -> Self {
+        let timeout = request.timeout;
+        let (outgoing, upload) = Outgoing::new(request, &core.clock);
+        let purpose = outgoing.purpose();
+        Self { core: Rc::clone(core), backend, outgoing: Some(outgoing), upload, timeout, purpose }
     }
-    let timeout = request.timeout;
-    let (mut outgoing, upload) = Outgoing::new(request, &core.clock);
-    let task = Task { core, backend, upload, timeout, purpose: outgoing.purpose() };
-    let mut tried: SmallVec<[usize; MAX_TARGETS]> = SmallVec::new();
-    let mut failure = UpstreamError::NoTarget;
-    while let Some(target) = backend.pick(&tried).filter(|_| tried.len() < MAX_TARGETS) {
-        match task.attempt(&backend.pools[target], outgoing).await {
-            Ok(response) => return Ok(response),
-            Err(Failed::Sent(error)) => {
-                tried.push(target);
-                failure = error;
-                break;
-            }
-            Err(Failed::Unsent(unsent, error)) => {
-                tried.push(target);
-                (outgoing, failure) = (*unsent, error);
+
+    pub(super) async fn run(&mut self) -> Result<UpstreamResponse, Unanswered> {
+        let backend = Rc::clone(&self.backend);
+        if !backend.service.enabled {
+            backend.counts.failed(UpstreamError::Disabled.code());
+            return Err(UpstreamError::Disabled.into());
+        }
+        let mut tried: SmallVec<[usize; MAX_TARGETS]> = SmallVec::new();
+        let mut failure = UpstreamError::NoTarget;
+        while let Some(target) = backend.pick(&tried).filter(|_| tried.len() < MAX_TARGETS) {
+            tried.push(target);
+            match self.attempt(&backend.pools[target]).await {
+                Ok(response) => return Ok(response),
+                Err(Failed { error, is_unsent }) => {
+                    failure = error;
+                    if !is_unsent {
+                        break;
+                    }
+                }
             }
         }
+        let pool = tried.last().map(|target| &*backend.pools[*target]);
+        backend.failed(&failure, pool, self.core.clock.now().monotonic_ns);
+        Err(Unanswered { error: failure, target: pool.map(|pool| Rc::clone(&pool.target)) })
     }
-    let pool = tried.last().map(|target| &*backend.pools[*target]);
-    backend.failed(&failure, pool, core.clock.now().monotonic_ns);
-    Err(failure)
-}
 
-impl Task<'_> {
     /// Sends the request to one target. A connection that was closed while it idled is noticed only now: the
     /// request goes out again, once, on a new one, which is safe because nothing of it was written.
-    async fn attempt(&self, pool: &Rc<Pool>, mut outgoing: Outgoing) -> Result<UpstreamResponse, Failed> {
-        let flight = Flight::begin(pool, self.backend);
+    async fn attempt(&mut self, pool: &Rc<Pool>) -> Result<UpstreamResponse, Failed> {
+        let flight = Flight::begin(pool, &self.backend);
         if let Some(channel) = pool.take(self.purpose) {
-            match self.send(channel, &flight, outgoing).await {
-                Err(Failed::Unsent(unsent, _)) => outgoing = *unsent,
-                done => return self.receive(done?, flight).map_err(Failed::Sent),
+            match self.send(channel, &flight).await {
+                Err(Failed { is_unsent: true, .. }) => {}
+                answer => return self.receive(answer?, flight),
             }
         }
-        // Making a connection is rare, and its future is large.
-        let channel = match Box::pin(pool.open(self.backend.service.timeouts.connect.get(), self.purpose)).await {
-            Ok(channel) => channel,
+        let answer = Box::pin(self.send_on_new(&flight)).await?;
+        self.receive(answer, flight)
+    }
+
+    async fn send_on_new(&mut self, flight: &Flight) -> Result<Answer, Failed> {
+        let timeout = self.backend.service.timeouts.connect.get();
+        match flight.pool.open(timeout, self.purpose).await {
+            Ok(channel) => self.send(channel, flight).await,
             Err(error) => {
                 if matches!(error, UpstreamError::Unreachable(_) | UpstreamError::ConnectTimeout) {
                     self.backend.counts.connect_failed();
                 }
-                return Err(Failed::Unsent(Box::new(outgoing), error));
+                Err(Failed { error, is_unsent: true })
             }
-        };
-        let answer = self.send(channel, &flight, outgoing).await?;
-        self.receive(answer, flight).map_err(Failed::Sent)
+        }
     }
 
-    async fn send(&self, channel: Channel, flight: &Flight, outgoing: Outgoing) -> Result<Answer, Failed> {
+    async fn send(&mut self, channel: Channel, flight: &Flight) -> Result<Answer, Failed> {
+        let outgoing = self.outgoing.take().expect("a request that was not sent is put back");
         let sent = self.core.clock.now();
         let pool = &flight.pool;
         let (answer, channel) = match channel {
             Channel::Http1(mut connection) => {
-                let sending = connection.sender.try_send_request(outgoing.into_http1(pool));
+                let sending = pin!(connection.sender.try_send_request(outgoing.into_http1(pool)));
                 (self.wait(sent, sending).await, Channel::Http1(connection))
             }
             Channel::Http2(stream) => {
-                let sending = stream.sender().try_send_request(outgoing.into_http2(pool));
-                (self.wait(sent, sending).await, Channel::Http2(stream))
+                let mut sending = Box::pin(stream.sender().try_send_request(outgoing.into_http2(pool)));
+                (self.wait(sent, sending.as_mut()).await, Channel::Http2(stream))
             }
         };
         match answer {
@@ -125,32 +131,34 @@ impl Task<'_> {
                 }
                 Ok(Answer { response, channel, head_ns })
             }
-            Some(Err(mut error)) => {
-                let reason = UpstreamError::BadResponse(chain(error.error()));
-                Err(match (error.take_message(), self.upload.as_ref().and_then(|upload| upload.failure())) {
-                    (Some(message), None) => Failed::Unsent(Box::new(Outgoing::recovered(message)), reason),
-                    (_, Some(failure)) => Failed::Sent(UpstreamError::RequestBody(failure)),
-                    (None, None) => Failed::Sent(reason),
+            Some(Err(mut failed)) => {
+                let failure = self.upload.as_ref().and_then(|upload| upload.failure());
+                self.outgoing = failed.take_message().map(Outgoing::recovered);
+                Err(match failure {
+                    Some(failure) => Failed { error: UpstreamError::RequestBody(failure), is_unsent: false },
+                    None => Failed {
+                        error: UpstreamError::BadResponse(chain(failed.error())),
+                        is_unsent: self.outgoing.is_some(),
+                    },
                 })
             }
             None => {
                 if let Channel::Http2(stream) = &channel {
                     stream.timed_out(sent.monotonic_ns);
                 }
-                Err(Failed::Sent(UpstreamError::Timeout))
+                Err(Failed { error: UpstreamError::Timeout, is_unsent: false })
             }
         }
     }
 
     /// Waits for the head of the response: as long as the request is being sent, and then for the timeout.
-    async fn wait<F: Future>(&self, sent: model::exchange::Time, sending: F) -> Option<F::Output> {
-        let mut sending = pin!(sending);
+    async fn wait<F: Future>(&self, sent: Time, mut sending: Pin<&mut F>) -> Option<F::Output> {
         let mut deadline = self.core.clock.deadline_from(sent, self.timeout);
         let mut bytes = 0;
         loop {
             tokio::select! {
                 biased;
-                answer = &mut sending => return Some(answer),
+                answer = sending.as_mut() => return Some(answer),
                 () = &mut deadline => {}
             }
             let upload = self.upload.as_ref()?;
@@ -171,7 +179,7 @@ impl Task<'_> {
         }
     }
 
-    fn receive(&self, answer: Answer, flight: Flight) -> Result<UpstreamResponse, UpstreamError> {
+    fn receive(&self, answer: Answer, flight: Flight) -> Result<UpstreamResponse, Failed> {
         let Answer { mut response, channel, head_ns } = answer;
         let target = Rc::clone(&flight.pool.target);
         let upgrade = match (response.status(), self.purpose, &channel) {
@@ -179,7 +187,8 @@ impl Task<'_> {
                 Some(hyper::upgrade::on(&mut response))
             }
             (StatusCode::SWITCHING_PROTOCOLS, ..) => {
-                return Err(UpstreamError::BadResponse("it switched protocols unasked".into()));
+                let error = UpstreamError::BadResponse("it switched protocols unasked".into());
+                return Err(Failed { error, is_unsent: false });
             }
             _ => None,
         };

@@ -72,7 +72,8 @@ pub enum Protocol {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBalancing {
-    /// Of two targets drawn at random, by weight, the one with fewer requests in flight on this core.
+    /// Of two targets drawn at random, by weight, the one with fewer requests in flight for its weight, as each core
+    /// sees it.
     #[default]
     LeastRequest,
     /// One after the other, by weight.

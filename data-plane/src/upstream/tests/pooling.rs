@@ -89,7 +89,10 @@ fn every_reason_without_an_answer_has_its_name() {
     on_a_core(|| async {
         let (quiet, refusing) = (serve(|stream, _| hold(stream)).await, nowhere().await);
         let core = Core::new(url(refusing));
-        assert!(matches!(core.get("/").await, Err(UpstreamError::Unreachable(_))));
+        let snapshot = Rc::clone(&core.snapshot.borrow());
+        let unanswered = core.upstreams.forward(&snapshot, 0, get("/")).await.err().expect("no answer");
+        assert!(matches!(unanswered.error, UpstreamError::Unreachable(_)));
+        assert_eq!(unanswered.target.as_deref(), Some(&*refusing.to_string()));
         core.put(json!({"url": format!("http://{refusing}"), "enabled": false}));
         assert!(matches!(core.get("/").await, Err(UpstreamError::Disabled)));
         core.put(json!({"targets": [{"url": format!("http://{refusing}"), "weight": 0}]}));
