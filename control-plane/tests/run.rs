@@ -1,11 +1,14 @@
 //! Starting and stopping a control plane.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use control_plane::settings::Settings;
 use control_plane::store::StoreError;
 use control_plane::{RunError, Running, run};
 use tests::postgres::Postgres;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +21,7 @@ async fn a_second_start_finds_what_the_first_one_made() {
         let token = running.admin_token_file.expect("this control plane made it");
         tokens.push(std::fs::read_to_string(token).expect("it is written"));
         assert!(running.publisher.head("default").is_some());
-        assert_ne!(running.admin.port(), 0);
+        assert!(get(running.admin, "/readyz").await.starts_with("HTTP/1.1 200 "));
         stop.cancel();
         ended.await.expect("it does not panic").expect("stopping is no error");
     }
@@ -63,6 +66,16 @@ async fn a_database_that_does_not_exist_is_named_without_the_password() {
 fn settings(data_dir: &Path) -> Settings {
     let any_port = "127.0.0.1:0".parse().expect("an address");
     Settings { admin_bind: any_port, stream_bind: any_port, ..Settings::new(data_dir.to_owned()) }
+}
+
+/// The answer as it comes.
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut connection = TcpStream::connect(address).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.expect("it answers");
+    answer
 }
 
 /// Starts a control plane and waits until it serves.
