@@ -86,6 +86,8 @@ fn paragraph(change: &Change, painter: &Painter) -> String {
     text
 }
 
+/// As in a file, without the lines that only part its lists.
 fn lines(resource: Option<&Value>) -> String {
-    resource.map_or(String::new(), model::file::to_yaml)
+    let text = resource.map_or(String::new(), model::file::to_yaml);
+    text.lines().filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
 }

@@ -31,7 +31,7 @@ impl ListNodes {
             items.iter().map(|node| {
                 let (serves, state) = (node.serves().to_string(), state(node, revision).to_owned());
                 let Node { node_id, hostname, version, last_seen, .. } = node;
-                vec![node_id.clone(), hostname.clone(), version.clone(), serves, state, last_seen.clone()]
+                vec![node_id.clone(), hostname.clone(), version.clone(), serves, state, output::seconds(last_seen)]
             }),
         )?;
         let connected = items.iter().filter(|node| node.connected).count();

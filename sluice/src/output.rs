@@ -60,6 +60,15 @@ pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> 
     data(&text)
 }
 
+/// An RFC 3339 time without what is finer than a second.
+#[must_use]
+pub fn seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((whole, _)) => format!("{whole}Z"),
+        None => time.to_owned(),
+    }
+}
+
 #[must_use]
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error

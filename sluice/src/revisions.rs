@@ -41,7 +41,7 @@ impl Revisions {
             page.items.into_iter().map(|revision| {
                 let Revision { number, author, message, created_at, change_count } = revision;
                 let message = message.lines().next().unwrap_or_default().to_owned();
-                vec![number.to_string(), created_at, author, change_count.to_string(), message]
+                vec![number.to_string(), output::seconds(&created_at), author, change_count.to_string(), message]
             }),
         )?;
         Ok(Outcome::Done)

@@ -105,14 +105,14 @@ Three things to try:
   A request through the gateway, to the sample service `orders`:
     curl {proxy}/orders/1
 
-  A change through the API, live at once: a route that answers by itself.
-    curl -X PUT {route} \
-      -H "Authorization: Bearer $(cat {token})" -H 'Content-Type: application/json' \
-      -d '{{"paths": ["/hello"], "respond": {{"body": "hello\n"}}}}' && sleep 0.2 && curl {proxy}/hello
+  A change through the API, and a request that shows it served:
+    curl -X PUT '{route}?wait=serving' \
+      -H "Authorization: Bearer $(cat '{token}')" -H 'Content-Type: application/json' \
+      -d '{{"paths": ["/hello"], "respond": {{"body": "hello\n"}}}}' && curl {proxy}/hello
 
   A bad change, refused with the reason: there is no service `order`.
-    curl -X PUT {route} \
-      -H "Authorization: Bearer $(cat {token})" -H 'Content-Type: application/json' \
+    curl -X PUT '{route}' \
+      -H "Authorization: Bearer $(cat '{token}')" -H 'Content-Type: application/json' \
       -d '{{"paths": ["/hello"], "service": "order"}}'
 
 ctrl-C drains and ends."#

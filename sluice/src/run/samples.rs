@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
@@ -67,8 +68,11 @@ impl Sample {
                     accepted = listener.accept() => accepted,
                     () = stop.cancelled() => break,
                 };
-                // What fails here belongs to one connection; the next one may do better.
-                let Ok((stream, _)) = stream else { continue };
+                let Ok((stream, _)) = stream else {
+                    // Out of files, most likely: some will be closed.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
                 let stop = stop.clone();
                 connections.spawn(async move {
                     let service = service_fn(move |request| self.answer(request));
