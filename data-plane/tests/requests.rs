@@ -174,6 +174,20 @@ async fn framing_that_two_servers_could_read_differently_is_refused() {
 }
 
 #[tokio::test]
+async fn a_length_beside_a_transfer_coding_ends_the_connection() {
+    let node = node().await;
+    let smuggled = "0\r\n\r\nGET /missing HTTP/1.1\r\nhost: x\r\n\r\n";
+    let (length, coding) = ("content-length: 5\r\n", "transfer-encoding: chunked\r\n");
+    for fields in [format!("{length}{coding}"), format!("{coding}{length}")] {
+        // The coding counts, and nothing behind it is taken for a request (RFC 9112 section 6.1).
+        let answer = node.raw(format!("POST /hello HTTP/1.1\r\nhost: x\r\n{fields}\r\n{smuggled}")).await;
+        assert!(answer.ends_with("hello") && answer.matches("HTTP/1.1").count() == 1, "{answer}");
+    }
+    let old = node.raw(format!("POST /hello HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n{smuggled}")).await;
+    assert_eq!((&problem(&old)["status"], old.matches("HTTP/1.").count()), (&json!(400), 1));
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_answered_behind_what_could() {
     let node = node().await;
     let mut stream = TcpStream::connect(node.address).await.unwrap();
