@@ -139,9 +139,10 @@ where
     let service = service_fn(move |request| answer(serving.clone(), request));
     let mut http = connection.core.http.http1.serve_connection(io, service);
     let end = drive(&connection, Protocol::Http1, Pin::new(&mut http), http1::Connection::graceful_shutdown).await;
+    // Taken however it ended: a tunnel that is left there would keep the connection alive.
+    let tunnel = connection.tunnel.take();
     match end {
         Ended::ByItself(Ok(())) => {
-            let tunnel = connection.tunnel.take();
             if let Some(tunnel) = tunnel {
                 let parts = http.into_parts();
                 tunnel.run(&connection, parts.io.into_inner(), parts.read_buf).await;
