@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use model::problem::did_you_mean;
 use model::resource::KINDS;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -44,6 +45,8 @@ mod write;
 
 use error::{Error, METHOD_NOT_ALLOWED, UNKNOWN_PATH};
 
+/// Connections at the same time; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 1024;
 /// A client that sends its header fields more slowly is cut off.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// How long requests in flight may take after a shutdown began.
@@ -72,14 +75,21 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: Cancellatio
     let connections = TaskTracker::new();
     let writes = state.writes.clone();
     let router = router(state);
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let accepted = tokio::select! {
+        let permit = Arc::clone(&room).acquire_owned();
+        let accepted = async { (permit.await, listener.accept().await) };
+        let (permit, accepted) = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = accepted => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(serve_connection(stream, router.clone(), shutdown.clone()));
+                let connection = serve_connection(stream, router.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
             }
             Err(error) => {
                 // Out of file descriptors, most likely: accepting again at once would only spin.
@@ -96,10 +106,10 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: Cancellatio
     }
 }
 
+/// HTTP/1.1 alone: its clients come one by one, and a connection that says nothing is closed before long.
 async fn serve_connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
-    builder.http2().timer(TokioTimer::new());
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {

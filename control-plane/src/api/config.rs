@@ -113,6 +113,7 @@ pub fn operations() -> Vec<Operation> {
             .headers(MESSAGE_HEADER)
             .body(FILE, file_schema)
             .answers::<AppliedView>(200, "the revision that holds it; with `dry_run` the difference that it would make")
+            .or_diff_on_dry_run()
             .answers::<AppliedView>(202, "it is written, but the nodes do not serve it yet")
             .errors(&write_errors)
             .errors(&[&REFUSED_BY_NODE]),

@@ -25,6 +25,9 @@ pub fn operations() -> Vec<Operation> {
         Operation::new(Method::GET, "/openapi.json", "getOpenApi", document)
             .about(FAMILY, "This document (OpenAPI 3.1)")
             .answers::<Value>(200, "the document"),
+        Operation::new(Method::GET, "/", "getRoot", || async { Redirect::temporary("/docs/") })
+            .about(FAMILY, "Leads whoever opens this address in a browser to the page")
+            .answers_nothing(307, "the page is at `/docs/`"),
         Operation::new(Method::GET, "/docs", "getDocs", || async { Redirect::permanent("/docs/") })
             .about(FAMILY, "Leads to the page")
             .answers_nothing(308, "the page is at `/docs/`"),

@@ -113,7 +113,7 @@ pub struct ErrorView<'a> {
     /// The HTTP status.
     pub status: u16,
     /// What is wrong with this request.
-    #[serde(skip_serializing_if = "str::is_empty")]
+    #[serde(default, skip_serializing_if = "str::is_empty")]
     pub detail: &'a str,
     /// The same as in the field `X-Request-Id` and in the log.
     pub request_id: &'a str,
@@ -121,7 +121,7 @@ pub struct ErrorView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
     /// Every single fault.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub errors: &'a [Problem],
 }
 
@@ -242,26 +242,30 @@ pub fn invalid_json(text: &[u8], error: &serde_json::Error) -> Error {
     let whole = error.to_string();
     let message = whole.rfind(" at line ").map_or(whole.as_str(), |end| &whole[..end]);
     let (line, column) = (error.line().max(1), error.column().max(1));
-    let written = text.split(|byte| *byte == b'\n').nth(line - 1).unwrap_or_default();
     let mut problem = fault("", "invalid-json", format!("the body is not JSON: {message}"));
     problem.location = Some(Location {
         file: "body".to_owned(),
         line: u32::try_from(line).unwrap_or(u32::MAX),
         column: u32::try_from(column).unwrap_or(u32::MAX),
-        excerpt: excerpt(written, column),
+        excerpt: excerpt(text, line, column),
     });
     let detail = format!("{} (line {line}, column {column})", problem.message);
     Error::new(&INVALID_BODY, detail).errors(vec![problem])
 }
 
-/// The part of a line around `column` (counted from 1), with a marker below it.
-fn excerpt(line: &[u8], column: usize) -> String {
+/// The part of a line around `column`, with a marker below it, as in problems of files.
+fn excerpt(text: &[u8], line: usize, column: usize) -> String {
     const BEFORE: usize = 60;
     const AFTER: usize = 20;
-    let text = String::from_utf8_lossy(line);
+    let written = text.split(|byte| *byte == b'\n').nth(line - 1).unwrap_or_default();
     let start = column.saturating_sub(BEFORE);
-    let shown: String = text.chars().skip(start).take(BEFORE + AFTER).filter(|c| !c.is_control()).collect();
-    format!("{shown}\n{}^", " ".repeat((column - 1).saturating_sub(start).min(shown.chars().count())))
+    let written = String::from_utf8_lossy(written);
+    let printable = written.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let shown: String = printable.skip(start).take(BEFORE + AFTER).collect();
+    let shown = shown.trim_end();
+    let indent = " ".repeat((column - 1).saturating_sub(start).min(shown.chars().count()));
+    let margin = " ".repeat(line.to_string().len());
+    format!("{line} | {shown}\n{margin} | {indent}^")
 }
 
 #[cfg(test)]
@@ -284,6 +288,6 @@ mod tests {
         let error = invalid_json(text, &error);
         let location = error.errors[0].location.as_ref().expect("a place");
         assert_eq!((location.line, location.column), (2, 13));
-        assert_eq!(location.excerpt, "  \"hosts\": [,]\n            ^");
+        assert_eq!(location.excerpt, "2 |   \"hosts\": [,]\n  |             ^");
     }
 }

@@ -44,6 +44,12 @@ pub fn document(operations: &[Operation]) -> Value {
         "paths": paths,
         "components": {
             "schemas": generator.take_definitions(true),
+            "headers": {
+                "Revision": {
+                    "description": "The revision that was read, or the one that the write made.",
+                    "schema": { "type": "integer" },
+                },
+            },
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
         },
     })
@@ -53,7 +59,7 @@ const DESCRIPTION: &str = "\
 Configures gateways and tells how they are. All that a gateway does is written in resources; each write makes one \
 revision, whole or not at all, and every node serves exactly one revision at a time.
 
-Every answer about a gateway carries the field `Sluice-Revision`: the revision that was read, or the one that the write made. \
+Answers about a gateway carry the field `Sluice-Revision`: the revision that was read, or the one that the write made. \
 Errors are `application/problem+json` (RFC 9457) and name every fault at once; their `type` leads to an explanation.";
 
 /// A page of a list.
@@ -146,6 +152,9 @@ fn responses(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
         if let Some(make) = &answer.schema {
             let schema = make(generator);
             response["content"] = content(answer.media_types, &schema);
+        }
+        if operation.path.contains("{gateway}") {
+            response["headers"] = json!({ "Sluice-Revision": { "$ref": "#/components/headers/Revision" } });
         }
         responses.insert(answer.status.to_string(), response);
     }

@@ -85,6 +85,7 @@ fn of_kind(info: &'static KindInfo) -> Vec<Operation> {
         .headers(WRITE_HEADERS)
         .body(JSON, schema)
         .answers_with(200, "it was replaced; with `dry_run` the difference that it would make", JSON, schema)
+        .or_diff_on_dry_run()
         .answers_with(201, "it was created", JSON, schema)
         .answers::<AppliedView>(202, not_everywhere)
         .errors(&write_errors),
@@ -97,6 +98,7 @@ fn of_kind(info: &'static KindInfo) -> Vec<Operation> {
         .headers(WRITE_HEADERS)
         .body(PATCH, |_| schemars::json_schema!({ "type": "object" }))
         .answers_with(200, "it was changed; with `dry_run` the difference that it would make", JSON, schema)
+        .or_diff_on_dry_run()
         .answers::<AppliedView>(202, not_everywhere)
         .errors(&write_errors)
         .errors(&[&UNKNOWN_RESOURCE]),

@@ -75,6 +75,7 @@ pub fn operations() -> Vec<Operation> {
             .query::<WriteParams>()
             .headers(MESSAGE_HEADER)
             .answers::<AppliedView>(200, "the revision that was made; with `dry_run` the difference that it would make")
+            .or_diff_on_dry_run()
             .answers::<AppliedView>(202, "it was made, but the nodes do not serve it yet")
             .errors(&[&UNKNOWN_REVISION, &REVISION_CONFLICT, &REFUSED_BY_NODE, &INVALID_CONFIGURATION]),
     ]
@@ -105,7 +106,7 @@ async fn get(State(state): State<ApiState>, gateway: AtGateway, number: Revision
     let record = state.store.revision(&gateway.name, number.0).await.map_err(store_error)?;
     let record = record.ok_or_else(|| unknown_revision(number.0))?;
     let changes = record.changes.iter().map(ChangeView::from).collect();
-    Ok(Json(RecordView { revision: record.revision.into(), changes }).into_response())
+    Ok(at_revision(number.0, Json(RecordView { revision: record.revision.into(), changes })))
 }
 
 async fn diff(
@@ -125,7 +126,7 @@ async fn diff(
         let (before, after) = if from <= to { (older, newer) } else { (newer, older) };
         ChangeView::new(key, before.as_ref(), after.as_ref())
     });
-    Ok(Json(DiffView { from, to: Some(to), changes: shown.collect() }).into_response())
+    Ok(at_revision(to, Json(DiffView { from, to: Some(to), changes: shown.collect() })))
 }
 
 type BeforeAndAfter = (Option<Document>, Option<Document>);

@@ -5,10 +5,11 @@ use axum::Router;
 use axum::handler::Handler;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::ApiState;
 use super::error::Sort;
+use super::view::DiffView;
 
 /// One method of one path.
 pub struct Operation {
@@ -129,6 +130,19 @@ impl Operation {
         schema: impl Fn(&mut SchemaGenerator) -> Schema + Send + Sync + 'static,
     ) -> Self {
         self.answers.push(Answer { status, description, media_types, schema: Some(Box::new(schema)) });
+        self
+    }
+
+    /// The first answer has another form when nothing was written.
+    pub fn or_diff_on_dry_run(mut self) -> Self {
+        if let Some(answer) = self.answers.first_mut()
+            && let Some(written) = answer.schema.take()
+        {
+            answer.schema = Some(Box::new(move |generator| {
+                let forms = [written(generator), generator.subschema_for::<DiffView>()];
+                json_schema!({ "anyOf": forms })
+            }));
+        }
         self
     }
 

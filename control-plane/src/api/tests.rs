@@ -5,6 +5,7 @@ mod faults;
 mod files;
 mod harness;
 mod operations;
+mod outages;
 mod reads;
 mod sockets;
 mod writes;

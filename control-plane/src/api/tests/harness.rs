@@ -1,5 +1,7 @@
 //! An API to call, with a client that reads answers.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use tower::ServiceExt;
 use crate::api::{ApiState, router};
 use crate::nodes::Nodes;
 use crate::publish::Publisher;
-use crate::store::{self, StoredToken};
+use crate::store::{self, Store, StoredToken};
 use crate::token::{Role, Tokens};
 
 pub const ADMIN: &str = "admin-token-of-the-tests";
@@ -42,6 +44,11 @@ pub struct Call<'a> {
 
 impl Api {
     pub async fn start() -> Self {
+        Self::start_with(|store| store).await
+    }
+
+    /// With something between the API and its store.
+    pub async fn start_with(wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let place = folder.path().join("sluice.db");
         let store = store::open(place.to_str().expect("UTF-8")).await.expect("a store");
@@ -49,6 +56,7 @@ impl Api {
             let token = StoredToken { hash: sha256(token.as_bytes()), role, name: format!("test-{role}") };
             store.add_token(&token).await.expect("a token");
         }
+        let store = wrap(store);
         let publisher = Publisher::start(store.clone()).await.expect("a publisher");
         let tokens = Tokens::new(store.clone());
         let state = ApiState::new(publisher, store, tokens, Nodes::new());

@@ -1,0 +1,133 @@
+//! What the API does when something behind it fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use http::Method;
+use serde_json::json;
+
+use super::harness::{Api, GATEWAY};
+use crate::store::{Announcement, Head, Loaded, Revision, RevisionRecord, Store, StoreError, StoredToken};
+
+/// How a [`Faulty`] store behaves.
+const WORKS: u8 = 0;
+const IS_AWAY: u8 = 1;
+const PANICS: u8 = 2;
+
+/// A store that can be made to fail.
+struct Faulty {
+    store: Arc<dyn Store>,
+    state: Arc<AtomicU8>,
+}
+
+impl Faulty {
+    fn store(&self) -> Result<&dyn Store, StoreError> {
+        match self.state.load(Ordering::SeqCst) {
+            IS_AWAY => Err(StoreError::Unavailable("the password is opensesame".into())),
+            PANICS => panic!("the password is opensesame"),
+            _ => Ok(&*self.store),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Faulty {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.store()?.ping().await
+    }
+
+    async fn gateways(&self) -> Result<Vec<String>, StoreError> {
+        self.store()?.gateways().await
+    }
+
+    async fn ensure_gateway(&self, gateway: &str) -> Result<(), StoreError> {
+        self.store()?.ensure_gateway(gateway).await
+    }
+
+    async fn head(&self, gateway: &str) -> Result<Head, StoreError> {
+        self.store()?.head(gateway).await
+    }
+
+    async fn load(&self, gateway: &str) -> Result<Loaded, StoreError> {
+        self.store()?.load(gateway).await
+    }
+
+    async fn append(&self, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
+        self.store()?.append(gateway, record).await
+    }
+
+    async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
+        self.store()?.revision(gateway, number).await
+    }
+
+    async fn revisions(&self, gateway: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>, StoreError> {
+        self.store()?.revisions(gateway, before, limit).await
+    }
+
+    async fn changes_since(&self, gateway: &str, after: u64, limit: u32) -> Result<Vec<RevisionRecord>, StoreError> {
+        self.store()?.changes_since(gateway, after, limit).await
+    }
+
+    fn announcements(&self) -> BoxStream<'static, Announcement> {
+        self.store.announcements()
+    }
+
+    async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {
+        self.store()?.add_token(token).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
+        self.store()?.tokens().await
+    }
+}
+
+async fn faulty_api() -> (Api, Arc<AtomicU8>) {
+    let state = Arc::new(AtomicU8::new(WORKS));
+    let faults = state.clone();
+    (Api::start_with(|store| Arc::new(Faulty { store, state: faults })).await, state)
+}
+
+#[tokio::test]
+async fn without_the_database_it_reads_on_and_refuses_writes() {
+    let (api, state) = faulty_api().await;
+    api.put_service("a").await;
+    state.store(IS_AWAY, Ordering::SeqCst);
+    api.get("services/a").await.expect(200);
+    api.get("services").await.expect(200);
+    api.get("config").await.expect(200);
+    api.get("nodes").await.expect(200);
+    let body = json!({ "url": "http://127.0.0.1:9" });
+    for answer in [
+        api.put("services/b", body.clone()).await,
+        api.delete("services/a").await,
+        api.post("revisions/1:rollback").await,
+        api.get("revisions").await,
+        api.get("revisions/1/diff").await,
+        api.call(Method::GET, GATEWAY).header("authorization", "Bearer nobody").send().await,
+    ] {
+        let answer = answer.expect_error(503, "store-unavailable");
+        assert!(answer.header("retry-after").parse::<u32>().is_ok());
+        assert!(!answer.text().contains("opensesame"), "{}", answer.text());
+    }
+    let ready = api.call(Method::GET, "/readyz").send().await.expect(503);
+    assert!(!ready.text().contains("opensesame"), "{}", ready.text());
+    api.call(Method::GET, "/livez").send().await.expect(200);
+    state.store(WORKS, Ordering::SeqCst);
+    api.call(Method::GET, "/readyz").send().await.expect(200);
+    assert_eq!(api.put("services/b", body).await.expect(201).revision(), 2);
+}
+
+#[tokio::test]
+async fn a_defect_is_a_500_that_tells_nothing() {
+    let (api, state) = faulty_api().await;
+    api.put_service("a").await;
+    state.store(PANICS, Ordering::SeqCst);
+    for answer in [api.get("revisions").await, api.put("services/b", json!({ "url": "http://127.0.0.1:9" })).await] {
+        let answer = answer.expect_error(500, "internal");
+        assert!(!answer.text().contains("opensesame"), "{}", answer.text());
+    }
+    state.store(WORKS, Ordering::SeqCst);
+    api.put_service("b").await;
+}
