@@ -21,7 +21,7 @@ use crate::problems;
 use crate::views::{Gateway, Page};
 
 /// Where `sluice run` and `sluice control-plane` leave the admin token unless told otherwise.
-const USUAL_TOKEN_FILE: &str = "sluice-data/admin-token";
+const USUAL_DATA_DIR: &str = "./sluice-data";
 /// Exports of large configurations are large; beyond this something is wrong.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024 * 1024;
 /// The form of nearly everything.
@@ -39,12 +39,12 @@ pub struct ClientArguments {
     #[arg(long, env = "SLUICE_SERVER", default_value = "http://127.0.0.1:8081", value_name = "URL")]
     server: Uri,
 
-    /// The admin token itself; a file keeps it out of the list of processes
-    #[arg(long, env = "SLUICE_TOKEN", hide_env_values = true, value_name = "TOKEN", conflicts_with = "token_file")]
+    /// The admin token itself; a file keeps it out of the list of processes [env: SLUICE_TOKEN]
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     token: Option<String>,
 
-    /// A file with the admin token [default: ./sluice-data/admin-token, if it is there]
-    #[arg(long, env = "SLUICE_TOKEN_FILE", value_name = "FILE")]
+    /// A file with the admin token [env: SLUICE_TOKEN_FILE] [default: admin-token in the data folder, if it is there]
+    #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
     /// The gateway that it is about
@@ -83,13 +83,27 @@ pub struct Refusal {
 
 impl ClientArguments {
     pub fn connect(&self) -> anyhow::Result<Client> {
-        let token = match (&self.token, &self.token_file) {
-            (Some(token), _) => Some(token.trim().to_owned()),
-            (None, Some(file)) => Some(read_token(file)?),
-            (None, None) if Path::new(USUAL_TOKEN_FILE).exists() => Some(read_token(Path::new(USUAL_TOKEN_FILE))?),
-            (None, None) => None,
-        };
-        Client::new(self.server.clone(), self.gateway.clone(), token)
+        Client::new(self.server.clone(), self.gateway.clone(), self.find_token()?)
+    }
+
+    /// Arguments come before the environment, which is why clap does not read both.
+    fn find_token(&self) -> anyhow::Result<Option<String>> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(token) = &self.token {
+            return Ok(Some(token.trim().to_owned()));
+        }
+        if let Some(file) = &self.token_file {
+            return read_token(file).map(Some);
+        }
+        if let Some(token) = variable("SLUICE_TOKEN") {
+            return Ok(Some(token.to_string_lossy().trim().to_owned()));
+        }
+        if let Some(file) = variable("SLUICE_TOKEN_FILE") {
+            return read_token(Path::new(&file)).map(Some);
+        }
+        let folder = variable("SLUICE_DATA_DIR").map_or_else(|| USUAL_DATA_DIR.into(), PathBuf::from);
+        let usual = folder.join("admin-token");
+        if usual.exists() { read_token(&usual).map(Some) } else { Ok(None) }
     }
 }
 

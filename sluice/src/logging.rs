@@ -8,8 +8,8 @@ use tracing_subscriber::EnvFilter;
 /// How a long-running command logs.
 #[derive(Args)]
 pub struct Logging {
-    /// Form of the log on stderr
-    #[arg(long, env = "SLUICE_LOG_FORMAT", value_enum, default_value = "text", global = true, hide = true)]
+    /// Form of the log on stderr; what is logged says SLUICE_LOG
+    #[arg(long, env = "SLUICE_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
 }
 

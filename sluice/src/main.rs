@@ -36,7 +36,8 @@ Exit codes:
   2  `diff` found differences
   3  the change was made, but the nodes do not serve it: refused, or not in time
 
-Data goes to stdout, messages to stderr. SLUICE_LOG sets what is logged, `debug` or `data_plane=debug` for example.";
+Data goes to stdout, messages to stderr. SLUICE_LOG says what `run`, `control-plane` and `data-plane` log, `debug` or
+`warn,data_plane=debug` for example.";
 
 /// An API gateway: one front door for many backend services.
 #[derive(Parser)]
@@ -44,9 +45,6 @@ Data goes to stdout, messages to stderr. SLUICE_LOG sets what is logged, `debug`
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-
-    #[command(flatten)]
-    logging: logging::Logging,
 }
 
 #[derive(Subcommand)]
@@ -102,11 +100,10 @@ fn main() -> ExitCode {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .expect("nothing has chosen another provider before main");
-    let logging = arguments.logging;
     let outcome = match arguments.command {
-        Command::Run(command) => command.run(&logging),
-        Command::ControlPlane(command) => command.run(&logging),
-        Command::DataPlane(command) => command.run(&logging),
+        Command::Run(command) => command.run(),
+        Command::ControlPlane(command) => command.run(),
+        Command::DataPlane(command) => command.run(),
         Command::Validate(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Apply(command) => command.run(),

@@ -31,6 +31,9 @@ pub struct ControlPlane {
     /// Where the configuration stream is
     #[arg(long, env = "SLUICE_STREAM", default_value = "127.0.0.1:8082", value_name = "ADDRESS")]
     stream: SocketAddr,
+
+    #[command(flatten)]
+    logging: Logging,
 }
 
 /// Forward traffic, with the configuration of a control plane
@@ -41,7 +44,7 @@ pub struct DataPlane {
     control_plane: String,
 
     /// A file with the node token
-    #[arg(long, env = "SLUICE_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, env = "SLUICE_NODE_TOKEN_FILE", value_name = "FILE")]
     token_file: PathBuf,
 
     /// The gateway that this node belongs to
@@ -63,6 +66,9 @@ pub struct DataPlane {
     /// Whether a line of JSON is written for each request
     #[arg(long, env = "SLUICE_ACCESS_LOG", value_enum, default_value = "stdout")]
     access_log: AccessLog,
+
+    #[command(flatten)]
+    logging: Logging,
 }
 
 /// Where the access log goes.
@@ -73,8 +79,8 @@ pub enum AccessLog {
 }
 
 impl ControlPlane {
-    pub fn run(self, logging: &Logging) -> anyhow::Result<Outcome> {
-        logging.start("info")?;
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        self.logging.start("info")?;
         ports::check(&[("--admin", self.admin), ("--stream", self.stream)])?;
         let mut settings = control_plane::settings::Settings::new(self.data_dir);
         settings.admin_bind = self.admin;
@@ -87,8 +93,8 @@ impl ControlPlane {
 }
 
 impl DataPlane {
-    pub fn run(self, logging: &Logging) -> anyhow::Result<Outcome> {
-        logging.start("info")?;
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        self.logging.start("info")?;
         ports::check(&[("--node", self.node)])?;
         let mut settings = data_plane::settings::Settings::new(self.data_dir);
         settings.gateway = self.gateway;

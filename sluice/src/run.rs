@@ -78,6 +78,9 @@ pub struct Run {
     /// Whether a line of JSON is written for each request
     #[arg(long, env = "SLUICE_ACCESS_LOG", value_enum, default_value = "off")]
     access_log: AccessLog,
+
+    #[command(flatten)]
+    logging: Logging,
 }
 
 /// The two planes, running.
@@ -91,8 +94,8 @@ struct Planes {
 }
 
 impl Run {
-    pub fn run(self, logging: &Logging) -> anyhow::Result<Outcome> {
-        logging.start("warn")?;
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        self.logging.start("warn")?;
         // A file that cannot be read is known before anything is started.
         let files = match self.files.is_empty() {
             true => None,

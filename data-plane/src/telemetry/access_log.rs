@@ -80,7 +80,7 @@ impl AccessLog {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the cores have ended when this is called")]
+    /// Waits on this thread: the cores have ended when it is called.
     pub(super) fn finish(&self) {
         let deadline = Instant::now() + FINISH_WITHIN;
         // The queue may be full of lines that are still read; the channel has no send that waits a bounded time.
