@@ -4,6 +4,7 @@
 //! once for all nodes ([`encodings`]).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -122,11 +123,8 @@ impl Distribution {
     async fn keep_connection(self: Arc<Self>, stream: TcpStream, shutdown: CancellationToken) {
         let silence = self.timing.silence;
         let _ = stream.set_nodelay(true);
-        // Whoever connects and says nothing gets no further.
-        if !matches!(tokio::time::timeout(silence, stream.readable()).await, Ok(Ok(()))) {
-            return;
-        }
-        let endpoint = Endpoint { distribution: self, shutdown: shutdown.clone() };
+        let is_welcome = Arc::new(AtomicBool::new(false));
+        let endpoint = Endpoint { distribution: self, shutdown: shutdown.clone(), is_welcome: is_welcome.clone() };
         let service = DistributionServer::new(endpoint).max_decoding_message_size(MAX_MESSAGE);
         let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         server
@@ -139,6 +137,7 @@ impl Distribution {
         let mut connection = std::pin::pin!(connection);
         let ended: Result<(), hyper::Error> = tokio::select! {
             ended = &mut connection => ended,
+            () = stays_unknown(&is_welcome, silence) => return,
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::time::timeout(silence, connection).await.unwrap_or(Ok(()))
@@ -201,10 +200,20 @@ impl Distribution {
     }
 }
 
-/// What tonic calls.
+/// What tonic calls, on one connection.
 struct Endpoint {
     distribution: Arc<Distribution>,
     shutdown: CancellationToken,
+    /// A node has shown its token on this connection.
+    is_welcome: Arc<AtomicBool>,
+}
+
+/// Ends when nobody has shown a token for so long, whatever else came over the connection.
+async fn stays_unknown(is_welcome: &AtomicBool, silence: Duration) {
+    tokio::time::sleep(silence).await;
+    if is_welcome.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
 }
 
 #[tonic::async_trait]
@@ -217,6 +226,7 @@ impl distribution_server::Distribution for Endpoint {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let distribution = &self.distribution;
         distribution.authenticate(&request).await?;
+        self.is_welcome.store(true, Ordering::Relaxed);
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(distribution.timing.silence, incoming.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("it said no hello"))??;

@@ -16,7 +16,7 @@ use model::resource::Name;
 use model::snapshot::Snapshot;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
+use tonic::transport::{ClientTlsConfig, Endpoint};
 
 use crate::last_good::{LastGood, Position};
 use crate::settings::Settings;
@@ -183,6 +183,7 @@ impl<A: Adopt> Sync<A> {
         let mut backoff = Backoff::new(self.timing.retry);
         let mut told: Option<String> = None;
         while !shutdown.is_cancelled() {
+            let began = Instant::now();
             let ended = self.converse(source, shutdown).await;
             // A change of what is served is never left half done.
             if let Some(work) = self.work.take() {
@@ -190,7 +191,7 @@ impl<A: Adopt> Sync<A> {
                 self.settle(outcome, None);
             }
             let Err(lost) = ended else { break };
-            if self.status.borrow().connected {
+            if self.status.borrow().connected && began.elapsed() > self.timing.retry.1 {
                 backoff.reset();
             }
             let error = format!("no configuration from {}: {lost}", source.url);
@@ -243,9 +244,31 @@ impl Source {
     fn new(url: &str, token_file: PathBuf) -> Result<Self, StartError> {
         let wrong = |reason: String| StartError::ControlPlane { url: url.to_owned(), reason };
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| wrong(error.to_string()))?;
-        if endpoint.uri().scheme_str() != Some("http") {
-            return Err(wrong("the scheme must be http".to_owned()));
-        }
+        let endpoint = match endpoint.uri().scheme_str() {
+            Some("http") => endpoint,
+            Some("https") => {
+                let tls = endpoint.tls_config(ClientTlsConfig::new().with_native_roots());
+                tls.map_err(|error| wrong(error.to_string()))?
+            }
+            _ => return Err(wrong("the scheme must be http or https".to_owned())),
+        };
         Ok(Self { url: url.to_owned(), endpoint, token_file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_cannot_be_followed_is_told_at_the_start() {
+        let source = |url: &str| Source::new(url, PathBuf::from("node-token"));
+        for good in ["http://127.0.0.1:8082", "https://control.example:443"] {
+            source(good).map(|_| ()).expect("it can be followed");
+        }
+        for bad in ["127.0.0.1:8082", "ftp://127.0.0.1", "", "http://"] {
+            let error = source(bad).err().unwrap_or_else(|| panic!("{bad}")).to_string();
+            assert!(error.contains(&format!("`{bad}`")) && error.contains("http://127.0.0.1:8082"), "{error}");
+        }
     }
 }

@@ -8,6 +8,8 @@ use proto::control_message::Message as FromControl;
 use proto::distribution_client::DistributionClient;
 use proto::node_message::Message as FromNode;
 use proto::{Ack, Begin, Hello, NodeHeartbeat, NodeMessage, Refusal, Revision, Stage};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
@@ -186,6 +188,18 @@ async fn a_node_is_not_sent_what_it_cannot_do() {
     let sent = node.revision().await.begin.revision.expect("a revision");
     node.ack(&sent, Stage::Serving).await;
     control.until("the refusal is gone", |nodes| nodes.list("default")[0].refusal.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_and_shows_no_token_is_not_kept() {
+    let control = ControlPlane::start().await;
+    for said in [&b""[..], b"PRI * HTT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let mut stream = TcpStream::connect(control.address).await.expect("it listens");
+        stream.write_all(said).await.expect("it listens");
+        let mut answer = Vec::new();
+        // Closed or reset, but not kept.
+        let _ = tokio::time::timeout(LONG, stream.read_to_end(&mut answer)).await.expect("it ends");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
