@@ -69,7 +69,7 @@ async fn pass(record: &mut Record, chain: &mut Chain, onward: forward::Onward) -
             &snapshot.everything,
             listener.map_or(&[], |listener| &listener.policies),
             service.map_or(&[], |service| &service.policies),
-            route.and_then(|route| route.policies.as_deref()).unwrap_or_default(),
+            route.map_or(&[], |route| route.policies()),
         ],
     );
     if let Err(rejection) = chain.on_request(exchange).await {

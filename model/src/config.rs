@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap};
+use imbl::HashMap;
 use serde_json::Value;
 
 use crate::digest::Digest;
 use crate::problem::{Fault, Problem, Problems, closest};
 use crate::resource::{Document, Key, Kind, Mention, Name, Reference, Resource, unknown_reference};
 use crate::secret;
+use crate::sorted::Sorted;
 
 /// For how many references of a change what was meant is looked for: that compares with every name there is.
 const MAX_GUESSES: u32 = 50;
@@ -20,7 +21,7 @@ const MAX_GUESSES: u32 = 50;
 /// A checked set of resources. Cloning costs nothing; two of them share what they have in common.
 #[derive(Clone, Default)]
 pub struct Config {
-    documents: OrdMap<Key, Document>,
+    documents: Sorted<Key, Document>,
     /// How often each resource is referred to.
     referrers: HashMap<Key, u32>,
     digest: Digest,
@@ -43,8 +44,15 @@ pub struct Changed {
     pub key: Key,
     pub before: Option<Document>,
     pub after: Option<Document>,
-    /// The parsed form of `after`.
-    pub resource: Option<Resource>,
+}
+
+impl Changed {
+    /// The parsed form of `after`. It is read again by whoever needs it: kept for every resource of a large
+    /// change, it would be most of the memory that a node ever takes.
+    #[must_use]
+    pub fn resource(&self) -> Option<Resource> {
+        self.after.as_ref()?.parse(self.key.kind).ok()
+    }
 }
 
 impl Config {
@@ -60,7 +68,7 @@ impl Config {
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.documents.is_empty()
+        self.len() == 0
     }
 
     #[must_use]
@@ -75,13 +83,10 @@ impl Config {
 
     /// The resources of a kind whose names come after `after`, by name.
     pub fn of_kind(&self, kind: Kind, after: Option<&Name>) -> impl Iterator<Item = (&Name, &Document)> {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let start = match after {
-            Some(name) => Excluded(Key::new(kind, name.clone())),
-            None => Included(Key::new(kind, Name::lowest())),
-        };
-        self.documents
-            .range((start, Unbounded))
+        let start = Key::new(kind, after.map_or_else(Name::lowest, Name::clone));
+        let from_start = self.documents.from(&start);
+        from_start
+            .skip_while(move |(key, _)| **key == start)
             .take_while(move |(key, _)| key.kind == kind)
             .map(|(key, document)| (&key.name, document))
     }
@@ -89,7 +94,7 @@ impl Config {
     /// The edits that turn this set into the other.
     #[must_use]
     pub fn edits_to(&self, other: &Self) -> Vec<Edit> {
-        let removed = self.documents.keys().filter(|key| !other.documents.contains_key(*key));
+        let removed = self.iter().map(|(key, _)| key).filter(|key| !other.documents.contains(key));
         let mut edits: Vec<Edit> = removed.map(|key| Edit::Remove { key: key.clone() }).collect();
         edits.extend(
             other
@@ -112,17 +117,22 @@ impl Config {
     /// finding more of them.
     pub(crate) fn try_apply(&self, edits: Vec<Edit>, revision: u64) -> (Self, Vec<Changed>, Problems) {
         let mut problems = Problems::new();
-        let (mut seen, mut faulty) = (BTreeSet::new(), BTreeMap::new());
+        let repeated = repeated(&edits);
+        let mut faulty = BTreeMap::new();
         let mut changes = Vec::with_capacity(edits.len());
-        for edit in edits {
+        let mut config = self.clone();
+        for (place, edit) in edits.into_iter().enumerate() {
             let Some(key) = key_of(&edit, &mut problems) else { continue };
-            if !seen.insert(key.clone()) {
+            if repeated.contains(&place) {
                 let message = format!("the change holds {key} more than once");
                 problems.push(Fault::new("/name", "duplicate-name", message).at(&key));
                 continue;
             }
             match self.parse(key.clone(), &edit, revision) {
-                Ok(change) if change.before != change.after => changes.push(change),
+                Ok((change, resource)) if change.before != change.after => {
+                    config.replace(&change, resource.as_ref());
+                    changes.push(change);
+                }
                 Ok(_) => {}
                 Err(faults) => {
                     problems.extend(faults.into_iter().map(|fault| fault.at(&key)));
@@ -134,18 +144,14 @@ impl Config {
                 }
             }
         }
-        let mut config = self.clone();
-        for change in &changes {
-            config.replace(change);
-        }
         config.check_references(&changes, &faulty, &mut problems);
         (config, changes, problems)
     }
 
-    fn parse(&self, key: Key, edit: &Edit, revision: u64) -> Result<Changed, Vec<Fault>> {
+    fn parse(&self, key: Key, edit: &Edit, revision: u64) -> Result<(Changed, Option<Resource>), Vec<Fault>> {
         let before = self.get(&key).cloned();
         let (resource, document) = match edit {
-            Edit::Remove { .. } => return Ok(Changed { key, before, after: None, resource: None }),
+            Edit::Remove { .. } => return Ok((Changed { key, before, after: None }, None)),
             Edit::Put { kind, spec, .. } => {
                 let mut spec = spec.clone();
                 let restored = secret::restore(*kind, &mut spec, before.as_ref());
@@ -157,10 +163,11 @@ impl Config {
             }
             Edit::Restore { document, .. } => (document.parse(key.kind)?, document.clone()),
         };
-        Ok(Changed { key, before, after: Some(document), resource: Some(resource) })
+        Ok((Changed { key, before, after: Some(document) }, Some(resource)))
     }
 
-    fn replace(&mut self, change: &Changed) {
+    /// `resource` is the parsed form of what the change leads to.
+    fn replace(&mut self, change: &Changed, resource: Option<&Resource>) {
         if let Some(before) = &change.before {
             self.digest = self.digest.minus(digest_of(&change.key, before));
             self.count_references(&change.key, before, |count| count - 1);
@@ -169,7 +176,7 @@ impl Config {
             Some(after) => {
                 self.digest = self.digest.plus(digest_of(&change.key, after));
                 self.documents.insert(change.key.clone(), after.clone());
-                if let Some(resource) = &change.resource {
+                if let Some(resource) = resource {
                     self.count_resource(resource, |count| count + 1);
                 }
             }
@@ -204,7 +211,7 @@ impl Config {
         let mut guesses = 0;
         let mut check = |key: &Key, reference: Reference<'_>| {
             let target = reference.name.parse().map(|name| Key::new(reference.kind, name));
-            if target.is_ok_and(|target| self.documents.contains_key(&target) || faulty.contains_key(&target)) {
+            if target.is_ok_and(|target| self.documents.contains(&target) || faulty.contains_key(&target)) {
                 return;
             }
             guesses += 1;
@@ -213,7 +220,7 @@ impl Config {
             problems.push(unknown_reference(&reference, meant).at(key));
         };
         for change in changes {
-            if let Some(resource) = &change.resource {
+            if let Some(resource) = change.resource() {
                 resource.references(&mut |reference| check(&change.key, reference));
             }
         }
@@ -277,6 +284,18 @@ fn key_of(edit: &Edit, problems: &mut Problems) -> Option<Key> {
             }
         },
     }
+}
+
+/// Which edits are about a resource that an earlier one is about. Sorting their places takes a fraction of the memory
+/// of a set of keys, and large changes set the memory that a node takes.
+fn repeated(edits: &[Edit]) -> BTreeSet<usize> {
+    let about = |place: usize| match &edits[place] {
+        Edit::Put { kind, name, .. } => (*kind, name.as_str()),
+        Edit::Restore { key, .. } | Edit::Remove { key } => (key.kind, key.name.as_str()),
+    };
+    let mut places: Vec<usize> = (0..edits.len()).collect();
+    places.sort_by(|one, other| about(*one).cmp(&about(*other)));
+    places.windows(2).filter(|pair| about(pair[0]) == about(pair[1])).map(|pair| pair[1]).collect()
 }
 
 /// The part of one resource in the digest of the whole.

@@ -21,6 +21,8 @@ pub mod schema;
 pub mod secret;
 pub mod slots;
 pub mod snapshot;
+mod sorted;
+mod text;
 pub mod value;
 pub mod wire;
 pub mod written;

@@ -10,15 +10,17 @@
 //! path is long, however many routes there are; and a change copies the groups that it touches.
 
 use std::cmp::Ordering;
+use std::hash::Hasher;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
-use smallvec::SmallVec;
 
 use crate::index::{self, Index};
 use crate::resource::Name;
 use crate::resource::route::{PathPattern, Route};
 use crate::slots::{Places, Slot};
+use crate::text::Text;
+use crate::value::HostPattern;
 use conditions::{Asked, Conditions};
 use hosts::{Hosts, Reach};
 use prefixes::Prefixes;
@@ -63,18 +65,11 @@ pub struct Router {
 #[derive(Clone)]
 struct Group {
     host: Slot,
-    reach: Reach,
-    /// Of a prefix without a slash at its end: empty for the root.
-    path: Box<str>,
-    matches: Matches,
-}
-
-#[derive(Clone)]
-enum Matches {
-    /// A single route that asks for nothing more than host and path: the common case, without a list.
-    One(Slot),
-    /// In order of precedence.
-    Ranked(Box<[Match]>),
+    /// Of a group with a single route that asks for nothing more than host and path: the common case.
+    first: Slot,
+    key: Text,
+    /// In order of precedence; absent in the common case.
+    ranked: Option<Arc<Vec<Match>>>,
 }
 
 #[derive(Clone)]
@@ -83,35 +78,32 @@ struct Match {
     conditions: Option<Arc<Conditions>>,
 }
 
-/// Where a group is: part of what it is found by.
+/// What a group is found by.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     host: Slot,
-    reach: Reach,
-    path: &'a str,
-    path_hash: u64,
+    /// The path as [`prefixes`] tells exact paths and prefixes apart.
+    key: &'a str,
+    key_hash: u64,
 }
 
 impl Router {
     /// Adds a route. `age` tells the age of this and of every route that is in here.
     pub fn insert(&mut self, written: &Route, route: Slot, listeners: &[Slot], age: &dyn Fn(Slot) -> Age) {
         let conditions = Conditions::of(written, listeners).map(Arc::new);
-        for host in patterns(&written.hosts, |host| host.as_str()) {
-            let host = self.hosts.enter(host);
-            for path in written_places(written) {
+        for pattern in written_hosts(written) {
+            let host = self.hosts.enter(pattern);
+            for path in written_paths(written) {
                 let place = path.at(host);
                 let added = Match { route, conditions: conditions.clone() };
                 match self.find_group(place) {
-                    Some((number, _)) => {
-                        let group = self.groups.get_mut(number).expect("it was found");
-                        group.matches.add(added, age);
-                    }
+                    Some((number, _)) => self.groups.get_mut(number).expect("it was found").add(added, age),
                     None => {
-                        let matches = Matches::of(vec![added]);
-                        let group = Group { host, reach: place.reach, path: place.path.into(), matches };
+                        let mut group = Group { host, first: route, key: place.key.into(), ranked: None };
+                        group.set(vec![added]);
                         let number = self.groups.add(Arc::new(group));
                         self.by_place.insert(place.hash(), number);
-                        self.hosts.count(host, place.reach, |count| count + 1);
+                        self.hosts.count(host, path.reach, |count| count + 1);
                     }
                 }
             }
@@ -120,16 +112,16 @@ impl Router {
 
     /// Takes out a route; `written` is the form that was inserted.
     pub fn remove(&mut self, written: &Route, route: Slot) {
-        for pattern in patterns(&written.hosts, |host| host.as_str()) {
+        for pattern in written_hosts(written) {
             let Some(host) = self.hosts.find(pattern) else { continue };
-            for path in written_places(written) {
+            for path in written_paths(written) {
                 let place = path.at(host);
                 let Some((number, _)) = self.find_group(place) else { continue };
-                let group = self.groups.get_mut(number).expect("it was found");
-                if group.matches.remove(route) == Left::Nothing {
+                let left = self.groups.get_mut(number).expect("it was found").remove(route);
+                if left == Left::Nothing {
                     self.groups.take(number);
                     self.by_place.remove(place.hash(), number);
-                    self.hosts.count(host, place.reach, |count| count - 1);
+                    self.hosts.count(host, path.reach, |count| count - 1);
                 }
             }
             self.hosts.leave_if_empty(host);
@@ -149,20 +141,14 @@ impl Router {
         let mut prefixes = Prefixes::new(request.path);
         for (number, host) in self.hosts.matching(request.host) {
             if host.has(Reach::Exact) {
-                let place = Place {
-                    host: number,
-                    reach: Reach::Exact,
-                    path: request.path,
-                    path_hash: index::hash_of(request.path),
-                };
-                if let Some(route) = self.first_match(place, &asked) {
+                let (key, key_hash) = prefixes::exact(request.path);
+                if let Some(route) = self.first_match(Place { host: number, key, key_hash }, &asked) {
                     return Some(route);
                 }
             }
-            for (depth, path, path_hash) in prefixes.deepest_first(host.deepest_prefix()) {
-                let reach = Reach::Prefix { depth };
-                if host.has(reach)
-                    && let Some(route) = self.first_match(Place { host: number, reach, path, path_hash }, &asked)
+            for (depth, key, key_hash) in prefixes.deepest_first(host.deepest_prefix()) {
+                if host.has(Reach::Prefix { depth })
+                    && let Some(route) = self.first_match(Place { host: number, key, key_hash }, &asked)
                 {
                     return Some(route);
                 }
@@ -172,69 +158,65 @@ impl Router {
     }
 
     fn first_match(&self, place: Place<'_>, asked: &Asked<'_>) -> Option<Slot> {
-        match &self.find_group(place)?.1.matches {
-            Matches::One(route) => Some(*route),
-            Matches::Ranked(matches) => matches
-                .iter()
-                .find(|one| one.conditions.as_ref().is_none_or(|conditions| conditions.hold(asked)))
-                .map(|one| one.route),
-        }
+        let (_, group) = self.find_group(place)?;
+        let Some(ranked) = &group.ranked else { return Some(group.first) };
+        let holds = |one: &&Match| one.conditions.as_ref().is_none_or(|conditions| conditions.hold(asked));
+        ranked.iter().find(holds).map(|one| one.route)
     }
 
     fn find_group(&self, place: Place<'_>) -> Option<(Slot, &Group)> {
         self.by_place
             .find(place.hash())
             .filter_map(|number| Some((number, &**self.groups.get(number)?)))
-            .find(|(_, group)| group.host == place.host && group.reach == place.reach && *group.path == *place.path)
+            .find(|(_, group)| group.host == place.host && group.key.as_bytes() == place.key.as_bytes())
     }
 }
 
 /// The path of a group before its host is known.
 struct PathPlace<'a> {
     reach: Reach,
-    path: &'a str,
-    path_hash: u64,
+    key: &'a str,
+    key_hash: u64,
 }
 
 impl<'a> PathPlace<'a> {
     fn at(&self, host: Slot) -> Place<'a> {
-        let Self { reach, path, path_hash } = *self;
-        Place { host, reach, path, path_hash }
+        Place { host, key: self.key, key_hash: self.key_hash }
     }
 
-    fn of(pattern: &'a PathPattern) -> Self {
-        match pattern {
-            PathPattern::Exact(path) => Self { reach: Reach::Exact, path, path_hash: index::hash_of(path) },
-            PathPattern::Prefix(path) => {
-                let (depth, path, path_hash) = Prefixes::whole(path);
-                Self { reach: Reach::Prefix { depth }, path, path_hash }
-            }
-        }
+    fn exact(path: &'a str) -> Self {
+        let (key, key_hash) = prefixes::exact(path);
+        Self { reach: Reach::Exact, key, key_hash }
+    }
+
+    fn prefix(path: &'a str) -> Self {
+        let (depth, key, key_hash) = Prefixes::whole(path);
+        Self { reach: Reach::Prefix { depth }, key, key_hash }
     }
 }
 
 impl Place<'_> {
     fn hash(&self) -> u64 {
-        use std::hash::Hasher;
         let mut hasher = index::hasher();
-        hasher.write_u64(self.path_hash);
-        hasher.write_u64(u64::from(self.host) << 1 | u64::from(self.reach == Reach::Exact));
+        hasher.write_u64(self.key_hash);
+        hasher.write_u32(self.host);
         hasher.finish()
     }
 }
 
-/// What is written down, or the empty pattern that stands for everything.
-fn patterns<T>(written: &[T], text: fn(&T) -> &str) -> SmallVec<[&str; 1]> {
-    if written.is_empty() { SmallVec::from_elem("", 1) } else { written.iter().map(text).collect() }
+/// The patterns of a route; the empty one is every host.
+fn written_hosts(written: &Route) -> impl Iterator<Item = &str> {
+    let every = written.hosts.is_empty().then_some("");
+    every.into_iter().chain(written.hosts.iter().map(HostPattern::as_str))
 }
 
 /// The paths of a route; every path is the prefix `/`.
-fn written_places(written: &Route) -> SmallVec<[PathPlace<'_>; 1]> {
-    if written.paths.is_empty() {
-        let (depth, path, path_hash) = Prefixes::whole("/");
-        return smallvec::smallvec![PathPlace { reach: Reach::Prefix { depth }, path, path_hash }];
-    }
-    written.paths.iter().map(PathPlace::of).collect()
+fn written_paths(written: &Route) -> impl Iterator<Item = PathPlace<'_>> {
+    let every = written.paths.is_empty().then(|| PathPlace::prefix("/"));
+    every.into_iter().chain(written.paths.iter().map(|pattern| match pattern {
+        PathPattern::Exact(path) => PathPlace::exact(path),
+        PathPattern::Prefix(path) => PathPlace::prefix(path),
+    }))
 }
 
 /// Whether a group still has a match.
@@ -244,38 +226,37 @@ enum Left {
     Nothing,
 }
 
-impl Matches {
-    fn of(mut list: Vec<Match>) -> Self {
-        match &list[..] {
-            [Match { route, conditions: None }] => Self::One(*route),
-            _ => {
-                list.shrink_to_fit();
-                Self::Ranked(list.into())
-            }
-        }
-    }
-
-    fn take_list(&mut self) -> Vec<Match> {
-        match self {
-            Self::One(route) => vec![Match { route: *route, conditions: None }],
-            Self::Ranked(list) => std::mem::take(list).into_vec(),
-        }
-    }
-
+impl Group {
     fn add(&mut self, added: Match, age: &dyn Fn(Slot) -> Age) {
-        let mut list = self.take_list();
+        let mut list = self.take();
         list.retain(|other| other.route != added.route);
         let at = list.partition_point(|other| other.precedence(&added, age) == Ordering::Less);
         list.insert(at, added);
-        *self = Self::of(list);
+        self.set(list);
     }
 
     fn remove(&mut self, route: Slot) -> Left {
-        let mut list = self.take_list();
+        let mut list = self.take();
         list.retain(|one| one.route != route);
         let left = if list.is_empty() { Left::Nothing } else { Left::Something };
-        *self = Self::of(list);
+        self.set(list);
         left
+    }
+
+    fn take(&mut self) -> Vec<Match> {
+        match self.ranked.take() {
+            Some(ranked) => Arc::unwrap_or_clone(ranked),
+            None => vec![Match { route: self.first, conditions: None }],
+        }
+    }
+
+    fn set(&mut self, mut list: Vec<Match>) {
+        if let [Match { route, conditions: None }] = list[..] {
+            self.first = route;
+        } else {
+            list.shrink_to_fit();
+            self.ranked = Some(Arc::new(list));
+        }
     }
 }
 

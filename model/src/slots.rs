@@ -56,7 +56,7 @@ impl<T> Slots<T> {
 impl<T: Named> Slots<T> {
     #[must_use]
     pub fn slot(&self, name: &str) -> Option<Slot> {
-        let is_it = |slot: &Slot| self.get(*slot).is_some_and(|value| value.name().as_str() == name);
+        let is_it = |slot: &Slot| self.get(*slot).is_some_and(|value| value.name().as_bytes() == name.as_bytes());
         self.by_name.find(hash_of(name)).find(is_it)
     }
 

@@ -104,8 +104,14 @@ pub struct Endpoint {
 pub struct Route {
     pub name: Name,
     pub action: Action,
-    pub timeouts: Option<Box<RouteTimeouts>>,
-    pub policies: Option<Arc<[Step]>>,
+    /// Most routes have none, and there may be very many routes.
+    settings: Option<Box<RouteSettings>>,
+}
+
+#[derive(Debug)]
+struct RouteSettings {
+    timeouts: RouteTimeouts,
+    policies: Arc<[Step]>,
 }
 
 /// What happens to a request that matched.
@@ -135,7 +141,7 @@ pub struct FixedResponse {
 }
 
 /// Where a route waits differently from its service.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RouteTimeouts {
     pub request: Option<Span>,
     pub idle: Option<Span>,
@@ -179,6 +185,16 @@ impl Snapshot {
 }
 
 impl Route {
+    #[must_use]
+    pub fn policies(&self) -> &[Step] {
+        self.settings.as_ref().map_or(&[], |settings| &settings.policies)
+    }
+
+    #[must_use]
+    pub fn timeouts(&self) -> RouteTimeouts {
+        self.settings.as_ref().map_or_else(RouteTimeouts::default, |settings| settings.timeouts)
+    }
+
     /// The service for one request; `draw` is a random number. Nothing for fixed answers and for routes
     /// whose backends all have weight 0.
     #[must_use]

@@ -208,7 +208,7 @@ fn record(change: &Change, parent: u64, next: &Published) -> RevisionRecord {
     let changes: Arc<[ResourceChange]> = next
         .changes
         .iter()
-        .map(|Changed { key, before, after, resource: _ }| ResourceChange {
+        .map(|Changed { key, before, after }| ResourceChange {
             key: key.clone(),
             before: before.clone(),
             after: after.clone(),

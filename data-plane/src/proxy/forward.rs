@@ -26,7 +26,7 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
     let Some((slot, service)) = record.exchange.service.zip(record.exchange.service()) else {
         return Err(UpstreamError::NoTarget.rejection());
     };
-    let own = record.exchange.route().and_then(|route| route.timeouts.as_deref());
+    let own = record.exchange.route().map(|route| route.timeouts());
     let timeout = own.and_then(|own| own.request).unwrap_or(service.timeouts.request).get();
     let idle = own.and_then(|own| own.idle).unwrap_or(service.timeouts.idle).get();
 

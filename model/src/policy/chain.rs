@@ -156,7 +156,7 @@ mod tests {
         let mut exchange = Exchange::sample(snapshot.clone(), "/", &fields);
         let route = snapshot.routes.find(route).expect("a route");
         let service = snapshot.services.find("s").expect("a service");
-        let own = route.policies.as_deref().unwrap_or_default();
+        let own = route.policies();
         let mut chain = Chain::merge(snapshot, [&snapshot.everything, &[], &service.policies, own]);
         let decision = match pin!(chain.on_request(&mut exchange)).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(decision) => decision,

@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use crate::index::{Index, hash_of};
 use crate::slots::{Places, Slot};
+use crate::text::Text;
 
 /// How much of a path a group of routes is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub(super) struct Hosts {
 #[derive(Clone)]
 pub(super) struct Host {
     /// As written; empty for any host.
-    pattern: Box<str>,
+    pattern: Text,
     exact_groups: u32,
     /// How many groups there are for prefixes of 0, 1, 2, … segments.
     prefix_groups: SmallVec<[u32; 4]>,
@@ -68,16 +69,20 @@ impl Hosts {
             let labels = dots - index;
             self.wildcards.get(labels).filter(|count| **count > 0)?;
             let suffix = &host[dot + 1..];
-            self.find_pattern(hash_of_wildcard(suffix), |pattern| wildcard_suffix(pattern) == Some(suffix))
+            self.find_pattern(hash_of_wildcard(suffix), |pattern| {
+                pattern.strip_prefix(b"*.") == Some(suffix.as_bytes())
+            })
         })
     }
 
     pub(super) fn find(&self, pattern: &str) -> Option<Slot> {
-        self.find_pattern(hash_of_pattern(pattern), |other| other == pattern)
+        self.find_pattern(hash_of_pattern(pattern), |other| other == pattern.as_bytes())
     }
 
-    fn find_pattern(&self, hash: u64, is_it: impl Fn(&str) -> bool) -> Option<Slot> {
-        self.by_pattern.find(hash).find(|slot| self.places.get(*slot).is_some_and(|host| is_it(&host.pattern)))
+    fn find_pattern(&self, hash: u64, is_it: impl Fn(&[u8]) -> bool) -> Option<Slot> {
+        self.by_pattern
+            .find(hash)
+            .find(|slot| self.places.get(*slot).is_some_and(|host| is_it(host.pattern.as_bytes())))
     }
 
     /// The place of a pattern, which is made if there is none.
@@ -106,8 +111,8 @@ impl Hosts {
             return;
         }
         if let Some(host) = self.places.take(slot) {
-            self.by_pattern.remove(hash_of_pattern(&host.pattern), slot);
-            self.count_wildcard(&host.pattern, |count| count - 1);
+            self.by_pattern.remove(hash_of_pattern(host.pattern.as_str()), slot);
+            self.count_wildcard(host.pattern.as_str(), |count| count - 1);
         }
     }
 

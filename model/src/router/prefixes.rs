@@ -1,4 +1,7 @@
 //! The prefixes of one path in whole segments, with their hashes, as deep as somebody asks.
+//!
+//! A prefix is kept without the slash in front, and an exact path with it: so the two are told apart by
+//! their text alone.
 
 use std::hash::Hasher;
 
@@ -7,7 +10,12 @@ use smallvec::SmallVec;
 
 use crate::index;
 
-/// The prefixes of a canonical path: of `/a/b/` they are the empty one, `/a` and `/a/b`. Each is worked out once
+/// The key of an exact path, and its hash.
+pub(super) fn exact(path: &str) -> (&str, u64) {
+    (path, index::hash_of(path))
+}
+
+/// The prefixes of a canonical path: of `/a/b/` they are the empty one, `a` and `a/b`. Each is worked out once
 /// and only when it is needed, so a path of thousands of segments costs no more than the deepest prefix
 /// that some route has.
 pub(super) struct Prefixes<'a> {
@@ -24,15 +32,15 @@ impl<'a> Prefixes<'a> {
         Self { path, hasher, known: SmallVec::from_iter([root]) }
     }
 
-    /// The number of segments of a whole path, the path without a slash at its end, and its hash.
+    /// The number of segments of a whole path, its key and the hash of that.
     pub(super) fn whole(path: &'a str) -> (u16, &'a str, u64) {
         let mut prefixes = Self::new(path);
         prefixes.work_out(usize::MAX);
         let (end, hash) = prefixes.known[prefixes.known.len() - 1];
-        (number(prefixes.known.len() - 1), &path[..end], hash)
+        (number(prefixes.known.len() - 1), key(path, end), hash)
     }
 
-    /// Prefixes of up to so many segments, with that number and their hash.
+    /// The keys of prefixes of up to so many segments, with that number and their hash.
     pub(super) fn deepest_first(&mut self, depth: Option<usize>) -> impl Iterator<Item = (u16, &'a str, u64)> {
         let count = depth.map_or(0, |depth| {
             self.work_out(depth);
@@ -43,7 +51,7 @@ impl<'a> Prefixes<'a> {
             .iter()
             .enumerate()
             .rev()
-            .map(move |(depth, (end, hash))| (number(depth), &path[..*end], *hash))
+            .map(move |(depth, (end, hash))| (number(depth), key(path, *end), *hash))
     }
 
     fn work_out(&mut self, depth: usize) {
@@ -55,6 +63,10 @@ impl<'a> Prefixes<'a> {
             self.known.push((from + 1 + length, self.hasher.finish()));
         }
     }
+}
+
+fn key(path: &str, end: usize) -> &str {
+    path.get(1..end).unwrap_or_default()
 }
 
 fn number(depth: usize) -> u16 {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::{
     Action, Certificate, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, ListenerTls, Route,
-    RouteTimeouts, Service, Snapshot, Split, Target,
+    RouteSettings, RouteTimeouts, Service, Snapshot, Split, Target,
 };
 use crate::config::{Changed, Config};
 use crate::policy::Step;
@@ -41,8 +41,8 @@ pub(super) fn compile(
     }
     for kind in ORDER {
         for change in changes.iter().filter(|change| change.key.kind == kind) {
-            if let Some(resource) = &change.resource {
-                let faults = next.learn(change, resource);
+            if let Some(resource) = change.resource() {
+                let faults = next.learn(&change.key.name, &resource);
                 problems.extend(faults.into_iter().map(|fault| fault.at(&change.key)));
             }
         }
@@ -59,7 +59,8 @@ impl Snapshot {
     fn with_moved_lists<'c>(&self, changes: &'c [Changed]) -> Cow<'c, [Changed]> {
         let moved: BTreeSet<&str> = changes
             .iter()
-            .filter(|change| match &change.resource {
+            .filter(|change| change.key.kind == Kind::Policy)
+            .filter(|change| match change.resource() {
                 Some(Resource::Policy(written)) => {
                     self.policies.find(&change.key.name).is_some_and(|before| before.kind.name != written.type_name)
                 }
@@ -80,12 +81,7 @@ impl Snapshot {
             });
             if names_one {
                 let document = Some(document.clone());
-                all.push(Changed {
-                    key: key.clone(),
-                    before: document.clone(),
-                    after: document,
-                    resource: Some(resource),
-                });
+                all.push(Changed { key: key.clone(), before: document.clone(), after: document });
             }
         }
         Cow::Owned(all)
@@ -129,8 +125,7 @@ impl Snapshot {
         }
     }
 
-    fn learn(&mut self, change: &Changed, resource: &Resource) -> Vec<Fault> {
-        let name = &change.key.name;
+    fn learn(&mut self, name: &Name, resource: &Resource) -> Vec<Fault> {
         let learned = match resource {
             Resource::Policy(written) => self.learn_policy(name, written),
             Resource::Certificate(written) => self.learn_certificate(name, written),
@@ -159,7 +154,7 @@ impl Snapshot {
         let applies = |resource: &Resource| matches!(resource, Resource::Policy(policy) if policy.apply_to == Some(ApplyTo::Everything));
         let touched = changes.iter().filter(|change| change.key.kind == Kind::Policy).any(|change| {
             let before = change.before.as_ref().and_then(|document| document.parse(Kind::Policy).ok());
-            before.as_ref().is_some_and(applies) || change.resource.as_ref().is_some_and(applies)
+            before.as_ref().is_some_and(applies) || change.resource().as_ref().is_some_and(applies)
         });
         if !touched {
             return;
@@ -275,10 +270,15 @@ impl Snapshot {
     }
 
     fn learn_route(&mut self, name: &Name, written: &resource::Route) -> Result<(), Vec<Fault>> {
-        let policies = if written.policies.is_empty() { None } else { Some(self.steps(&written.policies)?) };
         let resource::route::RouteTimeouts { request, idle } = written.timeouts;
-        let timeouts = (request.is_some() || idle.is_some()).then(|| Box::new(RouteTimeouts { request, idle }));
-        let compiled = Route { name: name.clone(), action: self.action(written), timeouts, policies };
+        let has_settings = !written.policies.is_empty() || request.is_some() || idle.is_some();
+        let settings = if has_settings {
+            let policies = self.steps(&written.policies)?;
+            Some(Box::new(RouteSettings { timeouts: RouteTimeouts { request, idle }, policies }))
+        } else {
+            None
+        };
+        let compiled = Route { name: name.clone(), action: self.action(written), settings };
         let slot = self.routes.put(Arc::new(compiled));
         if written.enabled {
             let listeners: Vec<Slot> =

@@ -88,8 +88,8 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
             }
             Action::Respond(fixed) => format!("{fixed:?}"),
         };
-        let policies = steps(snapshot, route.policies.as_deref().unwrap_or_default());
-        told.push(format!("route {} {action} {:?} {policies:?}", route.name, route.timeouts));
+        let policies = steps(snapshot, route.policies());
+        told.push(format!("route {} {action} {:?} {policies:?}", route.name, route.timeouts()));
     }
     for (_, policy) in snapshot.policies.iter() {
         told.push(format!("policy {} {} {}", policy.name, policy.kind.name, policy.enabled));
@@ -135,7 +135,7 @@ fn answer(
             &snapshot.everything,
             at.map_or(&[], |listener| &listener.policies),
             &[],
-            route.as_ref().and_then(|route| route.policies.as_deref()).unwrap_or_default(),
+            route.as_ref().map_or(&[], |route| route.policies()),
         ],
     );
     let decision = now(chain.on_request(&mut exchange)).map_err(|rejection| rejection.code);
