@@ -50,14 +50,18 @@ impl<S: Sync, T: DeserializeOwned + JsonSchema> FromRequestParts<S> for Params<T
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
             .map_err(|error| unreadable(format!("the query string cannot be read: {error}")))?;
         let schema = schemars::schema_for!(T);
+        let is_number = |name: &str| is_type(&schema.as_value()["properties"][name], "integer");
+        let is_flag = |name: &str| is_type(&schema.as_value()["properties"][name], "boolean");
         let value = typed(pairs, &schema).map_err(|twice| unreadable(format!("`{twice}` is given twice")))?;
-        written::read(value).map(Self).map_err(|faults| {
+        written::read(value.clone()).map(Self).map_err(|faults| {
             let problems: Vec<_> = faults
                 .into_iter()
                 .map(|found| {
                     let name = found.pointer.trim_start_matches('/').to_owned();
                     let message = match found.code {
                         "unknown-field" => format!("there is no parameter `{name}`"),
+                        _ if is_number(&name) => format!("parameter `{name}`: {} is no whole number", value[&name]),
+                        _ if is_flag(&name) => format!("parameter `{name}`: {} is not true or false", value[&name]),
                         _ => format!("parameter `{name}`: {}", found.message),
                     };
                     let mut problem = fault(&found.pointer, "invalid-parameter", message);

@@ -131,5 +131,9 @@ async fn parameters_that_make_no_sense() {
     let typo = api.delete("services/a?dryrun=true&timeout=soon").await.expect_error(400, "invalid-parameters");
     assert_eq!(typo.json()["errors"].as_array().expect("errors").len(), 2);
     assert!(typo.text().contains("did you mean `dry_run`?"), "{}", typo.text());
-    api.delete("services/a?dry_run=maybe").await.expect_error(400, "invalid-parameters");
+    let flag = api.delete("services/a?dry_run=maybe&base=-1").await.expect_error(400, "invalid-parameters");
+    assert_eq!(
+        flag.json()["detail"],
+        "parameter `dry_run`: \"maybe\" is not true or false; parameter `base`: \"-1\" is no whole number"
+    );
 }
