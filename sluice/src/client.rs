@@ -55,6 +55,7 @@ pub struct ClientArguments {
 /// A control plane to talk to.
 pub struct Client {
     server: Uri,
+    shown: String,
     gateway: String,
     token: Option<String>,
 }
@@ -124,12 +125,14 @@ impl Client {
         if !is_good {
             bail!("`{server}` is no server: write http://127.0.0.1:8081 or https://gateway.example");
         }
-        Ok(Self { server, gateway, token })
+        let shown = server.to_string().trim_end_matches('/').to_owned();
+        Ok(Self { server, shown, gateway, token })
     }
 
+    /// As people write it.
     #[must_use]
-    pub fn server(&self) -> &Uri {
-        &self.server
+    pub fn server(&self) -> &str {
+        &self.shown
     }
 
     /// Asks for something of the gateway and reads the JSON that comes. `path` continues `/v1/gateways/{gateway}/`.
@@ -205,7 +208,7 @@ impl Client {
         let request = request.context("the request cannot be sent")?;
         match tokio::time::timeout(ANSWER_TIMEOUT, self.transfer(request)).await {
             Ok(answer) => answer,
-            Err(_) => bail!("{} did not answer within {} seconds", self.server, ANSWER_TIMEOUT.as_secs()),
+            Err(_) => bail!("{} did not answer within {} seconds", self.shown, ANSWER_TIMEOUT.as_secs()),
         }
     }
 
@@ -228,7 +231,7 @@ impl Client {
         let mut is_open = true;
         loop {
             tokio::select! {
-                answer = &mut exchange => break answer.with_context(|| format!("the connection to {} failed", self.server)),
+                answer = &mut exchange => break answer.with_context(|| format!("the connection to {} failed", self.shown)),
                 _ = &mut connection, if is_open => is_open = false,
             }
         }
@@ -242,7 +245,7 @@ impl Client {
         let hint = || {
             format!(
                 "cannot reach the control plane at {}: is it running there? (--server or SLUICE_SERVER names another)",
-                self.server
+                self.shown
             )
         };
         let connecting = async {
@@ -270,7 +273,7 @@ impl Client {
                 }
                 refusal.into()
             }
-            Err(_) => anyhow::anyhow!("{} answered {}, and not as a control plane does", self.server, answer.status),
+            Err(_) => anyhow::anyhow!("{} answered {}, and not as a control plane does", self.shown, answer.status),
         }
     }
 }

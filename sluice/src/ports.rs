@@ -6,20 +6,20 @@ use std::net::{SocketAddr, TcpListener};
 use anyhow::bail;
 use data_plane::port_holder::port_holder;
 
-/// Tries to bind each address; `flag` is what chooses another one.
+/// Tries to bind each address, next to what chooses another one.
 pub fn check(wanted: &[(&str, SocketAddr)]) -> anyhow::Result<()> {
     let faults: Vec<String> = wanted
         .iter()
-        .filter_map(|(flag, address)| match TcpListener::bind(address) {
+        .filter_map(|(chosen_by, address)| match TcpListener::bind(address) {
             Ok(_) => None,
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 let holder = match port_holder(*address) {
                     Some(holder) => format!("taken by {holder}"),
                     None => "taken by another process".to_owned(),
                 };
-                Some(format!("{address} is {holder}: end it, or choose another address with {flag}"))
+                Some(format!("{address} is {holder}: end it, or choose another address with {chosen_by}"))
             }
-            Err(error) => Some(format!("{address} cannot be opened: {error}; choose another with {flag}")),
+            Err(error) => Some(format!("{address} cannot be opened: {error}; choose another with {chosen_by}")),
         })
         .collect();
     if !faults.is_empty() {

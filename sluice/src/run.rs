@@ -6,16 +6,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
-use http::Method;
 use model::resource::service::TargetUrl;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::task::{JoinError, JoinHandle};
-use tokio_util::sync::CancellationToken;
 
-use crate::apply::{self, Change, Share, Verdict};
+use self::plane::Plane;
 use crate::client::{Client, Query};
 use crate::files::{FileArguments, Files};
 use crate::logging::Logging;
@@ -23,15 +20,14 @@ use crate::roles::AccessLog;
 use crate::signals::Signals;
 use crate::{Outcome, output, ports, roles};
 
+mod configuration;
 mod demo;
 mod follow;
+mod plane;
 mod samples;
 
-const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
-/// The listener that is made when there is none.
-const LISTENER: &str = "web";
-/// How long the planes may take to come up, and to take a revision over.
-const PATIENCE: Duration = Duration::from_secs(20);
+type ControlPlane = Plane<control_plane::RunError>;
+type DataPlane = Plane<data_plane::RunError>;
 
 /// Everything in one process: control plane, data plane, SQLite
 ///
@@ -83,16 +79,6 @@ pub struct Run {
     logging: Logging,
 }
 
-/// The two planes, running.
-struct Planes {
-    client: Client,
-    control: JoinHandle<Result<(), control_plane::RunError>>,
-    data: JoinHandle<Result<(), data_plane::RunError>>,
-    /// The data plane drains first, while the control plane still answers.
-    stop_data: CancellationToken,
-    stop_control: CancellationToken,
-}
-
 impl Run {
     pub fn run(self) -> anyhow::Result<Outcome> {
         self.logging.start("warn")?;
@@ -110,48 +96,67 @@ impl Run {
 
     async fn serve(&self, files: Option<Files>) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
-        let mut planes = self.start().await?;
+        let (mut control, running) = self.start_control_plane().await?;
+        let client = self.client(&running)?;
+        // The configuration comes first, so that the node finds it when it starts.
+        let prepared = tokio::select! {
+            prepared = self.prepare(&client, files.as_ref()) => prepared.map(Some),
+            error = control.ended() => Err(error),
+            () = signals.next() => Ok(None),
+        };
+        let prepared = match prepared {
+            Ok(Some(prepared)) => prepared,
+            other => {
+                control.stop().await;
+                return other.map(|_| ());
+            }
+        };
+        let mut data = self.start_data_plane(&running);
         let working = async {
-            let samples = match self.demo {
-                true => Some(demo::Samples::start(&self.data_dir).await?),
-                false => None,
-            };
-            self.configure(&planes.client, files.as_ref(), samples.as_ref()).await?;
-            self.welcome(&planes.client).await?;
+            prepared.wait_until_served(&client).await?;
+            self.welcome(&client).await?;
             match files {
-                Some(files) => follow::follow(&planes.client, &self.files, files, |body| self.complete(body)).await,
+                Some(files) => follow::follow(&client, &self.files, files, |body| self.complete(body)).await,
                 None => std::future::pending().await,
             }
         };
         let outcome = tokio::select! {
             outcome = working => outcome,
-            ended = &mut planes.control => Err(ended_early("control plane", ended)),
-            ended = &mut planes.data => Err(ended_early("data plane", ended)),
+            error = control.ended() => Err(error),
+            error = data.ended() => Err(error),
             () = signals.next() => Ok(()),
         };
         if outcome.is_ok() {
             output::message("draining; once more to stop at once");
         }
+        // The data plane drains first, while the control plane still answers.
+        let stopping = async {
+            data.stop().await;
+            control.stop().await;
+        };
         tokio::select! {
-            () = planes.stop() => {}
+            () = stopping => {}
             () = signals.next() => {}
         }
         outcome
     }
 
-    async fn start(&self) -> anyhow::Result<Planes> {
-        let (stop_control, stop_data) = (CancellationToken::new(), CancellationToken::new());
+    async fn start_control_plane(&self) -> anyhow::Result<(ControlPlane, control_plane::Running)> {
         let mut settings = control_plane::settings::Settings::new(self.data_dir.clone());
         settings.admin_bind = self.admin;
         settings.stream_bind = self.stream;
         let (serving, is_serving) = oneshot::channel();
-        let ready = |running| drop(serving.send(running));
-        let mut control = tokio::spawn(control_plane::run(settings, stop_control.clone(), ready));
-        let running = tokio::select! {
+        let mut plane = Plane::start("control plane", |stop| {
+            control_plane::run(settings, stop, |running| drop(serving.send(running)))
+        });
+        tokio::select! {
             // When it ends before it serves, how it ended says more.
-            Ok(running) = is_serving => running,
-            ended = &mut control => return Err(ended_early("control plane", ended)),
-        };
+            Ok(running) = is_serving => Ok((plane, running)),
+            error = plane.ended() => Err(error),
+        }
+    }
+
+    fn start_data_plane(&self, running: &control_plane::Running) -> DataPlane {
         let mut settings = data_plane::settings::Settings::new(self.data_dir.clone());
         settings.node_port = self.node;
         settings.access_log = self.access_log == AccessLog::Stdout;
@@ -164,109 +169,20 @@ impl Run {
         });
         // Nobody balances load over the nodes of one process: there is no one who must notice first.
         settings.drain = data_plane::settings::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(30) };
-        let data = tokio::spawn(data_plane::run(settings, stop_data.clone()));
-        let token = self.data_dir.join("admin-token");
-        let token = std::fs::read_to_string(&token).with_context(|| format!("cannot read {}", token.display()))?;
+        Plane::start("data plane", |stop| data_plane::run(settings, stop))
+    }
+
+    fn client(&self, running: &control_plane::Running) -> anyhow::Result<Client> {
+        let file = self.data_dir.join("admin-token");
+        let token = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let server = format!("http://{}", reachable(running.admin)).parse()?;
-        let client = Client::new(server, "default".into(), Some(token.trim().to_owned()))?;
-        Ok(Planes { client, control, data, stop_data, stop_control })
-    }
-
-    /// Brings the configuration to what the arguments say, and waits until it is served.
-    async fn configure(
-        &self,
-        client: &Client,
-        files: Option<&Files>,
-        samples: Option<&demo::Samples>,
-    ) -> anyhow::Result<()> {
-        let head = client.head().await?;
-        let source = match (files, samples, &self.to) {
-            (Some(files), ..) => Some((files.clone(), true, "sluice run --file")),
-            (None, Some(samples), _) if head == 0 => Some((samples.example(), false, "sluice run --demo")),
-            (None, _, Some(target)) => Some((Files::from_body(proxy_to(target)), true, "sluice run --to")),
-            _ => None,
-        };
-        let mut revision = head;
-        let mut applied_files = Files::none();
-        if let Some((files, prune, message)) = source {
-            let files = files.map_body(|body| self.complete(body));
-            let has_listener = head > 0;
-            if !has_listener {
-                self.check_traffic_port(files.body())?;
-            }
-            let applied = apply::send(client, &files, &Change { prune, base: None, message: Some(message) }).await?;
-            let removed =
-                applied.changes.iter().filter(|touched| touched.action == crate::views::Action::Delete).count();
-            if removed > 0 {
-                output::message(&format!(
-                    "{removed} resources of the earlier configuration are gone; `sluice rollback {head}` brings them back"
-                ));
-            }
-            (revision, applied_files) = (applied.revision, files);
-        } else {
-            if let Some(samples) = samples {
-                samples.move_targets(client).await?;
-            }
-            self.ensure_listener(client).await?;
-            revision = client.head().await?.max(revision);
-        }
-        if revision == 0 {
-            return Ok(());
-        }
-        match apply::watch(client, revision, Share::ALL, PATIENCE, |_| {}).await? {
-            Verdict::Served => Ok(()),
-            Verdict::Refused(nodes) => bail!("{}", apply::refused(&nodes, &applied_files)),
-            Verdict::TooLate { .. } => {
-                bail!("the data plane does not serve revision {revision} after {} seconds", PATIENCE.as_secs())
-            }
-        }
-    }
-
-    /// A configuration without any listener gets the usual one.
-    fn complete(&self, mut body: Value) -> Value {
-        let has_listener = body.get("listeners").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-        if !has_listener {
-            body["listeners"] = json!([{ "name": LISTENER, "bind": self.listen.unwrap_or(DEFAULT_LISTEN) }]);
-        }
-        body
-    }
-
-    /// At the first start nothing of ours can hold the ports, so a taken one is told before it is written down.
-    fn check_traffic_port(&self, body: &Value) -> anyhow::Result<()> {
-        let listeners = body.get("listeners").and_then(Value::as_array).into_iter().flatten();
-        let binds = listeners.filter_map(|listener| listener.get("bind")?.as_str()?.parse().ok());
-        let binds: Vec<(&str, SocketAddr)> = binds.map(|bind| ("--listen", bind)).collect();
-        ports::check(&binds)
-    }
-
-    /// Opens the usual listener where there is none, and moves it where --listen says.
-    async fn ensure_listener(&self, client: &Client) -> anyhow::Result<()> {
-        let listeners: Vec<Value> = client.list(Query::new("listeners")).await?;
-        let path = format!("listeners/{LISTENER}");
-        if listeners.is_empty() {
-            let body = self.complete(json!({}));
-            self.check_traffic_port(&body)?;
-            let bind = &body["listeners"][0]["bind"];
-            client.write::<Value>(Method::PUT, &path, Some(&json!({ "bind": bind }))).await?;
-            return Ok(());
-        }
-        let Some(listen) = self.listen else { return Ok(()) };
-        let is_elsewhere = |listener: &Value| {
-            listener["name"] == LISTENER && listener["bind"].as_str().and_then(|bind| bind.parse().ok()) != Some(listen)
-        };
-        if listeners.iter().any(is_elsewhere) {
-            ports::check(&[("--listen", listen)])?;
-            client.write::<Value>(Method::PATCH, &path, Some(&json!({ "bind": listen }))).await?;
-        }
-        Ok(())
+        Client::new(server, "default".into(), Some(token.trim().to_owned()))
     }
 
     async fn welcome(&self, client: &Client) -> anyhow::Result<()> {
         let listeners: Vec<Value> = client.list(Query::new("listeners")).await?;
         let proxies: Vec<String> = listeners.iter().filter_map(proxy_url).collect();
         let admin = client.server();
-        let admin = admin.to_string();
-        let admin = admin.trim_end_matches('/');
         let token = self.data_dir.join("admin-token");
         let mut text = format!(
             "sluice {} is running.\n\n  proxy        {}\n  admin API    {admin}  (documentation: {admin}/docs)\n  admin token  {}\n",
@@ -275,53 +191,17 @@ impl Run {
             token.display(),
         );
         if let Some(proxy) = proxies.first().filter(|_| self.demo) {
-            text.push_str(&demo::try_next(proxy, admin, &token));
+            text.push_str(&match client.get::<Value>("routes/orders").await {
+                Ok(_) => demo::try_next(proxy, admin, &token),
+                Err(_) => {
+                    "\nThe gateway has a configuration of its own already: the example is not applied.\n".to_owned()
+                }
+            });
         }
+        text.push_str("\nctrl-C drains and ends.");
         output::message(&text);
         Ok(())
     }
-}
-
-impl Planes {
-    /// Drains the data plane, then ends the control plane.
-    async fn stop(&mut self) {
-        self.stop_data.cancel();
-        report_end("data plane", &mut self.data).await;
-        self.stop_control.cancel();
-        report_end("control plane", &mut self.control).await;
-    }
-}
-
-async fn report_end<E: std::error::Error>(what: &str, plane: &mut JoinHandle<Result<(), E>>) {
-    // One that ended before was reported then.
-    if plane.is_finished() {
-        return;
-    }
-    match plane.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => output::message(&format!("the {what} ended with an error: {error}")),
-        Err(error) => output::message(&format!("the {what} broke down: {error}")),
-    }
-}
-
-fn ended_early<E>(what: &str, ended: Result<Result<(), E>, JoinError>) -> anyhow::Error
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    match ended {
-        Ok(Ok(())) => anyhow::anyhow!("the {what} ended"),
-        Ok(Err(error)) => anyhow::Error::new(error).context(format!("the {what} cannot run")),
-        Err(error) => anyhow::anyhow!("the {what} broke down: {error}"),
-    }
-}
-
-/// The configuration of a proxy to one address.
-fn proxy_to(target: &TargetUrl) -> Value {
-    json!({
-        "version": 1,
-        "services": [{ "name": "to", "url": target }],
-        "routes": [{ "name": "everything", "service": "to" }],
-    })
 }
 
 /// Where a client on this machine reaches a listener.
@@ -346,6 +226,8 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

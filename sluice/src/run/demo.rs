@@ -114,7 +114,6 @@ Three things to try:
     curl -X PUT '{route}' \
       -H "Authorization: Bearer $(cat '{token}')" -H 'Content-Type: application/json' \
       -d '{{"paths": ["/hello"], "service": "order"}}'
-
-ctrl-C drains and ends."#
+"#
     )
 }

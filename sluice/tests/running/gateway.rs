@@ -78,6 +78,10 @@ impl Gateway {
         self.child = Some(child);
     }
 
+    pub fn choose_another_traffic_address(&mut self) {
+        self.traffic = free_address();
+    }
+
     pub fn said(&self) -> String {
         self.said.lock().unwrap().clone()
     }

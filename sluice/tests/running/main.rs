@@ -101,6 +101,20 @@ fn taken_ports_are_named_with_their_holder() {
 }
 
 #[test]
+fn a_listener_of_the_last_start_can_be_moved_when_its_port_is_taken() {
+    let mut gateway = Gateway::start(&["--demo"]);
+    assert_eq!(gateway.interrupt(), Some(0));
+    let holder = TcpListener::bind(gateway.traffic).unwrap();
+    gateway.spawn(&["--demo"]);
+    assert_eq!(gateway.wait(), Some(1));
+    wait_until(|| gateway.said().contains("choose another address with --listen"));
+    gateway.choose_another_traffic_address();
+    gateway.start_again(&["--demo"]);
+    assert_eq!(gateway.get("/ping"), "pong\n");
+    drop(holder);
+}
+
+#[test]
 fn a_pipeline_gets_its_change_served_and_undone() {
     let gateway = Gateway::start(&["--demo"]);
     let file = gateway.write(
