@@ -167,6 +167,12 @@ impl CoreTelemetry {
         }
     }
 
+    /// Whether somebody will read what is only for the log.
+    #[must_use]
+    pub fn has_log(&self) -> bool {
+        self.log.is_some()
+    }
+
     /// Hands the log lines of this core to the writer.
     pub fn flush(&self) {
         if let Some(log) = &self.log {

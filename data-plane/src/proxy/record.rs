@@ -110,11 +110,11 @@ impl Drop for Record {
         let exchange = &mut self.exchange;
         let snapshot = exchange.snapshot.clone();
         let bytes_in = self.tally.as_ref().map_or(self.bytes_in, |tally| tally.bytes.get());
-        let request_id = exchange.request_id().clone();
         let core = &self.connection.core;
+        let request_id = core.telemetry.has_log().then(|| exchange.request_id().clone());
         core.telemetry.ended(&RequestRecord {
             time_unix_ms: exchange.time.unix_ms,
-            request_id: request_id.as_bytes(),
+            request_id: request_id.as_ref().map_or(&[], HeaderValue::as_bytes),
             method: &exchange.request.method,
             host: &exchange.request.host,
             path: exchange.request.target.path(),
