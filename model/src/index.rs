@@ -1,15 +1,13 @@
-//! From a hash to the numbers kept under it, shared between versions.
+//! From a hash to what is kept under it, shared between versions.
 //!
-//! Everything that is found by name, host or path is found through one of these: the index holds only 32 bits of the
-//! hash and the number of a [`crate::slots`] place, eight bytes for each, and whoever asks compares what lies in that
-//! place. Cloning costs nothing; a change copies one bucket and the few branches above it.
+//! Everything that is found by name, host or path is found through one of these. The index holds 32 bits of the
+//! hash beside each value, and whoever asks says whether a value is the one. Cloning costs nothing; a change copies
+//! one bucket and the few branches above it.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use foldhash::quality::{FixedState, FoldHasher};
-
-use crate::slots::Slot;
 
 /// Bits of the hash that choose among the children of a branch.
 const BITS: u32 = 2;
@@ -20,27 +18,27 @@ const FULL: usize = 32;
 /// Beyond this depth the kept bits of the hash are used up, and buckets grow.
 const DEEPEST: u32 = u32::BITS / BITS;
 
-/// Numbers by hash; several may lie under one.
-#[derive(Clone, Default)]
-pub(crate) struct Index {
-    root: Node,
+/// Values by hash; several may lie under one.
+#[derive(Clone)]
+pub(crate) struct Index<T> {
+    root: Node<T>,
 }
 
 #[derive(Clone)]
-enum Node {
-    Bucket(Arc<[Entry]>),
-    Branch(Arc<[Node; CHILDREN]>),
+enum Node<T> {
+    Bucket(Arc<[Entry<T>]>),
+    Branch(Arc<[Self; CHILDREN]>),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Entry {
+#[derive(Clone)]
+struct Entry<T> {
     tag: u32,
-    slot: Slot,
+    value: T,
 }
 
-impl Default for Node {
+impl<T> Default for Index<T> {
     fn default() -> Self {
-        Self::Bucket(Arc::default())
+        Self { root: Node::Bucket(Arc::default()) }
     }
 }
 
@@ -64,9 +62,9 @@ fn child(tag: u32, depth: u32) -> usize {
     (tag >> (u32::BITS - BITS * (depth + 1))) as usize & (CHILDREN - 1)
 }
 
-impl Index {
-    /// What may be meant by `hash`; almost always it is.
-    pub(crate) fn find(&self, hash: u64) -> impl Iterator<Item = Slot> {
+impl<T> Index<T> {
+    /// The value under `hash` that is the one that is meant.
+    pub(crate) fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<&T> {
         let tag = tag(hash);
         let mut node = &self.root;
         let mut depth = 0;
@@ -77,41 +75,68 @@ impl Index {
             }
             depth += 1;
         };
-        bucket.iter().filter(move |entry| entry.tag == tag).map(|entry| entry.slot)
+        bucket.iter().find(|entry| entry.tag == tag && is_it(&entry.value)).map(|entry| &entry.value)
     }
 
-    pub(crate) fn insert(&mut self, hash: u64, slot: Slot) {
-        let entry = Entry { tag: tag(hash), slot };
-        let mut node = &mut self.root;
-        let mut depth = 0;
-        while let Node::Branch(children) = node {
-            node = &mut Arc::make_mut(children)[child(entry.tag, depth)];
-            depth += 1;
-        }
-        if let Node::Bucket(bucket) = node {
-            *node = Node::of(bucket.iter().copied().chain([entry]).collect(), depth);
-        }
-    }
-
-    pub(crate) fn remove(&mut self, hash: u64, slot: Slot) {
-        self.root.remove(Entry { tag: tag(hash), slot }, 0);
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(&self.root, Node::Bucket(bucket) if bucket.is_empty())
     }
 }
 
-impl Node {
-    fn of(entries: Arc<[Entry]>, depth: u32) -> Self {
+impl<T: Clone> Index<T> {
+    pub(crate) fn find_mut(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<&mut T> {
+        // Looked for first, because what is not there shall not be copied.
+        self.find(hash, &is_it)?;
+        let tag = tag(hash);
+        match self.bucket_mut(tag).0 {
+            Node::Bucket(bucket) => {
+                let mut entries = Arc::make_mut(bucket).iter_mut();
+                entries.find(|entry| entry.tag == tag && is_it(&entry.value)).map(|entry| &mut entry.value)
+            }
+            Node::Branch(_) => None,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, hash: u64, value: T) {
+        let entry = Entry { tag: tag(hash), value };
+        let (node, depth) = self.bucket_mut(entry.tag);
+        if let Node::Bucket(bucket) = node {
+            *node = Node::of(bucket.iter().cloned().chain([entry]).collect(), depth);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) {
+        let tag = tag(hash);
+        self.root.remove(tag, 0, &|entry| entry.tag == tag && is_it(&entry.value));
+    }
+
+    /// The node with the bucket for a tag, and its depth.
+    fn bucket_mut(&mut self, tag: u32) -> (&mut Node<T>, u32) {
+        let mut node = &mut self.root;
+        let mut depth = 0;
+        while let Node::Branch(children) = node {
+            node = &mut Arc::make_mut(children)[child(tag, depth)];
+            depth += 1;
+        }
+        (node, depth)
+    }
+}
+
+impl<T: Clone> Node<T> {
+    fn of(entries: Arc<[Entry<T>]>, depth: u32) -> Self {
         if entries.len() <= FULL || depth == DEEPEST {
             return Self::Bucket(entries);
         }
-        let part = |at| entries.iter().filter(|entry| child(entry.tag, depth) == at).copied().collect();
+        let part = |at| entries.iter().filter(|entry| child(entry.tag, depth) == at).cloned().collect();
         Self::Branch(Arc::new(std::array::from_fn(|at| Self::of(part(at), depth + 1))))
     }
 
-    fn remove(&mut self, entry: Entry, depth: u32) {
+    fn remove(&mut self, tag: u32, depth: u32, is_it: &dyn Fn(&Entry<T>) -> bool) {
         match self {
-            Self::Bucket(bucket) => *bucket = bucket.iter().filter(|other| **other != entry).copied().collect(),
+            Self::Bucket(bucket) => *bucket = bucket.iter().filter(|entry| !is_it(entry)).cloned().collect(),
             Self::Branch(children) => {
-                Arc::make_mut(children)[child(entry.tag, depth)].remove(entry, depth + 1);
+                Arc::make_mut(children)[child(tag, depth)].remove(tag, depth + 1, is_it);
                 if let Some(entries) = few_entries(&**children) {
                     *self = Self::Bucket(entries);
                 }
@@ -122,14 +147,14 @@ impl Node {
 
 /// The entries of a branch that has become so empty that it should be a bucket again, with some room before it would
 /// be split once more.
-fn few_entries(children: &[Node]) -> Option<Arc<[Entry]>> {
+fn few_entries<T: Clone>(children: &[Node<T>]) -> Option<Arc<[Entry<T>]>> {
     let mut entries = Vec::new();
     for node in children {
         let Node::Bucket(bucket) = node else { return None };
-        entries.extend_from_slice(bucket);
-        if entries.len() > FULL / 2 {
+        if entries.len() + bucket.len() > FULL / 2 {
             return None;
         }
+        entries.extend_from_slice(bucket);
     }
     Some(entries.into())
 }
@@ -142,48 +167,50 @@ mod tests {
 
     use super::*;
 
-    fn found(index: &Index, hash: u64) -> BTreeSet<Slot> {
-        index.find(hash).collect()
-    }
-
     #[test]
-    fn every_number_is_found_and_older_copies_keep_theirs() {
-        let hash = |slot: Slot| hash_of(&slot.to_string());
+    fn every_value_is_found_and_older_copies_keep_theirs() {
+        let hash = |value: u32| hash_of(&value.to_string());
         let mut index = Index::default();
-        for slot in 0..5_000 {
-            index.insert(hash(slot), slot);
+        for value in 0..5_000 {
+            index.insert(hash(value), (value, 0));
         }
         let older = index.clone();
-        for slot in (0..5_000).filter(|slot| slot % 10 != 0) {
-            index.remove(hash(slot), slot);
+        for value in 0..5_000 {
+            if value % 10 == 0 {
+                index.find_mut(hash(value), |found| found.0 == value).expect("it is there").1 = 1;
+            } else {
+                index.remove(hash(value), |found| found.0 == value);
+            }
         }
-        for slot in 0..5_000 {
-            assert!(older.find(hash(slot)).any(|found| found == slot));
-            assert_eq!(index.find(hash(slot)).any(|found| found == slot), slot % 10 == 0);
+        for value in 0..5_000 {
+            assert_eq!(older.find(hash(value), |found| found.0 == value), Some(&(value, 0)));
+            let expected = Some(&(value, 1)).filter(|_| value % 10 == 0).copied();
+            assert_eq!(index.find(hash(value), |found| found.0 == value).copied(), expected);
         }
     }
 
     proptest! {
-        /// Hashes from a few values, so that many numbers share one and buckets outgrow every split.
+        /// Hashes from a few values, so that many values share one and buckets outgrow every split.
         #[test]
         fn it_holds_what_a_set_of_pairs_holds(steps in prop::collection::vec((any::<bool>(), 0_u64..3, 0_u32..60), 0..300)) {
             let mut index = Index::default();
             let mut set = BTreeSet::new();
-            for (is_insert, low, slot) in steps {
+            for (is_insert, low, value) in steps {
                 let hash = low << 32;
-                if is_insert {
-                    if set.insert((hash, slot)) {
-                        index.insert(hash, slot);
-                    }
-                } else {
-                    set.remove(&(hash, slot));
-                    index.remove(hash, slot);
+                if !is_insert {
+                    set.remove(&(hash, value));
+                    index.remove(hash, |found| *found == value);
+                } else if set.insert((hash, value)) {
+                    index.insert(hash, value);
                 }
             }
             for hash in [0, 1 << 32, 2 << 32] {
-                let expected = set.iter().filter(|(of, _)| *of == hash).map(|(_, slot)| *slot).collect();
-                prop_assert_eq!(found(&index, hash), expected);
+                for value in 0..60 {
+                    let is_there = index.find(hash, |found| *found == value).is_some();
+                    prop_assert_eq!(is_there, set.contains(&(hash, value)));
+                }
             }
+            prop_assert_eq!(index.is_empty(), set.is_empty());
         }
     }
 }

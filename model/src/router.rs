@@ -18,7 +18,7 @@ use http::{HeaderMap, Method};
 use crate::index::{self, Index};
 use crate::resource::Name;
 use crate::resource::route::{PathPattern, Route};
-use crate::slots::{Places, Slot};
+use crate::slots::Slot;
 use crate::text::Text;
 use crate::value::HostPattern;
 use conditions::{Asked, Conditions};
@@ -57,14 +57,13 @@ pub struct Age {
 #[derive(Clone, Default)]
 pub struct Router {
     hosts: Hosts,
-    groups: Places<Group>,
-    by_place: Index,
+    groups: Index<Arc<Group>>,
 }
 
 /// All routes of one host and one path. The memory of a configuration with very many routes is mostly these.
 #[derive(Clone)]
 struct Group {
-    host: Slot,
+    host: u32,
     /// Of a group with a single route that asks for nothing more than host and path: the common case.
     first: Slot,
     key: Text,
@@ -81,7 +80,8 @@ struct Match {
 /// What a group is found by.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    host: Slot,
+    /// The number of the pattern.
+    host: u32,
     /// The path as [`prefixes`] tells exact paths and prefixes apart.
     key: &'a str,
     key_hash: u64,
@@ -96,15 +96,13 @@ impl Router {
             for path in written_paths(written) {
                 let place = path.at(host);
                 let added = Match { route, conditions: conditions.clone() };
-                match self.find_group(place) {
-                    Some((number, _)) => self.groups.get_mut(number).expect("it was found").add(added, age),
-                    None => {
-                        let mut group = Group { host, first: route, key: place.key.into(), ranked: None };
-                        group.set(vec![added]);
-                        let number = self.groups.add(Arc::new(group));
-                        self.by_place.insert(place.hash(), number);
-                        self.hosts.count(host, path.reach, |count| count + 1);
-                    }
+                if let Some(group) = self.groups.find_mut(place.hash(), |group| place.is_of(group)) {
+                    Arc::make_mut(group).add(added, age);
+                } else {
+                    let mut group = Group { host, first: route, key: place.key.into(), ranked: None };
+                    group.set(vec![added]);
+                    self.groups.insert(place.hash(), group.into());
+                    self.hosts.count(pattern, path.reach, |count| count + 1);
                 }
             }
         }
@@ -113,18 +111,17 @@ impl Router {
     /// Takes out a route; `written` is the form that was inserted.
     pub fn remove(&mut self, written: &Route, route: Slot) {
         for pattern in written_hosts(written) {
-            let Some(host) = self.hosts.find(pattern) else { continue };
+            let Some(host) = self.hosts.find(pattern).map(|host| host.number) else { continue };
             for path in written_paths(written) {
                 let place = path.at(host);
-                let Some((number, _)) = self.find_group(place) else { continue };
-                let left = self.groups.get_mut(number).expect("it was found").remove(route);
-                if left == Left::Nothing {
-                    self.groups.take(number);
-                    self.by_place.remove(place.hash(), number);
-                    self.hosts.count(host, path.reach, |count| count - 1);
+                let is_it = |group: &Arc<Group>| place.is_of(group);
+                let Some(group) = self.groups.find_mut(place.hash(), is_it) else { continue };
+                if Arc::make_mut(group).remove(route) == Left::Nothing {
+                    self.groups.remove(place.hash(), is_it);
+                    self.hosts.count(pattern, path.reach, |count| count - 1);
                 }
             }
-            self.hosts.leave_if_empty(host);
+            self.hosts.leave_if_empty(pattern);
         }
     }
 
@@ -139,16 +136,16 @@ impl Router {
     pub fn find(&self, request: &Request<'_>) -> Option<Slot> {
         let asked = Asked::new(request);
         let mut prefixes = Prefixes::new(request.path);
-        for (number, host) in self.hosts.matching(request.host) {
+        for host in self.hosts.matching(request.host) {
             if host.has(Reach::Exact) {
                 let (key, key_hash) = prefixes::exact(request.path);
-                if let Some(route) = self.first_match(Place { host: number, key, key_hash }, &asked) {
+                if let Some(route) = self.first_match(Place { host: host.number, key, key_hash }, &asked) {
                     return Some(route);
                 }
             }
             for (depth, key, key_hash) in prefixes.deepest_first(host.deepest_prefix()) {
                 if host.has(Reach::Prefix { depth })
-                    && let Some(route) = self.first_match(Place { host: number, key, key_hash }, &asked)
+                    && let Some(route) = self.first_match(Place { host: host.number, key, key_hash }, &asked)
                 {
                     return Some(route);
                 }
@@ -158,17 +155,10 @@ impl Router {
     }
 
     fn first_match(&self, place: Place<'_>, asked: &Asked<'_>) -> Option<Slot> {
-        let (_, group) = self.find_group(place)?;
+        let group = self.groups.find(place.hash(), |group| place.is_of(group))?;
         let Some(ranked) = &group.ranked else { return Some(group.first) };
         let holds = |one: &&Match| one.conditions.as_ref().is_none_or(|conditions| conditions.hold(asked));
         ranked.iter().find(holds).map(|one| one.route)
-    }
-
-    fn find_group(&self, place: Place<'_>) -> Option<(Slot, &Group)> {
-        self.by_place
-            .find(place.hash())
-            .filter_map(|number| Some((number, &**self.groups.get(number)?)))
-            .find(|(_, group)| group.host == place.host && group.key.as_bytes() == place.key.as_bytes())
     }
 }
 
@@ -180,7 +170,7 @@ struct PathPlace<'a> {
 }
 
 impl<'a> PathPlace<'a> {
-    fn at(&self, host: Slot) -> Place<'a> {
+    fn at(&self, host: u32) -> Place<'a> {
         Place { host, key: self.key, key_hash: self.key_hash }
     }
 
@@ -196,6 +186,10 @@ impl<'a> PathPlace<'a> {
 }
 
 impl Place<'_> {
+    fn is_of(&self, group: &Group) -> bool {
+        group.host == self.host && group.key.as_bytes() == self.key.as_bytes()
+    }
+
     fn hash(&self) -> u64 {
         let mut hasher = index::hasher();
         hasher.write_u64(self.key_hash);

@@ -19,27 +19,22 @@ pub trait Named {
     fn name(&self) -> &Name;
 }
 
-/// Compiled things of one kind, by slot and by name.
+/// Compiled things of one kind, by slot and by name. A slot that became free is given again.
 pub struct Slots<T> {
-    places: Places<T>,
-    by_name: Index,
-}
-
-/// Numbered places without names; a number that became free is given again.
-pub(crate) struct Places<T> {
     values: Vector<Option<Arc<T>>>,
     free: Vector<Slot>,
+    by_name: Index<Slot>,
 }
 
 impl<T> Slots<T> {
     #[must_use]
     pub fn get(&self, slot: Slot) -> Option<&Arc<T>> {
-        self.places.get(slot)
+        self.values.get(slot as usize)?.as_ref()
     }
 
     #[must_use]
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.values.len() - self.free.len()
     }
 
     #[must_use]
@@ -49,7 +44,7 @@ impl<T> Slots<T> {
 
     /// All values with their slots, in the order of the slots.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &Arc<T>)> {
-        (0..).zip(self.places.values.iter()).filter_map(|(slot, value)| Some((slot, value.as_ref()?)))
+        (0..).zip(self.values.iter()).filter_map(|(slot, value)| Some((slot, value.as_ref()?)))
     }
 }
 
@@ -57,7 +52,7 @@ impl<T: Named> Slots<T> {
     #[must_use]
     pub fn slot(&self, name: &str) -> Option<Slot> {
         let is_it = |slot: &Slot| self.get(*slot).is_some_and(|value| value.name().as_bytes() == name.as_bytes());
-        self.by_name.find(hash_of(name)).find(is_it)
+        self.by_name.find(hash_of(name), is_it).copied()
     }
 
     #[must_use]
@@ -68,11 +63,20 @@ impl<T: Named> Slots<T> {
     /// Puts a value under its name; a name keeps its slot as long as it exists.
     pub fn put(&mut self, value: Arc<T>) -> Slot {
         if let Some(slot) = self.slot(value.name()) {
-            self.places.set(slot, value);
+            self.values.set(slot as usize, Some(value));
             return slot;
         }
         let hash = hash_of(value.name());
-        let slot = self.places.add(value);
+        let slot = match self.free.pop_back() {
+            Some(slot) => {
+                self.values.set(slot as usize, Some(value));
+                slot
+            }
+            None => {
+                self.values.push_back(Some(value));
+                Slot::try_from(self.values.len() - 1).expect("fewer than 2^32 resources")
+            }
+        };
         self.by_name.insert(hash, slot);
         slot
     }
@@ -80,77 +84,21 @@ impl<T: Named> Slots<T> {
     /// Empties the slot of a name; the next new name may get it.
     pub fn remove(&mut self, name: &str) -> Option<Arc<T>> {
         let slot = self.slot(name)?;
-        self.by_name.remove(hash_of(name), slot);
-        self.places.take(slot)
-    }
-}
-
-impl<T> Places<T> {
-    /// How many are taken.
-    pub(crate) fn len(&self) -> usize {
-        self.values.len() - self.free.len()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub(crate) fn get(&self, slot: Slot) -> Option<&Arc<T>> {
-        self.values.get(slot as usize)?.as_ref()
-    }
-
-    pub(crate) fn add(&mut self, value: Arc<T>) -> Slot {
-        if let Some(slot) = self.free.pop_back() {
-            self.set(slot, value);
-            return slot;
-        }
-        self.values.push_back(Some(value));
-        Slot::try_from(self.values.len() - 1).expect("fewer than 2^32 places")
-    }
-
-    pub(crate) fn set(&mut self, slot: Slot, value: Arc<T>) {
-        self.values.set(slot as usize, Some(value));
-    }
-
-    /// Empties the place.
-    pub(crate) fn take(&mut self, slot: Slot) -> Option<Arc<T>> {
-        let taken = self.values.set(slot as usize, None);
-        if taken.is_some() {
-            self.free.push_back(slot);
-        }
-        taken
-    }
-}
-
-impl<T: Clone> Places<T> {
-    /// The value, to be changed in place if no other version shares it.
-    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
-        Some(Arc::make_mut(self.values.get_mut(slot as usize)?.as_mut()?))
+        self.by_name.remove(hash_of(name), |other| *other == slot);
+        self.free.push_back(slot);
+        self.values.set(slot as usize, None)
     }
 }
 
 impl<T> Clone for Slots<T> {
     fn clone(&self) -> Self {
-        Self { places: self.places.clone(), by_name: self.by_name.clone() }
+        Self { values: self.values.clone(), free: self.free.clone(), by_name: self.by_name.clone() }
     }
 }
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { places: Places::default(), by_name: Index::default() }
-    }
-}
-
-impl<T> Clone for Places<T> {
-    fn clone(&self) -> Self {
-        Self { values: self.values.clone(), free: self.free.clone() }
-    }
-}
-
-impl<T> Default for Places<T> {
-    fn default() -> Self {
-        Self { values: Vector::new(), free: Vector::new() }
+        Self { values: Vector::new(), free: Vector::new(), by_name: Index::default() }
     }
 }
 

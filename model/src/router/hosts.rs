@@ -1,9 +1,11 @@
 //! The hosts that routes are for: exact names, wildcards and any host.
 
+use std::sync::Arc;
+
+use imbl::Vector;
 use smallvec::SmallVec;
 
 use crate::index::{Index, hash_of};
-use crate::slots::{Places, Slot};
 use crate::text::Text;
 
 /// How much of a path a group of routes is for.
@@ -18,8 +20,11 @@ pub(super) enum Reach {
 /// All host patterns of the routes.
 #[derive(Clone, Default)]
 pub(super) struct Hosts {
-    places: Places<Host>,
-    by_pattern: Index,
+    by_pattern: Index<Arc<Host>>,
+    /// How many numbers were given.
+    given: u32,
+    /// Those that can be given again.
+    free: Vector<u32>,
     /// How many wildcards there are with 0, 1, 2, … labels behind the star: only suffixes of a host that are as
     /// long as some wildcard are looked for.
     wildcards: SmallVec<[u32; 6]>,
@@ -28,9 +33,11 @@ pub(super) struct Hosts {
 /// What is known of one host pattern: where looking for groups can lead to anything.
 #[derive(Clone)]
 pub(super) struct Host {
+    /// Stands for the pattern in what groups are found by.
+    pub(super) number: u32,
+    exact_groups: u32,
     /// As written; empty for any host.
     pattern: Text,
-    exact_groups: u32,
     /// How many groups there are for prefixes of 0, 1, 2, … segments.
     prefix_groups: SmallVec<[u32; 4]>,
 }
@@ -51,69 +58,64 @@ impl Host {
 impl Hosts {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty() && self.wildcards.is_empty()
+        self.by_pattern.is_empty() && self.wildcards.is_empty() && self.free.len() == self.given as usize
     }
 
     /// The patterns that match, the most specific first.
-    pub(super) fn matching<'a>(&'a self, host: &'a str) -> impl Iterator<Item = (Slot, &'a Host)> {
+    pub(super) fn matching<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Host> {
         let exact = Some(host).filter(|host| !host.is_empty()).and_then(|host| self.find(host));
-        let wildcards = self.matching_wildcards(host);
         let any = std::iter::once_with(|| self.find("")).flatten();
-        exact.into_iter().chain(wildcards).chain(any).filter_map(|slot| Some((slot, &**self.places.get(slot)?)))
+        exact.into_iter().chain(self.matching_wildcards(host)).chain(any)
     }
 
-    fn matching_wildcards<'a>(&'a self, host: &'a str) -> impl Iterator<Item = Slot> {
+    fn matching_wildcards<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Host> {
         let dots = if self.wildcards.is_empty() { 0 } else { host.bytes().filter(|b| *b == b'.').count() };
         let suffixes = host.match_indices('.').take(dots).enumerate();
         suffixes.filter_map(move |(index, (dot, _))| {
             let labels = dots - index;
             self.wildcards.get(labels).filter(|count| **count > 0)?;
             let suffix = &host[dot + 1..];
-            self.find_pattern(hash_of_wildcard(suffix), |pattern| {
-                pattern.strip_prefix(b"*.") == Some(suffix.as_bytes())
-            })
+            let is_it = |host: &Arc<Host>| host.pattern.as_bytes().strip_prefix(b"*.") == Some(suffix.as_bytes());
+            self.by_pattern.find(hash_of_wildcard(suffix), is_it).map(|host| &**host)
         })
     }
 
-    pub(super) fn find(&self, pattern: &str) -> Option<Slot> {
-        self.find_pattern(hash_of_pattern(pattern), |other| other == pattern.as_bytes())
+    pub(super) fn find(&self, pattern: &str) -> Option<&Host> {
+        self.by_pattern.find(hash_of_pattern(pattern), is_for(pattern)).map(|host| &**host)
     }
 
-    fn find_pattern(&self, hash: u64, is_it: impl Fn(&[u8]) -> bool) -> Option<Slot> {
-        self.by_pattern
-            .find(hash)
-            .find(|slot| self.places.get(*slot).is_some_and(|host| is_it(host.pattern.as_bytes())))
-    }
-
-    /// The place of a pattern, which is made if there is none.
-    pub(super) fn enter(&mut self, pattern: &str) -> Slot {
-        if let Some(slot) = self.find(pattern) {
-            return slot;
+    /// The number of a pattern, which is given if there is none.
+    pub(super) fn enter(&mut self, pattern: &str) -> u32 {
+        if let Some(host) = self.find(pattern) {
+            return host.number;
         }
-        let host = Host { pattern: pattern.into(), exact_groups: 0, prefix_groups: SmallVec::new() };
-        let slot = self.places.add(host.into());
-        self.by_pattern.insert(hash_of_pattern(pattern), slot);
+        let number = self.free.pop_back().unwrap_or_else(|| {
+            self.given += 1;
+            self.given - 1
+        });
+        let host = Host { number, exact_groups: 0, pattern: pattern.into(), prefix_groups: SmallVec::new() };
+        self.by_pattern.insert(hash_of_pattern(pattern), host.into());
         self.count_wildcard(pattern, |count| count + 1);
-        slot
+        number
     }
 
-    pub(super) fn count(&mut self, slot: Slot, reach: Reach, step: fn(u32) -> u32) {
-        let Some(host) = self.places.get_mut(slot) else { return };
+    pub(super) fn count(&mut self, pattern: &str, reach: Reach, step: fn(u32) -> u32) {
+        let Some(host) = self.by_pattern.find_mut(hash_of_pattern(pattern), is_for(pattern)) else { return };
+        let host = Arc::make_mut(host);
         match reach {
             Reach::Exact => host.exact_groups = step(host.exact_groups),
             Reach::Prefix { depth } => step_at(&mut host.prefix_groups, depth.into(), step),
         }
     }
 
-    pub(super) fn leave_if_empty(&mut self, slot: Slot) {
-        let Some(host) = self.places.get(slot) else { return };
+    pub(super) fn leave_if_empty(&mut self, pattern: &str) {
+        let Some(host) = self.find(pattern) else { return };
         if host.has(Reach::Exact) || !host.prefix_groups.is_empty() {
             return;
         }
-        if let Some(host) = self.places.take(slot) {
-            self.by_pattern.remove(hash_of_pattern(host.pattern.as_str()), slot);
-            self.count_wildcard(host.pattern.as_str(), |count| count - 1);
-        }
+        self.free.push_back(host.number);
+        self.by_pattern.remove(hash_of_pattern(pattern), is_for(pattern));
+        self.count_wildcard(pattern, |count| count - 1);
     }
 
     fn count_wildcard(&mut self, pattern: &str, step: fn(u32) -> u32) {
@@ -121,6 +123,10 @@ impl Hosts {
             step_at(&mut self.wildcards, suffix.split('.').count(), step);
         }
     }
+}
+
+fn is_for(pattern: &str) -> impl Fn(&Arc<Host>) -> bool {
+    |host| host.pattern.as_bytes() == pattern.as_bytes()
 }
 
 /// Changes one of several counts, of which those that are not there are zero.

@@ -1,0 +1,73 @@
+//! What finding a route costs, by the number of routes: for the first, the last and a missing one, and for
+//! requests all over the table, which shows the memory behind it.
+//!
+//! `cargo run --release -p model --example router_cost`
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use http::{HeaderMap, Method};
+use model::config::Edit;
+use model::resource::{Document, Key, Kind};
+use model::router::Request;
+use model::snapshot::Snapshot;
+
+const LOOKUPS: usize = 20_000;
+const ROUNDS: usize = 25;
+
+fn main() {
+    println!("nanoseconds a request, best of {ROUNDS} rounds");
+    println!("{:>8} {:>8} {:>8} {:>8} {:>8} {:>8}", "routes", "hosts", "first", "last", "missing", "spread");
+    for hosts_of in [|_: usize| 1, |routes: usize| routes.div_ceil(10)] {
+        for routes in [10, 1_000, 100_000] {
+            let hosts = hosts_of(routes);
+            let snapshot = table(routes, hosts);
+            let first = measure(&snapshot, &[address(0, hosts)]);
+            let last = measure(&snapshot, &[address(routes - 1, hosts)]);
+            let missing = measure(&snapshot, &[(host(0), "/api/v1/nothing/here".to_owned())]);
+            let step = (routes / 4_096).max(1);
+            let all: Vec<_> = (0..routes).step_by(step).map(|number| address(number, hosts)).collect();
+            let spread = measure(&snapshot, &all);
+            println!("{routes:>8} {hosts:>8} {first:>8.1} {last:>8.1} {missing:>8.1} {spread:>8.1}");
+        }
+    }
+}
+
+fn host(number: usize) -> String {
+    format!("host-{number}.example.com")
+}
+
+fn address(number: usize, hosts: usize) -> (String, String) {
+    (host(number % hosts), format!("/api/v1/orders-{number}/lines/7"))
+}
+
+fn table(routes: usize, hosts: usize) -> Snapshot {
+    let service = Edit::Restore {
+        key: Key::new(Kind::Service, "s".parse().expect("a name")),
+        document: Document { created: 1, spec: r#"{"targets":[{"url":"http://127.0.0.1:1"}]}"#.into() },
+    };
+    let route = |number| {
+        let spec = format!(
+            r#"{{"hosts":["{}"],"paths":[{{"prefix":"/api/v1/orders-{number}"}}],"backends":[{{"service":"s"}}]}}"#,
+            host(number % hosts)
+        );
+        let name = format!("route-{number}").parse().expect("a name");
+        Edit::Restore { key: Key::new(Kind::Route, name), document: Document { created: 1, spec: spec.into() } }
+    };
+    let edits = std::iter::once(service).chain((0..routes).map(route)).collect();
+    Snapshot::default().apply(1, edits).expect("the routes are valid").0
+}
+
+fn measure(snapshot: &Snapshot, addresses: &[(String, String)]) -> f64 {
+    let headers = HeaderMap::new();
+    let once = || {
+        let started = Instant::now();
+        for (host, path) in addresses.iter().cycle().take(LOOKUPS) {
+            let request = Request { listener: None, host, path, method: &Method::GET, headers: &headers, query: None };
+            black_box(snapshot.router.find(black_box(&request)));
+        }
+        started.elapsed().as_secs_f64() * 1e9
+    };
+    let best = (0..ROUNDS).map(|_| once()).fold(f64::INFINITY, f64::min);
+    best / f64::from(u32::try_from(LOOKUPS).expect("few"))
+}
