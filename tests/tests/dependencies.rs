@@ -42,3 +42,19 @@ fn the_planes_and_the_model_do_not_see_each_other() {
     }
     assert!(dependants(&["--package", "proto"], "model").is_empty(), "the stream knows nothing of its content");
 }
+
+/// The README's first command names no binary.
+#[test]
+fn cargo_run_runs_the_gateway() {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["metadata", "--offline", "--locked", "--no-deps", "--format-version", "1"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .expect("cargo runs the tests, so it can be run");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let default: Vec<_> = metadata["workspace_default_members"].as_array().expect("a list").iter().collect();
+    assert_eq!(default.len(), 1);
+    let is_default = |package: &&serde_json::Value| &package["id"] == default[0];
+    let package = metadata["packages"].as_array().expect("a list").iter().find(is_default).expect("a member");
+    assert_eq!(package["name"], "sluice");
+}
