@@ -63,9 +63,9 @@ fn load(snapshot: &Snapshot, edits: Vec<Edit>) -> Snapshot {
 fn route(number: usize, hosts: usize, service: &str) -> Edit {
     let host = number % hosts;
     let spec = format!(
-        r#"{{"hosts":["host-{host}.example.com"],"paths":[{{"prefix":"/api/v1/orders-{number}"}}],"backends":[{{"service":"{service}"}}]}}"#
+        r#"{{"hosts":["h{host}.example"],"paths":[{{"prefix":"/r{number}"}}],"backends":[{{"service":"{service}"}}]}}"#
     );
-    let name = format!("route-{number}").parse().expect("a name");
+    let name = format!("r{number}").parse().expect("a name");
     Edit::Restore { key: Key::new(Kind::Route, name), document: Document { created: 3, spec: spec.into() } }
 }
 

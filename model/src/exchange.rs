@@ -98,7 +98,7 @@ impl Exchange {
     }
 
     #[must_use]
-    pub fn route(&self) -> Option<&Arc<Route>> {
+    pub fn route(&self) -> Option<&Route> {
         self.snapshot.routes.get(self.route?)
     }
 

@@ -26,19 +26,26 @@ pub(crate) struct Index<T> {
 
 #[derive(Clone)]
 enum Node<T> {
-    Bucket(Arc<[Entry<T>]>),
+    Bucket(Arc<Bucket<T>>),
     Branch(Arc<[Self; CHILDREN]>),
 }
 
+/// Tags and values at the same places. They lie apart, so that a lookup scans nothing but tags.
 #[derive(Clone)]
-struct Entry<T> {
-    tag: u32,
-    value: T,
+struct Bucket<T> {
+    tags: Vec<u32>,
+    values: Vec<T>,
 }
 
 impl<T> Default for Index<T> {
     fn default() -> Self {
         Self { root: Node::Bucket(Arc::default()) }
+    }
+}
+
+impl<T> Default for Bucket<T> {
+    fn default() -> Self {
+        Self { tags: Vec::new(), values: Vec::new() }
     }
 }
 
@@ -75,12 +82,12 @@ impl<T> Index<T> {
             }
             depth += 1;
         };
-        bucket.iter().find(|entry| entry.tag == tag && is_it(&entry.value)).map(|entry| &entry.value)
+        Some(&bucket.values[bucket.place(tag, is_it)?])
     }
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        matches!(&self.root, Node::Bucket(bucket) if bucket.is_empty())
+        matches!(&self.root, Node::Bucket(bucket) if bucket.tags.is_empty())
     }
 }
 
@@ -89,26 +96,24 @@ impl<T: Clone> Index<T> {
         // Looked for first, because what is not there shall not be copied.
         self.find(hash, &is_it)?;
         let tag = tag(hash);
-        match self.bucket_mut(tag).0 {
-            Node::Bucket(bucket) => {
-                let mut entries = Arc::make_mut(bucket).iter_mut();
-                entries.find(|entry| entry.tag == tag && is_it(&entry.value)).map(|entry| &mut entry.value)
-            }
-            Node::Branch(_) => None,
-        }
+        let Node::Bucket(bucket) = self.bucket_mut(tag).0 else { return None };
+        let bucket = Arc::make_mut(bucket);
+        let place = bucket.place(tag, is_it)?;
+        Some(&mut bucket.values[place])
     }
 
     pub(crate) fn insert(&mut self, hash: u64, value: T) {
-        let entry = Entry { tag: tag(hash), value };
-        let (node, depth) = self.bucket_mut(entry.tag);
-        if let Node::Bucket(bucket) = node {
-            *node = Node::of(bucket.iter().cloned().chain([entry]).collect(), depth);
+        let (node, depth) = self.bucket_mut(tag(hash));
+        let Node::Bucket(bucket) = node else { return };
+        let bucket = Arc::make_mut(bucket);
+        bucket.push(tag(hash), value);
+        if bucket.tags.len() > FULL && depth < DEEPEST {
+            *node = std::mem::take(bucket).split(depth);
         }
     }
 
     pub(crate) fn remove(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) {
-        let tag = tag(hash);
-        self.root.remove(tag, 0, &|entry| entry.tag == tag && is_it(&entry.value));
+        self.root.remove(tag(hash), 0, &is_it);
     }
 
     /// The node with the bucket for a tag, and its depth.
@@ -123,40 +128,70 @@ impl<T: Clone> Index<T> {
     }
 }
 
-impl<T: Clone> Node<T> {
-    fn of(entries: Arc<[Entry<T>]>, depth: u32) -> Self {
-        if entries.len() <= FULL || depth == DEEPEST {
-            return Self::Bucket(entries);
-        }
-        let part = |at| entries.iter().filter(|entry| child(entry.tag, depth) == at).cloned().collect();
-        Self::Branch(Arc::new(std::array::from_fn(|at| Self::of(part(at), depth + 1))))
+impl<T> Bucket<T> {
+    fn place(&self, tag: u32, is_it: impl Fn(&T) -> bool) -> Option<usize> {
+        let alike = self.tags.iter().enumerate().filter(|(_, other)| **other == tag);
+        alike.map(|(place, _)| place).find(|place| is_it(&self.values[*place]))
     }
 
-    fn remove(&mut self, tag: u32, depth: u32, is_it: &dyn Fn(&Entry<T>) -> bool) {
+    fn push(&mut self, tag: u32, value: T) {
+        self.tags.reserve_exact(1);
+        self.tags.push(tag);
+        self.values.reserve_exact(1);
+        self.values.push(value);
+    }
+
+    fn split(self, depth: u32) -> Node<T> {
+        let mut parts: [Self; CHILDREN] = std::array::from_fn(|_| Self::default());
+        for (tag, value) in self.tags.into_iter().zip(self.values) {
+            parts[child(tag, depth)].push(tag, value);
+        }
+        let node = |part: Self| {
+            let must_split = part.tags.len() > FULL && depth + 1 < DEEPEST;
+            if must_split { part.split(depth + 1) } else { Node::Bucket(Arc::new(part)) }
+        };
+        Node::Branch(Arc::new(parts.map(node)))
+    }
+}
+
+impl<T: Clone> Node<T> {
+    fn remove(&mut self, tag: u32, depth: u32, is_it: &dyn Fn(&T) -> bool) {
         match self {
-            Self::Bucket(bucket) => *bucket = bucket.iter().filter(|entry| !is_it(entry)).cloned().collect(),
+            Self::Bucket(bucket) => {
+                let bucket = Arc::make_mut(bucket);
+                if let Some(place) = bucket.place(tag, is_it) {
+                    bucket.tags.remove(place);
+                    bucket.values.remove(place);
+                    bucket.tags.shrink_to_fit();
+                    bucket.values.shrink_to_fit();
+                }
+            }
             Self::Branch(children) => {
-                Arc::make_mut(children)[child(tag, depth)].remove(tag, depth + 1, is_it);
-                if let Some(entries) = few_entries(&**children) {
-                    *self = Self::Bucket(entries);
+                let children = Arc::make_mut(children);
+                children[child(tag, depth)].remove(tag, depth + 1, is_it);
+                if let Some(joined) = joined(children) {
+                    *self = Self::Bucket(Arc::new(joined));
                 }
             }
         }
     }
 }
 
-/// The entries of a branch that has become so empty that it should be a bucket again, with some room before it would
-/// be split once more.
-fn few_entries<T: Clone>(children: &[Node<T>]) -> Option<Arc<[Entry<T>]>> {
-    let mut entries = Vec::new();
+/// The buckets of a branch that has become so empty that it should be one bucket again, with some room before it
+/// would be split once more.
+fn joined<T: Clone>(children: &[Node<T>]) -> Option<Bucket<T>> {
+    let mut joined = Bucket::default();
     for node in children {
         let Node::Bucket(bucket) = node else { return None };
-        if entries.len() + bucket.len() > FULL / 2 {
+        if joined.tags.len() + bucket.tags.len() > FULL / 2 {
             return None;
         }
-        entries.extend_from_slice(bucket);
+        joined.tags.extend_from_slice(&bucket.tags);
+        joined.values.extend_from_slice(&bucket.values);
     }
-    Some(entries.into())
+    joined.tags.shrink_to_fit();
+    joined.values.shrink_to_fit();
+    Some(joined)
 }
 
 #[cfg(test)]

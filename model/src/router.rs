@@ -57,7 +57,7 @@ pub struct Age {
 #[derive(Clone, Default)]
 pub struct Router {
     hosts: Hosts,
-    groups: Index<Arc<Group>>,
+    groups: Index<Group>,
 }
 
 /// All routes of one host and one path. The memory of a configuration with very many routes is mostly these.
@@ -97,11 +97,11 @@ impl Router {
                 let place = path.at(host);
                 let added = Match { route, conditions: conditions.clone() };
                 if let Some(group) = self.groups.find_mut(place.hash(), |group| place.is_of(group)) {
-                    Arc::make_mut(group).add(added, age);
+                    group.add(added, age);
                 } else {
                     let mut group = Group { host, first: route, key: place.key.into(), ranked: None };
                     group.set(vec![added]);
-                    self.groups.insert(place.hash(), group.into());
+                    self.groups.insert(place.hash(), group);
                     self.hosts.count(pattern, path.reach, |count| count + 1);
                 }
             }
@@ -114,9 +114,9 @@ impl Router {
             let Some(host) = self.hosts.find(pattern).map(|host| host.number) else { continue };
             for path in written_paths(written) {
                 let place = path.at(host);
-                let is_it = |group: &Arc<Group>| place.is_of(group);
+                let is_it = |group: &Group| place.is_of(group);
                 let Some(group) = self.groups.find_mut(place.hash(), is_it) else { continue };
-                if Arc::make_mut(group).remove(route) == Left::Nothing {
+                if group.remove(route) == Left::Nothing {
                     self.groups.remove(place.hash(), is_it);
                     self.hosts.count(pattern, path.reach, |count| count - 1);
                 }

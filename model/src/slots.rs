@@ -19,16 +19,24 @@ pub trait Named {
     fn name(&self) -> &Name;
 }
 
+impl<T: Named> Named for Arc<T> {
+    fn name(&self) -> &Name {
+        T::name(self)
+    }
+}
+
 /// Compiled things of one kind, by slot and by name. A slot that became free is given again.
+///
+/// A change copies its neighbours too: what is large, or must stay the same thing while it is in use, is kept in an [`Arc`].
 pub struct Slots<T> {
-    values: Vector<Option<Arc<T>>>,
+    values: Vector<Option<T>>,
     free: Vector<Slot>,
     by_name: Index<Slot>,
 }
 
-impl<T> Slots<T> {
+impl<T: Clone> Slots<T> {
     #[must_use]
-    pub fn get(&self, slot: Slot) -> Option<&Arc<T>> {
+    pub fn get(&self, slot: Slot) -> Option<&T> {
         self.values.get(slot as usize)?.as_ref()
     }
 
@@ -43,12 +51,12 @@ impl<T> Slots<T> {
     }
 
     /// All values with their slots, in the order of the slots.
-    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Arc<T>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
         (0..).zip(self.values.iter()).filter_map(|(slot, value)| Some((slot, value.as_ref()?)))
     }
 }
 
-impl<T: Named> Slots<T> {
+impl<T: Named + Clone> Slots<T> {
     #[must_use]
     pub fn slot(&self, name: &str) -> Option<Slot> {
         let is_it = |slot: &Slot| self.get(*slot).is_some_and(|value| value.name().as_bytes() == name.as_bytes());
@@ -56,12 +64,12 @@ impl<T: Named> Slots<T> {
     }
 
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Arc<T>> {
+    pub fn find(&self, name: &str) -> Option<&T> {
         self.get(self.slot(name)?)
     }
 
     /// Puts a value under its name; a name keeps its slot as long as it exists.
-    pub fn put(&mut self, value: Arc<T>) -> Slot {
+    pub fn put(&mut self, value: T) -> Slot {
         if let Some(slot) = self.slot(value.name()) {
             self.values.set(slot as usize, Some(value));
             return slot;
@@ -82,7 +90,7 @@ impl<T: Named> Slots<T> {
     }
 
     /// Empties the slot of a name; the next new name may get it.
-    pub fn remove(&mut self, name: &str) -> Option<Arc<T>> {
+    pub fn remove(&mut self, name: &str) -> Option<T> {
         let slot = self.slot(name)?;
         self.by_name.remove(hash_of(name), |other| *other == slot);
         self.free.push_back(slot);
@@ -90,13 +98,13 @@ impl<T: Named> Slots<T> {
     }
 }
 
-impl<T> Clone for Slots<T> {
+impl<T: Clone> Clone for Slots<T> {
     fn clone(&self) -> Self {
         Self { values: self.values.clone(), free: self.free.clone(), by_name: self.by_name.clone() }
     }
 }
 
-impl<T> Default for Slots<T> {
+impl<T: Clone> Default for Slots<T> {
     fn default() -> Self {
         Self { values: Vector::new(), free: Vector::new(), by_name: Index::default() }
     }
@@ -106,6 +114,7 @@ impl<T> Default for Slots<T> {
 mod tests {
     use super::*;
 
+    #[derive(Clone)]
     struct Thing(Name, u8);
 
     impl Named for Thing {
@@ -116,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_slot_and_older_copies_keep_their_values() {
-        let thing = |name: &str, value| Arc::new(Thing(name.parse().expect("a name"), value));
+        let thing = |name: &str, value| Thing(name.parse().expect("a name"), value);
         let mut slots = Slots::default();
         let a = slots.put(thing("a", 1));
         let b = slots.put(thing("b", 2));

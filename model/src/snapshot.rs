@@ -29,12 +29,12 @@ pub struct Snapshot {
     /// Number of the revision; 0 for the empty one that everything starts from.
     pub revision: u64,
     pub config: Config,
-    pub listeners: Slots<Listener>,
-    pub certificates: Slots<Certificate>,
-    pub services: Slots<Service>,
+    pub listeners: Slots<Arc<Listener>>,
+    pub certificates: Slots<Arc<Certificate>>,
+    pub services: Slots<Arc<Service>>,
     pub routes: Slots<Route>,
-    pub policies: Slots<CompiledPolicy>,
-    pub consumers: Slots<Consumer>,
+    pub policies: Slots<Arc<CompiledPolicy>>,
+    pub consumers: Slots<Arc<Consumer>>,
     /// Policies with `apply_to: everything`, in running order.
     pub everything: Arc<[Step]>,
     pub router: Router,
@@ -100,12 +100,12 @@ pub struct Endpoint {
 }
 
 /// Where matching requests go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
     pub name: Name,
     pub action: Action,
     /// Most routes have none, and there may be very many routes.
-    settings: Option<Box<RouteSettings>>,
+    settings: Option<Arc<RouteSettings>>,
 }
 
 #[derive(Debug)]
@@ -115,12 +115,12 @@ struct RouteSettings {
 }
 
 /// What happens to a request that matched.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Action {
     /// All to one service: the common case, without a list.
     Forward(Slot),
     /// Shared out by weight.
-    Split(Box<Split>),
+    Split(Arc<Split>),
     Respond(Arc<FixedResponse>),
 }
 

@@ -1,7 +1,5 @@
 //! The hosts that routes are for: exact names, wildcards and any host.
 
-use std::sync::Arc;
-
 use imbl::Vector;
 use smallvec::SmallVec;
 
@@ -20,7 +18,7 @@ pub(super) enum Reach {
 /// All host patterns of the routes.
 #[derive(Clone, Default)]
 pub(super) struct Hosts {
-    by_pattern: Index<Arc<Host>>,
+    by_pattern: Index<Host>,
     /// How many numbers were given.
     given: u32,
     /// Those that can be given again.
@@ -75,13 +73,13 @@ impl Hosts {
             let labels = dots - index;
             self.wildcards.get(labels).filter(|count| **count > 0)?;
             let suffix = &host[dot + 1..];
-            let is_it = |host: &Arc<Host>| host.pattern.as_bytes().strip_prefix(b"*.") == Some(suffix.as_bytes());
-            self.by_pattern.find(hash_of_wildcard(suffix), is_it).map(|host| &**host)
+            let is_it = |host: &Host| host.pattern.as_bytes().strip_prefix(b"*.") == Some(suffix.as_bytes());
+            self.by_pattern.find(hash_of_wildcard(suffix), is_it)
         })
     }
 
     pub(super) fn find(&self, pattern: &str) -> Option<&Host> {
-        self.by_pattern.find(hash_of_pattern(pattern), is_for(pattern)).map(|host| &**host)
+        self.by_pattern.find(hash_of_pattern(pattern), is_for(pattern))
     }
 
     /// The number of a pattern, which is given if there is none.
@@ -94,14 +92,13 @@ impl Hosts {
             self.given - 1
         });
         let host = Host { number, exact_groups: 0, pattern: pattern.into(), prefix_groups: SmallVec::new() };
-        self.by_pattern.insert(hash_of_pattern(pattern), host.into());
+        self.by_pattern.insert(hash_of_pattern(pattern), host);
         self.count_wildcard(pattern, |count| count + 1);
         number
     }
 
     pub(super) fn count(&mut self, pattern: &str, reach: Reach, step: fn(u32) -> u32) {
         let Some(host) = self.by_pattern.find_mut(hash_of_pattern(pattern), is_for(pattern)) else { return };
-        let host = Arc::make_mut(host);
         match reach {
             Reach::Exact => host.exact_groups = step(host.exact_groups),
             Reach::Prefix { depth } => step_at(&mut host.prefix_groups, depth.into(), step),
@@ -125,7 +122,7 @@ impl Hosts {
     }
 }
 
-fn is_for(pattern: &str) -> impl Fn(&Arc<Host>) -> bool {
+fn is_for(pattern: &str) -> impl Fn(&Host) -> bool {
     |host| host.pattern.as_bytes() == pattern.as_bytes()
 }
 

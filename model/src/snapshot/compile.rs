@@ -274,12 +274,12 @@ impl Snapshot {
         let has_settings = !written.policies.is_empty() || request.is_some() || idle.is_some();
         let settings = if has_settings {
             let policies = self.steps(&written.policies)?;
-            Some(Box::new(RouteSettings { timeouts: RouteTimeouts { request, idle }, policies }))
+            Some(Arc::new(RouteSettings { timeouts: RouteTimeouts { request, idle }, policies }))
         } else {
             None
         };
         let compiled = Route { name: name.clone(), action: self.action(written), settings };
-        let slot = self.routes.put(Arc::new(compiled));
+        let slot = self.routes.put(compiled);
         if written.enabled {
             let listeners: Vec<Slot> =
                 written.listeners.iter().filter_map(|listener| self.listeners.slot(listener)).collect();
@@ -312,7 +312,7 @@ impl Snapshot {
             [(only, _)] => Action::Forward(only),
             _ => {
                 let total_weight = backends.iter().map(|(_, weight)| u64::from(*weight)).sum();
-                Action::Split(Box::new(Split { backends, total_weight }))
+                Action::Split(Arc::new(Split { backends, total_weight }))
             }
         }
     }
