@@ -218,8 +218,8 @@ fn start_nginx(folder: &Path, upstream: u16) -> Result<Proxy> {
     fs::write(
         &config,
         format!(
-            "daemon off; worker_processes 1; pid {temporary}/nginx.pid; error_log {temporary}/nginx.err; worker_rlimit_nofile 65536;\n\
-             events {{ worker_connections 32768; }}\n\
+            "daemon off; worker_processes 1; pid {temporary}/nginx.pid; error_log {temporary}/nginx.err;\n\
+             events {{ worker_connections 16384; }}\n\
              http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 300s;\n\
              client_body_temp_path {temporary}/b; proxy_temp_path {temporary}/p; fastcgi_temp_path {temporary}/f; uwsgi_temp_path {temporary}/u; scgi_temp_path {temporary}/s;\n\
              upstream up {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 1000000000; }}\n\
@@ -240,7 +240,7 @@ fn start_haproxy(folder: &Path, upstream: u16) -> Result<Proxy> {
     fs::write(
         &config,
         format!(
-            "global\n  nbthread 1\n  maxconn 32768\n\
+            "global\n  nbthread 1\n  maxconn 16000\n  no strict-limits\n\
              defaults\n  mode http\n  timeout connect 2s\n  timeout client 300s\n  timeout server 30s\n  timeout http-keep-alive 300s\n  option forwardfor\n\
              frontend bench\n  bind 127.0.0.1:{port}\n  acl host hdr(host) -i bench.example\n  acl path path_beg /bench\n  use_backend up if host path\n\
              backend up\n  http-reuse always\n  server one 127.0.0.1:{upstream}\n"

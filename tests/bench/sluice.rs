@@ -40,7 +40,11 @@ impl Gateway {
         )?;
         wait_for_port(admin, "the admin API")?;
         wait_for_port(stream, "the config stream")?;
-        let token = std::fs::read_to_string(format!("{control_data}/admin-token"))?.trim().to_owned();
+        let token_file = format!("{control_data}/admin-token");
+        wait_until("the control plane has made its tokens", || {
+            Path::new(&token_file).exists() && Path::new(&format!("{control_data}/node-token")).exists()
+        })?;
+        let token = std::fs::read_to_string(token_file)?.trim().to_owned();
         let sent = Arc::new(AtomicU64::new(0));
         let relay = relay(stream, sent.clone())?;
         let node = Process::start(

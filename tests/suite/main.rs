@@ -1,0 +1,50 @@
+//! The whole system, seen from outside: one file per behaviour.
+
+mod config_change;
+mod drain;
+mod faults;
+mod replicas;
+
+use std::path::Path;
+
+use anyhow::Result;
+use tempfile::TempDir;
+use tests::gateway::{ControlPlane, Node, free_address};
+
+/// A control plane on SQLite and one node, with nothing configured.
+struct Gateway {
+    control: ControlPlane,
+    node: Node,
+    folder: TempDir,
+}
+
+impl Gateway {
+    fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let database = folder.path().join("sluice.db");
+        let control = ControlPlane::start(&database.to_string_lossy(), &folder.path().join("control"))?;
+        let node = Self::node(&control, &folder.path().join("node"))?;
+        node.wait_until_ready()?;
+        Ok(Self { control, node, folder })
+    }
+
+    fn node(control: &ControlPlane, data: &Path) -> Result<Node> {
+        Node::start(control.stream, &control.node_token(), data)
+    }
+}
+
+/// A file with a listener, one service and one route to it.
+fn simple_file(listener: std::net::SocketAddr, backend: &str) -> String {
+    format!(
+        "version: 1
+listeners: [{{ name: web, bind: \"{listener}\" }}]
+services: [{{ name: orders, url: \"{backend}\" }}]
+routes: [{{ name: orders, hosts: [shop.example], paths: [/orders], service: orders }}]
+"
+    )
+}
+
+/// An address for a listener.
+fn listener_address() -> std::net::SocketAddr {
+    free_address()
+}
