@@ -26,6 +26,10 @@ mod ports;
 
 use self::core::{Opening, Order};
 
+/// What blocks is looking up names and reading certificates: seldom, and better queued than on hundreds of threads
+/// when a name server is slow.
+const BLOCKING_THREADS: usize = 16;
+
 /// The cores that serve requests. Clones are the same cores.
 #[derive(Clone)]
 pub struct Cores(Arc<Shared>);
@@ -47,7 +51,8 @@ impl Cores {
         for number in 0..settings.cores.get() {
             let (order, ordered) = mpsc::unbounded_channel();
             let (settings, seat, retire) = (settings.clone(), telemetry.seat(), retire.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
             let thread = std::thread::Builder::new()
                 .name(format!("core-{number}"))
                 .spawn(move || core::run(&runtime, &settings, seat, ordered, retire))?;

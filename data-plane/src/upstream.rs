@@ -30,6 +30,7 @@ mod connect;
 mod connection;
 mod error;
 mod forward;
+mod io;
 mod outgoing;
 mod pool;
 mod resolve;
@@ -102,7 +103,8 @@ impl Upstreams {
 
     /// Sends a request to a target of the service and returns the head of its response.
     ///
-    /// A target that cannot be connected to is passed over for another. Nothing that was sent is sent again.
+    /// A target that cannot be connected to is passed over for another. What was sent is sent again, once, only if the
+    /// connection had rested and ends without an answer, and if it makes no difference to the service.
     /// Dropping the future gives the request up and closes its connection.
     pub fn forward(
         &self,

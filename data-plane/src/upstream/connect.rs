@@ -8,6 +8,7 @@ use std::time::Duration;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use model::resource::service::{Protocol, UpstreamTls};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -115,9 +116,9 @@ impl Pool {
 
     async fn speak_http1<T>(&self, stream: T, open: Open) -> Result<Connected, String>
     where
-        TokioIo<T>: Read + Write + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let connection = Http1::handshake(TokioIo::new(stream), open, self.expiry_ns()).await;
+        let connection = Http1::handshake(stream, open, self.expiry_ns()).await;
         connection.map(Connected::Http1).map_err(|error| error.to_string())
     }
 

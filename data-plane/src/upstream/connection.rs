@@ -8,13 +8,17 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
+use super::io::{Followed, Progress};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::telemetry::EndpointCounts;
@@ -36,6 +40,11 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// A service may answer before it has read the request: the client gets this long to finish sending.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// A connection that was used less than this before is not being closed for idling. Services that keep connections
+/// keep them for a second and more; what is missing to that is for the ways that both messages have. Heads are copied
+/// at most twice a second for a connection by it, and not at all under load.
+pub(super) const RESTED_NS: u64 = 500_000_000;
 
 /// Counts a connection for as long as it exists.
 pub(super) struct Open(Rc<EndpointCounts>);
@@ -60,15 +69,20 @@ pub(super) struct Http1 {
     /// When it is too old for another request.
     pub(super) expires_ns: u64,
     pub(super) idle_since_ns: u64,
+    /// When the last response came on it.
+    heard_ns: u64,
+    progress: Arc<Progress>,
     is_busy: bool,
     is_new: bool,
 }
 
 impl Http1 {
-    pub(super) async fn handshake<T>(io: T, open: Open, expires_ns: u64) -> hyper::Result<Self>
+    pub(super) async fn handshake<T>(stream: T, open: Open, expires_ns: u64) -> hyper::Result<Self>
     where
-        T: Read + Write + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let (stream, progress) = Followed::new(stream);
+        let io = TokioIo::new(stream);
         let (sender, connection) =
             http1::Builder::new().writev(false).max_buf_size(READ_BUFFER_BYTES).handshake(io).await?;
         let driver = tokio::task::spawn_local(async move {
@@ -77,12 +91,33 @@ impl Http1 {
             }
             drop(open);
         });
-        Ok(Self { sender, driver, expires_ns, idle_since_ns: 0, is_busy: true, is_new: true })
+        let (idle_since_ns, heard_ns) = (0, 0);
+        Ok(Self { sender, driver, expires_ns, idle_since_ns, heard_ns, progress, is_busy: true, is_new: true })
     }
 
     /// Whether it can take a request now. A new one can before its task has run for the first time.
     pub(super) fn is_ready(&self) -> bool {
         self.is_new || self.sender.is_ready()
+    }
+
+    /// Whether the service may be closing it for idling at the moment when a request is sent on it.
+    pub(super) fn has_rested(&self, now_ns: u64) -> bool {
+        !self.is_new && now_ns.saturating_sub(self.heard_ns) >= RESTED_NS
+    }
+
+    /// The head of a response came.
+    pub(super) fn answered(&mut self, now_ns: u64) {
+        self.heard_ns = now_ns;
+    }
+
+    /// How much came in on it.
+    pub(super) fn bytes_in(&self) -> u64 {
+        self.progress.bytes_in()
+    }
+
+    /// Whether the target has not taken all of the last request.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.progress.is_held_up()
     }
 
     /// Takes it out of the pool.

@@ -1,6 +1,7 @@
 //! The way of one request to a target and of its answer back.
 
 use std::future::Future;
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,7 +32,8 @@ struct Flight {
 /// Why an attempt came to nothing.
 struct Failed {
     error: UpstreamError,
-    /// Nothing was sent, and the request is back in its task: another target may do.
+    /// The request is back in its task, and it does no harm to send it: nothing of it was sent, or it may be sent
+    /// twice.
     is_unsent: bool,
 }
 
@@ -45,6 +47,8 @@ pub(super) struct Task {
     upload: Option<Rc<Upload>>,
     timeout: Duration,
     purpose: Purpose,
+    /// It may be sent once more if a connection ends without an answer to it.
+    is_repeatable: bool,
 }
 
 impl Task {
@@ -52,7 +56,8 @@ impl Task {
         let timeout = request.timeout;
         let (outgoing, upload) = Outgoing::new(request, &core.clock);
         let purpose = outgoing.purpose();
-        Self { core: Rc::clone(core), backend, outgoing: Some(outgoing), upload, timeout, purpose }
+        let is_repeatable = outgoing.is_repeatable();
+        Self { core: Rc::clone(core), backend, outgoing: Some(outgoing), upload, timeout, purpose, is_repeatable }
     }
 
     pub(super) async fn run(&mut self) -> Result<UpstreamResponse, Unanswered> {
@@ -81,7 +86,8 @@ impl Task {
     }
 
     /// Sends the request to one target. A connection that was closed while it idled is noticed only now: the
-    /// request goes out again, once, on a new one, which is safe because nothing of it was written.
+    /// request goes out again, once, on a new one, which is safe because nothing of it was written, or because it
+    /// may be repeated.
     async fn attempt(&mut self, pool: &Rc<Pool>) -> Result<UpstreamResponse, Failed> {
         let flight = Flight::begin(pool, &self.backend);
         if let Some(channel) = pool.take(self.purpose) {
@@ -111,8 +117,10 @@ impl Task {
         let outgoing = self.outgoing.take().expect("a request that was not sent is put back");
         let sent = self.core.clock.now();
         let pool = &flight.pool;
-        let (answer, channel) = match channel {
+        let mut spare = None;
+        let (answer, mut channel) = match channel {
             Channel::Http1(mut connection) => {
+                spare = self.spare(&outgoing, &connection, sent);
                 let sending = pin!(connection.sender.try_send_request(outgoing.into_http1(pool)));
                 (self.wait(sent, sending).await, Channel::Http1(connection))
             }
@@ -126,14 +134,22 @@ impl Task {
                 let now_ns = self.core.clock.now().monotonic_ns;
                 let head_ns = now_ns - sent.monotonic_ns;
                 flight.counts.answered(head_ns);
-                if let Channel::Http2(stream) = &channel {
-                    stream.answered(now_ns);
+                match &mut channel {
+                    Channel::Http1(connection) => connection.answered(now_ns),
+                    Channel::Http2(stream) => stream.answered(now_ns),
                 }
                 Ok(Answer { response, channel, head_ns })
             }
             Some(Err(mut failed)) => {
                 let failure = self.upload.as_ref().and_then(|upload| upload.failure());
                 self.outgoing = failed.take_message().map(Outgoing::recovered);
+                if self.outgoing.is_none()
+                    && let (Some(spare), Channel::Http1(connection)) = (spare, &channel)
+                    && spare.is_for(connection, failed.error())
+                {
+                    self.is_repeatable = false;
+                    self.outgoing = Some(spare.outgoing);
+                }
                 Err(match failure {
                     Some(failure) => Failed { error: UpstreamError::RequestBody(failure), is_unsent: false },
                     None => Failed {
@@ -149,6 +165,13 @@ impl Task {
                 Err(Failed { error: UpstreamError::Timeout, is_unsent: false })
             }
         }
+    }
+
+    /// A copy of a request for a connection that may be about to end. There is none for a connection that was in use
+    /// a moment ago, so that requests under load cost no copy.
+    fn spare(&self, outgoing: &Outgoing, connection: &Http1, sent: Time) -> Option<Box<Spare>> {
+        (self.is_repeatable && connection.has_rested(sent.monotonic_ns))
+            .then(|| Box::new(Spare { outgoing: outgoing.copy(), bytes_in: connection.bytes_in() }))
     }
 
     /// Waits for the head of the response: as long as the request is being sent, and then for the timeout.
@@ -200,6 +223,22 @@ impl Task {
         };
         let head = ResponseHead { status: parts.status, headers: parts.headers };
         Ok(UpstreamResponse { head, body, upgrade, target, head_ns })
+    }
+}
+
+/// A request that can be sent again, and how much had come in on the connection before it was sent.
+struct Spare {
+    outgoing: Outgoing,
+    bytes_in: u64,
+}
+
+impl Spare {
+    /// Whether the connection ended without a byte of an answer. A service that says anything has seen the request,
+    /// and what it says is not made good by asking again.
+    fn is_for(&self, connection: &Http1, error: &hyper::Error) -> bool {
+        let has_ended = error.is_incomplete_message()
+            || std::error::Error::source(error).is_some_and(|cause| cause.is::<io::Error>());
+        has_ended && connection.bytes_in() == self.bytes_in
     }
 }
 

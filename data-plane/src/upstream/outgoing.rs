@@ -55,6 +55,17 @@ impl Outgoing {
         if self.headers.contains_key(header::UPGRADE) { Purpose::Upgrade } else { Purpose::Any }
     }
 
+    /// Whether a service may get it more than once (RFC 9110 section 9.2.2), and whether all of it is at hand again.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.body.is_empty() && self.method.is_idempotent()
+    }
+
+    /// The same request again; only for one that is repeatable.
+    pub(super) fn copy(&self) -> Self {
+        let Self { method, target, headers, body: _ } = self;
+        Self { method: method.clone(), target: target.clone(), headers: headers.clone(), body: Body::empty() }
+    }
+
     pub(super) fn into_http1(self, pool: &Pool) -> Request<Body> {
         let Self { method, target, mut headers, body } = self;
         if !headers.contains_key(header::HOST) {

@@ -194,7 +194,10 @@ impl Pool {
     /// Takes back a connection whose request is over and left it in a perfect state.
     pub(super) fn give_back(&self, connection: Http1) {
         let is_old = self.core.swept_ns.get() >= connection.expires_ns;
-        if !is_old && !connection.sender.is_closed() {
+        if connection.is_held_up() {
+            // The service has answered and does not read the rest: what is sent behind that might wait forever.
+            drop(connection);
+        } else if !is_old && !connection.sender.is_closed() {
             self.put_idle(connection);
         } else {
             // Dropped at rest, it ends in good order.

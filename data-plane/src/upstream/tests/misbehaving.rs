@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use super::*;
+use crate::upstream::connection::RESTED_NS;
 
 /// What a service may do instead of answering.
 const MISCHIEF: [&str; 14] = [
@@ -170,5 +171,118 @@ fn answers_without_a_body_leave_a_good_connection() {
             assert_eq!(number_of(&response.head.headers), 0);
             assert!(response.body.is_empty());
         }
+    });
+}
+
+/// Answers the first request of each connection, and ends the connection when the second comes: with a reset or in good
+/// order. Then the request may have been seen by a service that idled too long.
+async fn end_at_the_second(mut stream: TcpStream, number: usize, resets: bool, last_words: &'static str) {
+    let Some(head) = read_head(&mut stream).await else { return };
+    let path = path_of(&head);
+    let length = path.len();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection-number: {number}\r\n\r\n{path}");
+    write(&mut stream, &answer).await;
+    read_head(&mut stream).await;
+    write(&mut stream, last_words).await;
+    if resets {
+        stream.set_zero_linger().expect("a socket");
+    }
+}
+
+/// Waits until a connection may be closed for idling.
+async fn rest(core: &Core) {
+    let begin_ns = core.upstreams.core.clock.now().monotonic_ns;
+    until(|| core.upstreams.core.clock.now().monotonic_ns >= begin_ns + RESTED_NS).await;
+}
+
+#[test]
+fn a_connection_that_ends_as_the_request_comes_costs_no_request_that_can_be_repeated() {
+    on_a_core(|| async {
+        for resets in [false, true] {
+            let address = serve(move |stream, number| end_at_the_second(stream, number, resets, "")).await;
+            let core = Core::new(url(address));
+            core.get("/0").await.expect("an answer");
+            for (number, method) in [(1, Method::GET), (2, Method::PUT), (3, Method::DELETE), (4, Method::OPTIONS)] {
+                rest(&core).await;
+                let request = with_field(UpstreamRequest { method, ..get("/again") }, "x-tag", "kept");
+                let response = core.send(request).await.expect("an answer");
+                assert_eq!(number_of(&response.head.headers), number);
+                assert_eq!(response.body.collect().await.expect("a body").to_bytes(), "/again");
+            }
+            assert!(core.shard().services["shop"].failures.is_empty());
+            until(|| core.open() == 1).await;
+        }
+    });
+}
+
+#[test]
+fn what_may_have_had_an_effect_or_was_answered_is_not_repeated() {
+    on_a_core(|| async {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let log = Rc::clone(&seen);
+        let core = Core::new(url(serve(move |mut stream, _| {
+            let log = Rc::clone(&log);
+            async move {
+                while let Some(head) = read_head(&mut stream).await {
+                    let path = path_of(&head).to_owned();
+                    let answer = match &*path {
+                        "/good" => "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+                        "/half" => "HTTP/1.1 200",
+                        _ => "",
+                    };
+                    log.borrow_mut().push(path);
+                    write(&mut stream, answer).await;
+                    if !answer.ends_with("\n") {
+                        return;
+                    }
+                }
+            }
+        })
+        .await));
+        let body = || Body::full(Bytes::from_static(b"body"));
+        let cases = [
+            (post("/post", Body::empty()), true),
+            (UpstreamRequest { method: Method::PUT, ..post("/body", body()) }, true),
+            (get("/half"), true),
+            // Not on a connection that was in use a moment ago: this is no service that idled too long.
+            (get("/busy"), false),
+        ];
+        for (request, rests) in cases {
+            core.get("/good").await.expect("an answer");
+            if rests {
+                rest(&core).await;
+            }
+            assert!(matches!(core.send(request).await, Err(UpstreamError::BadResponse(_))));
+        }
+        // Nor on a new connection, nor more than once.
+        assert!(core.get("/new").await.is_err());
+        core.get("/good").await.expect("an answer");
+        rest(&core).await;
+        assert!(core.get("/never").await.is_err());
+        let seen: Vec<_> = seen.borrow().iter().filter(|path| *path != "/good").cloned().collect();
+        assert_eq!(seen, ["/post", "/body", "/half", "/busy", "/new", "/never", "/never"]);
+    });
+}
+
+#[test]
+fn a_connection_whose_service_leaves_a_part_of_the_request_unread_serves_no_other() {
+    on_a_core(|| async {
+        let core = Core::new(url(serve(|mut stream, number| async move {
+            read_head(&mut stream).await;
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection-number: {number}\r\n\r\n");
+            if number == 0 {
+                // Early enough to leave something in the buffers of the gateway, late enough that it took all of it.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            write(&mut stream, &answer).await;
+            std::future::pending::<()>().await;
+        })
+        .await));
+        let body = Body::full(Bytes::from(vec![0; 32 * 1024 * 1024]));
+        let response = core.send(post("/", body)).await.expect("an answer");
+        assert_eq!(number_of(&response.head.headers), 0);
+        drop(response);
+        let (headers, _) = core.get("/next").await.expect("an answer");
+        assert_eq!(number_of(&headers), 1);
     });
 }
