@@ -129,6 +129,9 @@ struct Exit {
 
 impl Drop for Exit {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a connection ended by a panic");
+        }
         self.core.connections.exit(self.number);
         self.core.telemetry.metrics.connection_closed();
     }

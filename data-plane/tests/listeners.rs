@@ -11,7 +11,7 @@ use std::time::Duration;
 use model::resource::Kind;
 use rustls::pki_types::ServerName;
 use serde_json::json;
-use support::{Node, free_address, put, raw, read_all, read_until, remove, respond, within};
+use support::{Node, free_address, put, raw, read_all, read_until, remove, respond, taken, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -79,7 +79,7 @@ async fn a_vanished_listener_lets_its_clients_go() {
     read_until(&mut idle, "ok").await;
     let mut half = TcpStream::connect(second).await.unwrap();
     half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    taken(&half).await;
     node.change(vec![remove(Kind::Listener, "second")]).await.unwrap();
     assert_eq!(read_all(&mut idle).await, "");
     half.write_all(b"host: x\r\n\r\n").await.unwrap();
@@ -89,11 +89,14 @@ async fn a_vanished_listener_lets_its_clients_go() {
 
 #[tokio::test]
 async fn draining_ends_idle_connections_and_lets_begun_requests_end() {
-    let node = Node::start(vec![put(Kind::Route, "all", respond("ok"))]).await;
+    // One core, so that all connections are asked to go at once.
+    let mut settings = support::settings();
+    settings.cores = std::num::NonZeroUsize::MIN;
+    let node = Node::start_with(settings, vec![put(Kind::Route, "all", respond("ok"))]).await;
     let mut fresh = TcpStream::connect(node.address).await.unwrap();
     let mut half = TcpStream::connect(node.address).await.unwrap();
     half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    taken(&half).await;
     let cores = node.cores.clone();
     let drained = tokio::spawn(async move { cores.drain(Duration::from_secs(20)).await });
     assert_eq!(read_all(&mut fresh).await, "");
@@ -110,7 +113,7 @@ async fn draining_is_bounded() {
     let node = Node::start(vec![put(Kind::Route, "all", respond("ok"))]).await;
     let mut half = TcpStream::connect(node.address).await.unwrap();
     half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    taken(&half).await;
     within(node.cores.drain(Duration::from_millis(50))).await;
     assert_eq!(read_all(&mut half).await, "");
 }
@@ -191,6 +194,37 @@ async fn tls_picks_the_certificate_by_name_and_the_protocol_by_alpn() {
     }
     assert_eq!(tls(secure, "first.test", &["h2", "http/1.1"]).await.1.as_deref(), Some(&b"h2"[..]));
     assert!(tls(secure, "first.test", &[]).await.2.ends_with("ok"));
+}
+
+#[tokio::test]
+async fn connections_that_come_to_nothing_are_counted_by_reason() {
+    let mut settings = support::settings();
+    settings.limits.header = Duration::from_millis(50);
+    let mut node = Node::start_with(settings, vec![put(Kind::Route, "all", respond("ok"))]).await;
+    let secure = free_address();
+    node.change(vec![
+        put(Kind::Certificate, "first", certificate("first.test").0),
+        put(Kind::Listener, "secure", json!({ "bind": secure.to_string(), "tls": { "certificates": ["first"] } })),
+    ])
+    .await
+    .unwrap();
+    node.raw("what is this\r\n\r\n").await;
+    node.raw(format!("GET / HTTP/1.1\r\nhost: x\r\nbig: {}\r\n\r\n", "x".repeat(200_000))).await;
+    node.raw("GET / HTTP/1.1\r\nhost:").await;
+    node.raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nwhat is this, and this, and this?").await;
+    raw(secure, REQUEST).await;
+    drop(TcpStream::connect(secure).await.unwrap());
+    // Neither of these is the fault of its client.
+    assert!(node.raw(REQUEST).await.ends_with("ok"));
+    drop(TcpStream::connect(node.address).await.unwrap());
+    let codes =
+        ["bad-request", "header-too-large", "header-too-slow", "http2-error", "tls-abandoned", "tls-handshake-failed"];
+    node.until_counted(|counts| {
+        counts.connections_opened == 8
+            && counts.connections_closed == 8
+            && counts.refusals.iter().map(|(code, count)| (*code, *count)).eq(codes.map(|code| (code, 1)))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -73,6 +73,11 @@ impl Connection {
         }
     }
 
+    /// Counts that it ends for what came on it.
+    pub fn refused(&self, code: &'static str) {
+        self.core.telemetry.metrics.connection_refused(code);
+    }
+
     pub fn request_begins(&self) {
         self.requests.set(self.requests.get() + 1);
         self.traffic.in_flight.set(self.traffic.in_flight.get() + 1);

@@ -1,7 +1,9 @@
 //! From a connection to its requests: TLS, telling the protocol, and the HTTP codec with its bounds.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -81,10 +83,12 @@ async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, acceptor: TlsA
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(client.address = %connection.client.address, %error, "a TLS handshake failed");
-                return;
+                // Who only looks whether somebody listens leaves without a word.
+                let is_gone = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
+                return connection.refused(if is_gone { "tls-abandoned" } else { "tls-handshake-failed" });
             }
         },
-        () = deadline => return,
+        () = deadline => return connection.refused("tls-handshake-timeout"),
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         serve_http2(connection, stream, Prefix::default()).await;
@@ -150,8 +154,12 @@ where
         }
         Ended::ByItself(Err(error)) => {
             tracing::debug!(client.address = %connection.client.address, %error, "a connection broke");
+            if error.is_parse() {
+                connection.refused(if error.is_parse_too_large() { "header-too-large" } else { "bad-request" });
+            }
         }
         Ended::By(Verdict::SlowHead) => {
+            connection.refused("header-too-slow");
             let mut stream = http.into_parts().io.into_inner().into_stream();
             let message = proxy::reject::slow_head();
             let farewell = async {
@@ -179,6 +187,10 @@ where
     let end = drive(&connection, Protocol::Http2, http.as_mut(), http2::Connection::graceful_shutdown).await;
     if let Ended::ByItself(Err(error)) = end {
         tracing::debug!(client.address = %connection.client.address, %error, "a connection broke");
+        let is_gone = error.source().is_some_and(|cause| cause.is::<std::io::Error>());
+        if !is_gone {
+            connection.refused("http2-error");
+        }
     }
 }
 

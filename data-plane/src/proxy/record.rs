@@ -103,6 +103,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.code = Some("panic");
+            let (route, revision) =
+                (self.exchange.route().map(|route| route.name.as_str()), self.exchange.snapshot.revision);
+            tracing::error!(route.name = route, config.revision = revision, "a request ended by a panic");
         } else if self.status.is_none() {
             self.code = Some("client-gone");
         }

@@ -36,6 +36,7 @@ pub struct CoreMetrics {
     endpoints: RefCell<Vec<Weak<EndpointCounts>>>,
     unrouted: RouteCounts,
     rejections: Codes,
+    refusals: Codes,
 }
 
 #[derive(Default)]
@@ -113,6 +114,11 @@ impl CoreMetrics {
         add(&self.connections_closed, 1);
     }
 
+    /// A connection was given up without a request that could be answered, for the reason of this code.
+    pub fn connection_refused(&self, code: &'static str) {
+        self.refusals.count(code);
+    }
+
     /// A request has come in; [`super::CoreTelemetry::ended`] must follow.
     pub fn request_started(&self) {
         add(&self.requests_started, 1);
@@ -160,6 +166,9 @@ impl CoreMetrics {
         };
         for (code, count) in self.rejections.0.borrow().iter() {
             shard.rejections.insert(code, *count);
+        }
+        for (code, count) in self.refusals.0.borrow().iter() {
+            shard.refusals.insert(code, *count);
         }
         for (name, counts) in self.routes.borrow().iter().chain([("", &self.unrouted)]) {
             shard.routes.entry(name.to_owned()).or_default().absorb(&counts.read());

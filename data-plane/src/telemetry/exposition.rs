@@ -95,6 +95,8 @@ impl Reading {
         out.counters("sluice_connections", "Client connections accepted", None, total(shard.connections_opened))?;
         let open = shard.connections_opened.saturating_sub(shard.connections_closed);
         out.gauges("sluice_connections_open", "Client connections now", None, gauge(open))?;
+        let refusals = shard.refusals.iter().map(|(code, count)| (vec![("code", *code)], *count));
+        out.counters("sluice_connections_refused", "Connections given up for what came on them", None, refusals)?;
         let in_flight = shard.requests_started.saturating_sub(shard.requests_ended);
         out.gauges("sluice_requests_in_flight", "Requests now", None, gauge(in_flight))?;
         out.counters("sluice_request_body", "Bodies of requests", Some(&Unit::Bytes), total(shard.bytes_in))?;

@@ -22,6 +22,8 @@ pub struct Shard {
     pub targets: BTreeMap<String, TargetShard>,
     /// Answers of the gateway itself, by code.
     pub rejections: BTreeMap<&'static str, u64>,
+    /// Connections given up without a request that could be answered, by code.
+    pub refusals: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,6 +64,7 @@ impl Shard {
             services,
             targets,
             rejections,
+            refusals,
         } = other;
         self.connections_opened += connections_opened;
         self.connections_closed += connections_closed;
@@ -80,6 +83,9 @@ impl Shard {
         }
         for (code, count) in rejections {
             *self.rejections.entry(code).or_default() += count;
+        }
+        for (code, count) in refusals {
+            *self.refusals.entry(code).or_default() += count;
         }
     }
 }

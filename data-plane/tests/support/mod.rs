@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use data_plane::cores::Cores;
 use data_plane::settings::Settings;
-use data_plane::telemetry::Telemetry;
+use data_plane::telemetry::{Shard, Telemetry};
 use model::config::Edit;
 use model::problem::Problems;
 use model::resource::{Key, Kind};
@@ -29,6 +29,7 @@ pub struct Node {
     pub cores: Cores,
     pub snapshot: Arc<Snapshot>,
     pub address: SocketAddr,
+    pub telemetry: Telemetry,
 }
 
 /// An address on which nobody listens.
@@ -56,11 +57,15 @@ impl Node {
         Self::start_with(settings(), edits).await
     }
 
-    pub async fn start_with(settings: Settings, mut edits: Vec<Edit>) -> Self {
+    pub async fn start_with(settings: Settings, edits: Vec<Edit>) -> Self {
+        Self::start_telling(settings, Telemetry::without_log(), edits).await
+    }
+
+    pub async fn start_telling(settings: Settings, telemetry: Telemetry, mut edits: Vec<Edit>) -> Self {
         let address = free_address();
         edits.push(put(Kind::Listener, "main", json!({ "bind": address.to_string() })));
-        let cores = Cores::start(&settings, &Telemetry::without_log()).unwrap();
-        let mut node = Self { cores, snapshot: Arc::default(), address };
+        let cores = Cores::start(&settings, &telemetry).unwrap();
+        let mut node = Self { cores, snapshot: Arc::default(), address, telemetry };
         node.change(edits).await.unwrap();
         node
     }
@@ -71,6 +76,16 @@ impl Node {
         self.cores.adopt(snapshot.clone()).await?;
         self.snapshot = snapshot;
         Ok(())
+    }
+
+    /// Waits until what the node has counted is as it should be.
+    pub async fn until_counted(&self, is_right: impl Fn(&Shard) -> bool) {
+        within(async {
+            while !is_right(&self.telemetry.gather().await) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     }
 
     /// Sends bytes and returns all that comes until the node closes.
@@ -108,6 +123,28 @@ pub async fn read_until(stream: &mut TcpStream, end: &str) -> String {
         answer.push(byte);
     }
     String::from_utf8(answer).unwrap()
+}
+
+/// Waits until the other side, on this machine, has read all that was sent to it.
+pub async fn taken(stream: &TcpStream) {
+    let (from, to) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+    // A line for each end: its own address, the other's, its state, and what is queued to be sent and to be read.
+    let hex = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) => format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port()),
+        SocketAddr::V6(v6) => panic!("{v6} is not looked up"),
+    };
+    let ends = format!(" {} {} ", hex(to), hex(from));
+    let is_taken = || {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let line = sockets.lines().find(|line| line.contains(&ends));
+        line.is_some_and(|line| line.split_whitespace().nth(4).unwrap().ends_with(":00000000"))
+    };
+    within(async {
+        while !is_taken() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
 
 /// Nothing in a test takes this long unless it hangs.
