@@ -24,6 +24,7 @@ pub mod token;
 use api::ApiState;
 use distribution::{Distribution, Timing};
 use nodes::Nodes;
+use nodes::fleet::Fleet;
 use publish::Publisher;
 use settings::Settings;
 use store::{Store, StoreError};
@@ -77,6 +78,11 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     let tokens = Tokens::new(store.clone());
     let publisher = Publisher::start(store.clone()).await.map_err(database)?;
     let nodes = Nodes::new();
+    // Before it serves: who asks for all nodes must not get those of this replica alone.
+    let fleet = match store.shared_nodes() {
+        Some(shared) => Some(Fleet::join(nodes.clone(), shared).await.map_err(database)?),
+        None => None,
+    };
 
     let running = Running {
         admin: admin.1,
@@ -93,6 +99,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     parts.spawn(async move { follower.follow(stop_following).await });
     let (follower, stop_following) = (tokens.clone(), stop.clone());
     parts.spawn(async move { follower.follow(stop_following).await });
+    if let Some(fleet) = fleet {
+        parts.spawn(fleet.follow(stop.clone()));
+    }
     let state = ApiState::new(publisher.clone(), store, tokens.clone(), nodes.clone());
     parts.spawn(api::serve(admin.0, state, stop.clone()));
     let distribution = Distribution::new(publisher, tokens, nodes, Timing::default());

@@ -1,5 +1,5 @@
 //! Where the truth is kept: the resources of each gateway's head, every revision that led to it, and the
-//! hashes of tokens.
+//! hashes of tokens. Beside that, replicas exchange through it what they know of nodes.
 //!
 //! A store keeps and returns; it does not check. [`crate::publish`] is its only writer, apart from tokens.
 //! Each operation is one statement or one transaction, so there is nothing to hold open between calls.
@@ -19,7 +19,7 @@ mod changes;
 mod postgres;
 mod sqlite;
 
-pub use postgres::PostgresStore;
+pub use postgres::{NodeNews, PostgresStore, SharedNode, SharedNodes};
 pub use sqlite::SqliteStore;
 
 /// The gateway that exists from the start.
@@ -59,6 +59,9 @@ pub trait Store: Send + Sync {
     /// Hints that another control plane appended a revision. They may be late, lost or wrong; who needs to
     /// know must also look at the head now and then. The stream does not end.
     fn announcements(&self) -> BoxStream<'static, Announcement>;
+
+    /// Where replicas tell one another about their nodes; nothing if a control plane stands alone on this store.
+    fn shared_nodes(&self) -> Option<SharedNodes>;
 
     /// Keeps the hash of a token. Adding it again changes nothing.
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError>;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_plane::store::{self, Head, ResourceChange, Revision, RevisionRecord, Store, StoreError, StoredToken};
+use control_plane::store::{
+    self, Head, NodeNews, ResourceChange, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken,
+};
 use control_plane::token::Role;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -51,6 +53,7 @@ contract!(
     what_is_loaded_is_of_one_moment,
     many_may_open_a_new_database_at_once,
     tokens_are_kept_once,
+    nodes_are_shared_where_replicas_can_be,
 );
 
 async fn a_new_gateway_is_empty_and_at_revision_0(url: String) {
@@ -265,6 +268,80 @@ async fn tokens_are_kept_once(url: String) {
     let mut tokens = open(&url).await.tokens().await.expect("tokens can be listed");
     tokens.sort_by_key(|token| token.hash);
     assert_eq!(tokens, [token(1, Role::Admin), token(2, Role::Node)]);
+}
+
+async fn nodes_are_shared_where_replicas_can_be(url: String) {
+    let (one, two) = (open(&url).await.shared_nodes(), open(&url).await.shared_nodes());
+    assert_eq!(one.is_some(), store::is_postgres(&url), "a SQLite file is for one control plane");
+    let (Some(one), Some(two)) = (one, two) else { return };
+    let news = |node_id: &str, connected, has_come, status: &str| NodeNews {
+        gateway: GATEWAY.to_owned(),
+        node_id: node_id.to_owned(),
+        connected,
+        has_come,
+        status: status.to_owned(),
+    };
+    one.put("one", &[news("b", true, true, "1"), news("a", true, true, "1")]).await.expect("it answers");
+    assert_eq!(one.others("one", None).await.expect("it answers"), [], "a replica knows its own");
+    let seen = shared(&two, "two").await;
+    assert_eq!(seen, [("a", "one", true, "1"), ("b", "one", true, "1")].map(owned));
+
+    // The node has come to the second replica; the first has not noticed yet and has no say any more.
+    two.put("two", &[news("a", true, true, "2")]).await.expect("it answers");
+    one.put("one", &[news("a", true, false, "3")]).await.expect("it answers");
+    one.put("one", &[news("a", false, false, "4")]).await.expect("it answers");
+    assert_eq!(shared(&one, "one").await, [("a", "two", true, "2")].map(owned));
+    assert_eq!(one.confirm("one").await.expect("it answers"), 1);
+    // Until it has left the second one too.
+    two.put("two", &[news("a", false, false, "5")]).await.expect("it answers");
+    one.put("one", &[news("a", true, false, "6")]).await.expect("it answers");
+    assert_eq!(shared(&one, "one").await, []);
+    assert_eq!(one.confirm("one").await.expect("it answers"), 2);
+
+    let all = two.others("two", None).await.expect("it answers");
+    let newest = all.iter().map(|node| node.changed_at).max().expect("there are two");
+    let since = two.others("two", Some(newest)).await.expect("it answers");
+    assert!(since.iter().any(|node| node.node_id == "a"), "what was said at that very time is shown again");
+    let later = two.others("two", Some(newest + std::time::Duration::from_secs(60))).await.expect("it answers");
+    assert_eq!(later, []);
+    replicas_that_are_silent_are_gone(&url, &one, &two).await;
+}
+
+/// The rest of the rule, with the times moved instead of waited for.
+async fn replicas_that_are_silent_are_gone(url: &str, one: &SharedNodes, two: &SharedNodes) {
+    let database = sqlx::PgPool::connect(url).await.expect("it can be opened");
+    let set_back = async |node_id: &str, interval: &str| {
+        sqlx::query("UPDATE nodes SET last_seen = now() - $2::interval WHERE node_id = $1")
+            .bind(node_id)
+            .bind(interval)
+            .execute(&database)
+            .await
+            .expect("it is a table");
+    };
+    set_back("a", "20 seconds").await;
+    let others = two.others("two", None).await.expect("it answers");
+    let silent: Vec<_> = others.iter().filter(|node| node.is_silent).map(|node| &node.node_id).collect();
+    assert_eq!(silent, ["a"]);
+    one.confirm("one").await.expect("it answers");
+    assert!(two.others("two", None).await.expect("it answers").iter().all(|node| !node.is_silent));
+    set_back("b", "2 hours").await;
+    two.confirm("two").await.expect("it answers");
+    let left = two.others("two", None).await.expect("it answers");
+    assert_eq!(left.iter().map(|node| &*node.node_id).collect::<Vec<_>>(), ["a"]);
+}
+
+type Seen = (String, String, bool, String);
+
+async fn shared(nodes: &SharedNodes, replica: &str) -> Vec<Seen> {
+    let others = nodes.others(replica, None).await.expect("it answers");
+    let mut seen: Vec<Seen> =
+        others.into_iter().map(|node| (node.node_id, node.replica, node.connected, node.status)).collect();
+    seen.sort();
+    seen
+}
+
+fn owned((node_id, replica, connected, status): (&str, &str, bool, &str)) -> Seen {
+    (node_id.to_owned(), replica.to_owned(), connected, status.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use super::table::Operation;
 use super::write::at_revision;
 use crate::nodes::{Convergence, NodeStatus};
 
-/// The nodes of a gateway, as far as they are connected to this control plane or were within the last hour.
+/// The nodes of a gateway, as far as they are connected or were within the last hour.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Nodes")]
 struct NodesView {
@@ -29,7 +29,7 @@ pub fn operations() -> Vec<Operation> {
         Operation::new(Method::GET, "/v1/gateways/{gateway}/nodes", "listNodes", list)
             .about("nodes", "All nodes: what each serves, and what it refused and why")
             .description(
-                "A node belongs to the control plane that it is connected to: where several share a database, each lists its own nodes.",
+                "Where several control planes share a database, each lists all nodes, whichever they are connected to.",
             )
             .answers::<NodesView>(200, "the nodes by their ids"),
     ]

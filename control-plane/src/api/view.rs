@@ -131,7 +131,7 @@ pub struct WaitView {
     pub state: WaitState,
     /// How many nodes serve the revision or a newer one.
     pub serving: usize,
-    /// How many nodes are connected to this control plane.
+    /// How many nodes are connected.
     pub total: usize,
 }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{BoxStream, StreamExt};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 
 use super::{
@@ -14,14 +14,17 @@ use super::{
     revision_from_row, to_column, token_from_row,
 };
 
+mod listen;
+mod nodes;
+
+pub use nodes::{NodeNews, SharedNode, SharedNodes};
+
 const CONNECTIONS: u32 = 10;
 /// How long an operation waits for a connection before it says that the database does not answer.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// No operation takes longer, also when the network swallows packets.
 const DEADLINE: Duration = Duration::from_secs(60);
 const CHANNEL: &str = "sluice_revisions";
-/// Pause before listening again after the connection was lost.
-const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// See the head of this file.
 pub struct PostgresStore {
@@ -56,7 +59,14 @@ pub(super) fn describe(url: &str) -> String {
 
 /// Gives up on `operation` after [`DEADLINE`].
 async fn bounded<T>(operation: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
-    match tokio::time::timeout(DEADLINE, operation).await {
+    within(DEADLINE, operation).await
+}
+
+async fn within<T>(
+    deadline: Duration,
+    operation: impl Future<Output = Result<T, StoreError>> + Send,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(deadline, operation).await {
         Ok(result) => result,
         Err(elapsed) => Err(StoreError::Unavailable(Box::new(elapsed))),
     }
@@ -165,8 +175,12 @@ impl Store for PostgresStore {
     }
 
     fn announcements(&self) -> BoxStream<'static, Announcement> {
-        let pool = self.pool.clone();
-        stream::unfold(None, move |listener| next_announcement(pool.clone(), listener)).boxed()
+        let payloads = listen::payloads(self.pool.clone(), CHANNEL);
+        payloads.filter_map(async |payload| read_announcement(&payload)).boxed()
+    }
+
+    fn shared_nodes(&self) -> Option<SharedNodes> {
+        Some(SharedNodes::new(self.pool.clone()))
     }
 
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {
@@ -284,44 +298,6 @@ async fn change_resources(
         .await?;
     }
     Ok(())
-}
-
-/// Waits for a notification, and connects first where there is no connection.
-async fn next_announcement(pool: PgPool, listener: Option<PgListener>) -> Option<(Announcement, Option<PgListener>)> {
-    let mut current = listener;
-    loop {
-        let mut listener = match current.take() {
-            Some(listener) => listener,
-            None => match listen(&pool).await {
-                Ok(listener) => listener,
-                Err(error) => {
-                    tracing::debug!("cannot listen for revisions: {error}");
-                    tokio::time::sleep(LISTEN_PAUSE).await;
-                    continue;
-                }
-            },
-        };
-        match listener.try_recv().await {
-            Ok(Some(notification)) => {
-                current = Some(listener);
-                if let Some(announcement) = read_announcement(notification.payload()) {
-                    return Some((announcement, current));
-                }
-            }
-            // The connection was lost and made anew, or could not be.
-            Ok(None) => current = Some(listener),
-            Err(error) => {
-                tracing::debug!("stopped listening for revisions: {error}");
-                tokio::time::sleep(LISTEN_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn listen(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(CHANNEL).await?;
-    Ok(listener)
 }
 
 fn read_announcement(payload: &str) -> Option<Announcement> {

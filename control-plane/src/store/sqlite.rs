@@ -17,9 +17,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Sqlite, Transaction};
 
 use super::{
-    Announcement, Head, Loaded, RecordRow, ResourceChange, ResourceRow, Revision, RevisionRecord, RevisionRow, Store,
-    StoreError, StoredToken, changes, hash_to_column, head_from_row, record_from_row, resource_from_row,
-    revision_from_row, to_column, token_from_row,
+    Announcement, Head, Loaded, RecordRow, ResourceChange, ResourceRow, Revision, RevisionRecord, RevisionRow,
+    SharedNodes, Store, StoreError, StoredToken, changes, hash_to_column, head_from_row, record_from_row,
+    resource_from_row, revision_from_row, to_column, token_from_row,
 };
 
 /// How long a statement waits for another process that writes.
@@ -198,6 +198,10 @@ impl Store for SqliteStore {
     /// Nobody else is expected to write to the file; if somebody does, looking at the head tells.
     fn announcements(&self) -> BoxStream<'static, Announcement> {
         stream::pending().boxed()
+    }
+
+    fn shared_nodes(&self) -> Option<SharedNodes> {
+        None
     }
 
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {

@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::json;
 
 use super::harness::{Api, GATEWAY};
-use crate::store::{Announcement, Head, Loaded, Revision, RevisionRecord, Store, StoreError, StoredToken};
+use crate::store::{Announcement, Head, Loaded, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken};
 
 /// How a [`Faulty`] store behaves.
 const WORKS: u8 = 0;
@@ -72,6 +72,10 @@ impl Store for Faulty {
 
     fn announcements(&self) -> BoxStream<'static, Announcement> {
         self.store.announcements()
+    }
+
+    fn shared_nodes(&self) -> Option<SharedNodes> {
+        self.store.shared_nodes()
     }
 
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {

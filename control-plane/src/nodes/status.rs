@@ -1,0 +1,106 @@
+//! What is known about a node, as the admin API shows it and as replicas tell it one another.
+
+use model::digest::Digest;
+use model::problem::Problems;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+/// What is known about one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeStatus {
+    /// Stable over restarts of the node.
+    pub node_id: String,
+    pub hostname: String,
+    /// Version of the node's software.
+    pub version: String,
+    pub connected: bool,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String")]
+    pub connected_since: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String")]
+    pub last_seen: OffsetDateTime,
+    /// The newest revision that arrived whole and with the right digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received: Option<Reached>,
+    /// The newest revision that it compiled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compiled: Option<Reached>,
+    /// The revision that serves every request that starts now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Reached>,
+    /// The revision that the node did not take; gone when it serves a newer one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+}
+
+/// A revision and when a node came to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reached {
+    pub revision: u64,
+    #[serde(with = "digest_as_text")]
+    #[schemars(with = "String")]
+    pub digest: Digest,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String")]
+    pub at: OffsetDateTime,
+}
+
+/// A revision that a node keeps out, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Refusal {
+    pub revision: u64,
+    pub problems: Problems,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String")]
+    pub at: OffsetDateTime,
+}
+
+/// How far a node has come with a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Whole, and its digest is right.
+    Received,
+    /// Nothing in it was refused.
+    Compiled,
+    /// Every request that starts now is served by it.
+    Serving,
+}
+
+/// How far the connected nodes of a gateway are with one revision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Convergence {
+    /// Connected nodes.
+    pub total: usize,
+    /// Of these, how many serve the revision or a newer one.
+    pub serving: usize,
+    /// Of these, how many refused it or a newer one.
+    pub refused: usize,
+}
+
+impl NodeStatus {
+    pub(super) fn serves(&self, revision: u64) -> bool {
+        self.serving.as_ref().is_some_and(|serving| serving.revision >= revision)
+    }
+
+    pub(super) fn refuses(&self, revision: u64) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| refusal.revision >= revision)
+    }
+}
+
+/// As digests are written everywhere.
+mod digest_as_text {
+    use model::digest::Digest;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(digest)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Digest::parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is no digest")))
+    }
+}

@@ -1,0 +1,1 @@
+-- Nothing: a control plane on SQLite stands alone and keeps its nodes in memory.
