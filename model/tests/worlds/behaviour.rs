@@ -148,7 +148,7 @@ fn answer(
         "{:?} {host} {target} {}: {:?} {:?} {decision:?} {:?} {:?} {:?} {:?}",
         at.map(|listener| &listener.name),
         fields.len(),
-        route.map(|route| route.name.clone()),
+        route.map(|route| route.name),
         chain.last().map(|step| steps(snapshot, &[step])),
         exchange.consumer().map(|consumer| &consumer.name),
         exchange.request.target,
