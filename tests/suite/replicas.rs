@@ -1,5 +1,7 @@
 //! Postgres behind the control plane: restarts of the database, and two replicas on one.
 
+use std::path::Path;
+
 use anyhow::Result;
 use tests::gateway::{ControlPlane, Node, revision_of, wait_until};
 use tests::http;
@@ -12,14 +14,7 @@ use crate::{listener_address, simple_file};
 fn two_replicas_on_one_database_agree_and_either_may_write() -> Result<()> {
     let postgres = Postgres::start();
     let folder = tempfile::tempdir()?;
-    let one = ControlPlane::start(&postgres.url(), &folder.path().join("one"))?;
-    // The second finds tokens in the database and makes none; its operator gives it the same files.
-    let data = folder.path().join("two");
-    std::fs::create_dir_all(&data)?;
-    for token in ["admin-token", "node-token"] {
-        std::fs::copy(folder.path().join("one").join(token), data.join(token))?;
-    }
-    let mut two = ControlPlane::start(&postgres.url(), &data)?;
+    let (one, mut two) = two_replicas(&postgres, folder.path())?;
     let node_of_one = Node::start(one.stream, &one.node_token(), &folder.path().join("n1"))?;
     node_of_one.wait_until_ready()?;
     let backend = Backend::start("orders");
@@ -62,6 +57,51 @@ fn two_replicas_on_one_database_agree_and_either_may_write() -> Result<()> {
     two.start_again()?;
     assert_eq!(two.admin.head()?, one.admin.head()?);
     Ok(())
+}
+
+#[test]
+fn a_writer_at_one_replica_waits_for_the_node_of_the_other() -> Result<()> {
+    let postgres = Postgres::start();
+    let folder = tempfile::tempdir()?;
+    let (one, two) = two_replicas(&postgres, folder.path())?;
+    let near = Node::start(one.stream, &one.node_token(), &folder.path().join("near"))?;
+    let far = Node::start(two.stream, &one.node_token(), &folder.path().join("far"))?;
+    for node in [&near, &far] {
+        node.wait_until_ready()?;
+    }
+    for control in [&one, &two] {
+        wait_until("each replica lists the nodes of both", || connected(control) == Some(2))?;
+    }
+
+    // Without listeners, which both nodes on this machine would want to open.
+    far.process.signal("STOP")?;
+    let body = r#"{"url":"http://127.0.0.1:9"}"#;
+    let early = one.admin.call("PUT", "services/web?wait=serving&timeout=1s", body)?;
+    assert_eq!((early.status, &early.json()?["wait"]["state"]), (202, &"timed-out".into()), "{}", early.text());
+    let serving = |control: &ControlPlane| Some(control.admin.get("nodes").ok()?["convergence"]["serving"].clone());
+    wait_until("the other replica knows that half of them serve it", || serving(&two) == Some(1.into()))?;
+    far.process.signal("CONT")?;
+    let served = one.admin.succeed("PUT", "services/web?wait=serving&timeout=30s", body)?;
+    assert_eq!(served.json()?["wait"]["serving"], 2, "{}", served.text());
+    wait_until("either replica says so", || [&one, &two].iter().all(|control| serving(control) == Some(2.into())))?;
+    Ok(())
+}
+
+/// Nodes that are connected, wherever.
+fn connected(control: &ControlPlane) -> Option<usize> {
+    let nodes = control.admin.nodes().ok()?;
+    Some(nodes.iter().filter(|node| node["connected"] == true).count())
+}
+
+fn two_replicas(postgres: &Postgres, folder: &Path) -> Result<(ControlPlane, ControlPlane)> {
+    let one = ControlPlane::start(&postgres.url(), &folder.join("one"))?;
+    // The second finds tokens in the database and makes none; its operator gives it the same files.
+    let data = folder.join("two");
+    std::fs::create_dir_all(&data)?;
+    for token in ["admin-token", "node-token"] {
+        std::fs::copy(folder.join("one").join(token), data.join(token))?;
+    }
+    Ok((one, ControlPlane::start(&postgres.url(), &data)?))
 }
 
 #[test]
