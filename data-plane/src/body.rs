@@ -331,7 +331,8 @@ impl http_body::Body for Body {
         match frame {
             Some(Ok(frame)) => match this.account(&frame) {
                 Ok(()) => {
-                    if this.source.is_end() {
+                    // Behind trailers comes nothing, and who took them does not ask again.
+                    if frame.is_trailers() || this.source.is_end() {
                         this.finish(Ending::Complete);
                     } else if let Some(pace) = &mut this.pace {
                         pace.set(true);

@@ -69,12 +69,7 @@ impl KindInfo {
             summary,
             secrets: T::SECRETS,
             schema: |generator| generator.subschema_for::<T>(),
-            parse: |value| {
-                let typed: T = written::read(value)?;
-                let mut faults = Vec::new();
-                typed.check(&mut faults);
-                if faults.is_empty() { Ok(typed.into_resource()) } else { Err(faults) }
-            },
+            parse: parse::<T>,
             mentions: |value| {
                 let mut reading = written::read_partly::<T>(value);
                 let mut mentions = Vec::new();
@@ -94,6 +89,20 @@ impl KindInfo {
             },
         }
     }
+}
+
+/// The resource, or every fault that the types and the checks find.
+fn parse<T: Written>(value: Value) -> Result<Resource, Vec<Fault>> {
+    let mut reading = written::read_partly::<T>(value);
+    let Some(typed) = reading.typed.take() else { return Err(reading.faults) };
+    let mut more = Vec::new();
+    typed.check(&mut more);
+    for fault in &mut more {
+        fault.pointer = reading.as_written(&fault.pointer);
+    }
+    more.retain(|fault| reading.is_genuine(fault));
+    reading.faults.extend(more);
+    if reading.faults.is_empty() { Ok(typed.into_resource()) } else { Err(reading.faults) }
 }
 
 /// Every kind, in the order of [`Kind`].

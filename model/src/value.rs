@@ -2,8 +2,12 @@
 //! most mistakes, and each says in its error what it would have accepted.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
+
+use serde::Deserializer;
+use serde::de::{self, Visitor};
 
 /// Serde and schema for a type that is written as a string and knows `FromStr` and `Display`.
 macro_rules! written_as_string {
@@ -16,8 +20,7 @@ macro_rules! written_as_string {
 
         impl<'de> ::serde::Deserialize<'de> for $type {
             fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <::std::borrow::Cow<'de, str> as ::serde::Deserialize>::deserialize(deserializer)?;
-                text.parse().map_err(::serde::de::Error::custom)
+                $crate::value::deserialize(deserializer, $description)
             }
         }
 
@@ -33,6 +36,33 @@ macro_rules! written_as_string {
     };
 }
 pub(crate) use written_as_string;
+
+/// Reads what parses itself from a string; anything but a string is an error that says what `description` says.
+pub(crate) fn deserialize<'de, D, T>(deserializer: D, description: &'static str) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    struct Text<T>(&'static str, PhantomData<T>);
+
+    impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Text<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let description = self.0.trim_end_matches('.');
+            match description.strip_prefix("A ") {
+                Some(rest) => write!(f, "a {rest}"),
+                None => f.write_str(description),
+            }
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+    }
+
+    deserializer.deserialize_str(Text(description, PhantomData))
+}
 
 /// A length of time, written `250ms`, `5s`, `2m`, `1h`, or several of these (`1m 30s`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -55,6 +55,17 @@ pub struct Reading<T> {
 }
 
 impl<T> Reading<T> {
+    /// Whether a fault that a look at `typed` finds is the author's, and not there only because something was taken
+    /// out.
+    #[must_use]
+    pub fn is_genuine(&self, fault: &Fault) -> bool {
+        let is_loss = fault.code.starts_with("missing-");
+        let container = |pointer: &str| pointer.rsplit_once('/').map(|(container, _)| container.to_owned());
+        !self.faults.iter().any(|earlier| {
+            is_cause(earlier, fault) || (is_loss && container(&earlier.pointer) == container(&fault.pointer))
+        })
+    }
+
     /// Where in the value as it was written something in `typed` is.
     #[must_use]
     pub fn as_written(&self, pointer: &str) -> String {
@@ -111,7 +122,39 @@ fn describe(value: &Value, path: &Path, message: &str) -> Fault {
         push_pointer(&mut pointer, field);
         return Fault::new(pointer, "missing-field", format!("the field `{field}` is missing"));
     }
+    if let Some((found, expected)) = misfit(message) {
+        let fault = Fault::new(pointer, "invalid-value", format!("{found} does not fit here"));
+        return fault.hint(format!("write {expected}"));
+    }
     Fault::new(pointer, "invalid-value", message.to_owned())
+}
+
+/// What was found and what belongs there, of serde's "invalid type: integer `5`, expected a string".
+fn misfit(message: &str) -> Option<(&str, &str)> {
+    let rest = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "))?;
+    let (found, expected) = rest.split_once(", expected ")?;
+    let found = match found {
+        "sequence" => "a list",
+        "map" => "an object",
+        "null" | "unit value" => "nothing",
+        // The text could be a secret in a wrong place.
+        text if text.starts_with("string ") => "a string",
+        other => other,
+    };
+    let expected = match expected {
+        "a sequence" => "a list",
+        "a boolean" => "`true` or `false`",
+        "a string" => "a string, in quotes",
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "a map" => "an object",
+        other if ["struct ", "internally tagged enum ", "tuple "].iter().any(|lead| other.starts_with(lead)) => {
+            "an object"
+        }
+        other => other,
+    };
+    Some((found, expected))
 }
 
 fn suggestion(written: &str, known: &[&str], lead: &str) -> String {
@@ -247,10 +290,10 @@ mod tests {
         }));
         assert_eq!(found.len(), 6, "{found:?}");
         for expected in [
-            "/count invalid-value ",
-            "/inner/1 invalid-value ",
+            "/count invalid-value write a whole number from 0 to 255",
+            "/inner/1 invalid-value write an object",
             "/inner/3/wieght unknown-field did you mean `weight`?",
-            "/inner/4/weight invalid-value ",
+            "/inner/4/weight invalid-value write a whole number from 0 to 255",
             "/mode unknown-value did you mean `round_robin`?",
             "/conut unknown-field did you mean `count`?",
         ] {
@@ -275,7 +318,7 @@ mod tests {
                 "/inner/0/weight missing-field ",
                 "/inner/2/x unknown-field the fields are weight",
                 "/inner/3/weight missing-field ",
-                "/inner/4/weight invalid-value ",
+                "/inner/4/weight invalid-value write a whole number from 0 to 255",
             ]
         );
     }

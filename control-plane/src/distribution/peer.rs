@@ -66,7 +66,7 @@ impl Peer {
             ended = self.converse() => ended,
         };
         let reason = ended.as_ref().err().map_or("it left", |status| status.message());
-        tracing::info!(node.id = self.node_id, self.gateway, "a node has disconnected: {reason}");
+        tracing::info!(node.id = self.node_id, gateway = self.gateway, "a node has disconnected: {reason}");
         if let Err(status) = ended {
             let _ = self.outgoing.try_send(Err(status));
         }
@@ -199,7 +199,11 @@ impl Peer {
         // A node that cannot make sense of a whole snapshot either gets no second one.
         if resync && encoding.base.is_some() {
             let reason = first(&problems);
-            tracing::warn!(node.id = self.node_id, self.gateway, "a node needs the whole configuration: {reason}");
+            tracing::warn!(
+                node.id = self.node_id,
+                gateway = self.gateway,
+                "a node needs the whole configuration: {reason}"
+            );
             self.session.heard();
             self.standing.has_drifted = true;
         } else {
@@ -210,7 +214,12 @@ impl Peer {
 
     fn refuse(&mut self, refused: Head, problems: Problems) {
         let (node_id, revision, reason) = (&self.node_id, refused.revision, first(&problems));
-        tracing::warn!(node.id = node_id, self.gateway, revision, "a node does not take a revision: {reason}");
+        tracing::warn!(
+            node.id = node_id,
+            gateway = self.gateway,
+            revision,
+            "a node does not take a revision: {reason}"
+        );
         self.standing.refused = Some(refused);
         self.session.refused(revision, problems);
     }

@@ -213,3 +213,56 @@ fn lists_go_by_kind_and_name() {
     assert_eq!(after(None), ["a", "a-1", "b", "c"]);
     assert_eq!(after(Some("a-1")), ["b", "c"]);
 }
+
+#[test]
+fn what_types_and_what_checks_find_is_told_at_once() {
+    let targets = json!([{"url": "nowhere"}, {"url": "http://a:1", "weight": 200_000}]);
+    let edits = vec![
+        put(Kind::Service, "a", json!({"targets": targets, "timeouts": {"request": 5}})),
+        // The misspelt field is the only fault: that the route leads nowhere follows from it.
+        put(Kind::Route, "b", json!({"servise": "a", "methods": ["GET", "get"]})),
+    ];
+    assert_eq!(
+        found(&Snapshot::default(), edits),
+        [
+            "route b /methods/1 invalid-value",
+            "route b /servise unknown-field",
+            "service a /targets/0/url invalid-value",
+            "service a /targets/1/weight invalid-value",
+            "service a /timeouts/request invalid-value",
+        ]
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_told_with_what_would() {
+    let told = |kind, spec| {
+        let problems = Snapshot::default().apply(1, vec![put(kind, "a", spec)]).err().expect("problems");
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(
+        told(Kind::Listener, json!({"bind": "localhost:80"})),
+        "listener `a` at /bind: `localhost:80` is no address: write an IP address and a port, such as \
+         `0.0.0.0:8080` or `[::]:8443`"
+    );
+    assert_eq!(
+        told(Kind::Listener, json!({"bind": 8080})),
+        "listener `a` at /bind: integer `8080` does not fit here \
+         (write an IP address and a port, such as `0.0.0.0:8080`)"
+    );
+    let span = told(Kind::Service, json!({"url": "http://a:1", "timeouts": {"request": 5}}));
+    assert!(span.contains("integer `5` does not fit here (write a length of time"), "{span}");
+}
+
+#[test]
+fn secrets_in_the_wrong_form_are_not_repeated() {
+    for (kind, spec) in [
+        (Kind::Consumer, json!({"credentials": [{"type": "key-auth", "name": "k", "key": 1_234_567_890}]})),
+        (Kind::Consumer, json!({"credentials": ["1234567890"]})),
+        (Kind::Consumer, json!({"credentials": "1234567890"})),
+        (Kind::Service, json!({"url": "http://user:1234567890@a:1"})),
+    ] {
+        let problems = Snapshot::default().apply(1, vec![put(kind, "a", spec)]).err().expect("problems");
+        assert!(!format!("{problems:?}").contains("1234567890"), "{problems:?}");
+    }
+}

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_true, yes};
 use crate::digest::sha256;
@@ -43,7 +45,7 @@ pub enum Credential {
         name: Name,
         /// The key itself, 16 bytes or more. Only its hash is kept: what is stored, exported and sent to
         /// nodes has `key_sha256` in its place.
-        #[serde(default, skip_serializing)]
+        #[serde(default, skip_serializing, deserialize_with = "key")]
         key: Option<String>,
         /// SHA-256 of the key, 64 hexadecimal digits.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,6 +95,15 @@ impl Consumer {
             let Credential::KeyAuth { key_sha256, .. } = credential;
             key_sha256.map(|hash| (format!("/credentials/{index}"), hash))
         })
+    }
+}
+
+/// What is no string may be a key all the same, so that it is not shown.
+fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(key) => Ok(Some(key)),
+        Value::Null => Ok(None),
+        _ => Err(D::Error::custom("`key` is a string: write it in quotes")),
     }
 }
 

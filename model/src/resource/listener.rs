@@ -3,16 +3,19 @@
 use std::net::SocketAddr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_true, yes};
 use crate::problem::Fault;
+use crate::value;
 
 /// Where requests come in: an address and how clients speak to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Address and port, `0.0.0.0:8080` or `[::]:8443`. Every node opens it.
+    #[serde(deserialize_with = "address")]
     pub bind: SocketAddr,
     /// Present: clients must speak TLS, with HTTP/1.1 or HTTP/2 chosen by ALPN (RFC 7301). Absent: plain
     /// text, with HTTP/1.1 or HTTP/2 by prior knowledge (RFC 9113 section 3.3).
@@ -52,6 +55,15 @@ pub enum TlsVersion {
     /// RFC 8446
     #[serde(rename = "1.3")]
     V1_3,
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text: String = value::deserialize(deserializer, "an IP address and a port, such as `0.0.0.0:8080`")?;
+    text.parse().map_err(|_| {
+        D::Error::custom(format!(
+            "`{text}` is no address: write an IP address and a port, such as `0.0.0.0:8080` or `[::]:8443`"
+        ))
+    })
 }
 
 impl Written for Listener {

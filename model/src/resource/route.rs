@@ -382,7 +382,11 @@ fn check_path(pattern: &PathPattern) -> Option<Fault> {
         Ok(canonical) if canonical == path => None,
         Ok(canonical) => never("is never the path of a request", &format!("write it as `{canonical}`")),
         Err(PathFault::InvalidCharacter) => {
-            never("holds a character that no path has", "leave query and fragment away")
+            let hint = match path.contains(['?', '#']) {
+                true => "leave query and fragment away",
+                false => "write a space as `%20`",
+            };
+            never("holds a character that no path has", hint)
         }
         Err(fault) => never(&format!("is refused in requests: {fault}"), "write the path as the service sees it"),
     }

@@ -188,7 +188,8 @@ impl FromStr for TargetUrl {
         };
         let authority = uri.authority().ok_or_else(|| wrong("a host is needed"))?;
         if authority.as_str().contains('@') {
-            return Err(wrong("user and password do not belong there"));
+            // Without the text, as a password must not come up in a log.
+            return Err("a target has no user and no password: write `http://10.0.0.11:9000`".to_owned());
         }
         if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
             return Err(wrong("a target has no path"));

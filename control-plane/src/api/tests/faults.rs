@@ -134,6 +134,6 @@ async fn parameters_that_make_no_sense() {
     let flag = api.delete("services/a?dry_run=maybe&base=-1").await.expect_error(400, "invalid-parameters");
     assert_eq!(
         flag.json()["detail"],
-        "parameter `dry_run`: \"maybe\" is not true or false; parameter `base`: \"-1\" is no whole number"
+        "parameter `dry_run`: \"maybe\" is not true or false (write `true` or `false`); parameter `base`: \"-1\" is no whole number (write a whole number, 0 or more)"
     );
 }
