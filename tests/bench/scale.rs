@@ -67,7 +67,8 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
         gateway.apply(&size.file(traffic, upstream))?;
         let load_seconds = start.elapsed().as_secs_f64();
         wait_for_status(traffic, &size.host(0), &Size::path(0), 200)?;
-        std::thread::sleep(Duration::from_secs(3));
+        // Threads that did the work end after ten idle seconds, and their memory with them.
+        std::thread::sleep(Duration::from_secs(12));
         let memory = gateway.node.memory_bytes() as f64;
         if size.routes == 10 {
             empty_memory = memory;
