@@ -1,9 +1,9 @@
 //! The control plane keeps the truth and publishes it.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,13 +51,15 @@ pub struct Running {
 /// Why a control plane does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("cannot use the data folder {}: {source}", path.display())]
+    #[error("cannot use the data folder {}", path.display())]
     DataDir { path: PathBuf, source: io::Error },
-    #[error("cannot use the database {database}: {source}")]
+    #[error("another control plane uses the data folder {}: stop it, or give this one a folder of its own", path.display())]
+    InUse { path: PathBuf },
+    #[error("cannot use the database {database}")]
     Database { database: String, source: StoreError },
     #[error(transparent)]
     Token(#[from] TokenError),
-    #[error("cannot listen on {address} for {purpose}: {source}")]
+    #[error("cannot listen on {address} for {purpose}")]
     Bind { address: SocketAddr, purpose: &'static str, source: io::Error },
     #[error("a part of the control plane ended by itself")]
     Ended,
@@ -65,7 +67,7 @@ pub enum RunError {
 
 /// Runs a control plane until `shutdown`; calls `ready` once it serves.
 pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl FnOnce(Running)) -> Result<(), RunError> {
-    make_private_folder(&settings.data_dir)?;
+    let _folder = take_folder(&settings.data_dir)?;
     // Before the database, which may take a while: a taken port should be told at once.
     let admin = bind(settings.admin_bind, "the admin API").await?;
     let stream = bind(settings.stream_bind, "the configuration stream").await?;
@@ -126,10 +128,20 @@ async fn join(mut parts: JoinSet<()>, shutdown: &CancellationToken, stop: &Cance
     outcome
 }
 
-/// The database holds keys of certificates when it is a file in there, and tokens lie beside it.
-fn make_private_folder(path: &Path) -> Result<(), RunError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| RunError::DataDir { path: path.to_owned(), source })
+/// Takes the data folder for as long as the file that comes back is held: two control planes on one folder, even with
+/// ports of their own, would change each other's configuration. Nobody else may look into the folder: the database
+/// in it holds keys of certificates, and tokens lie beside it.
+fn take_folder(path: &Path) -> Result<File, RunError> {
+    let failed = |source| RunError::DataDir { path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let lock = options.open(path.join("control-plane.lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(RunError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
 }
 
 async fn bind(address: SocketAddr, purpose: &'static str) -> Result<(TcpListener, SocketAddr), RunError> {

@@ -162,7 +162,7 @@ pub enum StoreError {
     Conflict { head: u64 },
     /// The database cannot be reached or did not do what was asked; trying again later may help.
     #[error("the database does not answer: {0}")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Unavailable(Box<dyn std::error::Error + Send + Sync>),
     /// Trying again will not help.
     #[error("cannot read what is stored: {0}")]
     Unreadable(String),

@@ -55,7 +55,7 @@ pub struct Tokens {
 /// Why there is no token to work with.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    #[error("cannot use the token file {}: {source}", path.display())]
+    #[error("cannot use the token file {}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("the token in {} is shorter than {MIN_CHARS} characters; remove the file to have one made", .0.display())]
     TooShort(PathBuf),

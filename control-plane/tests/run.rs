@@ -38,6 +38,19 @@ async fn a_taken_port_is_named() {
     assert!(error.to_string().contains(&address.to_string()));
 }
 
+#[tokio::test]
+async fn a_folder_belongs_to_one_control_plane_at_a_time() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (_running, stop, ended) = started(settings(folder.path())).await;
+    let error = fails(settings(folder.path())).await;
+    assert!(matches!(&error, RunError::InUse { path } if path == folder.path()), "{error}");
+    stop.cancel();
+    ended.await.expect("it does not panic").expect("stopping is no error");
+    let (_running, stop, ended) = started(settings(folder.path())).await;
+    stop.cancel();
+    ended.await.expect("it does not panic").expect("stopping is no error");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_about_to_start_is_waited_for() {
     let folder = tempfile::tempdir().expect("a temporary folder");

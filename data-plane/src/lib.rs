@@ -33,9 +33,9 @@ use crate::telemetry::{Telemetry, node_port};
 /// Why the node cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("cannot serve the node port on {address}{}: {source}", held_by(holder.as_ref()))]
+    #[error("cannot serve the node port on {address}{}", held_by(holder.as_ref()))]
     NodePort { address: SocketAddr, holder: Option<PortHolder>, source: io::Error },
-    #[error("cannot start: {0}")]
+    #[error("cannot start")]
     Start(#[from] io::Error),
     #[error(transparent)]
     Sync(#[from] sync::StartError),

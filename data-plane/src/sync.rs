@@ -93,7 +93,7 @@ impl Default for Timing {
 /// Why following cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot use the data directory {}: {source}", path.display())]
+    #[error("cannot use the data directory {}", path.display())]
     DataDirectory { path: PathBuf, source: io::Error },
     #[error("`{url}` is no URL of a control plane, such as http://127.0.0.1:8082: {reason}")]
     ControlPlane { url: String, reason: String },

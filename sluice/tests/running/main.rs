@@ -101,6 +101,20 @@ fn taken_ports_are_named_with_their_holder() {
 }
 
 #[test]
+fn a_second_start_on_the_same_folder_changes_nothing_of_the_first() {
+    let first = Gateway::start(&["--demo"]);
+    let before = stdout(&first.command(&["export"]));
+    let mut second = Gateway::new();
+    let folder = first.folder.path().join("sluice-data");
+    second.spawn(&["--to", "http://127.0.0.1:9", "--data-dir", &folder.to_string_lossy()]);
+    assert_eq!(second.wait(), Some(1));
+    wait_until(|| second.said().contains("another control plane uses the data folder"));
+    assert_eq!(second.said().matches("another control plane").count(), 1, "{}", second.said());
+    assert_eq!(stdout(&first.command(&["export"])), before);
+    assert_eq!(first.get("/ping"), "pong\n");
+}
+
+#[test]
 fn a_listener_of_the_last_start_can_be_moved_when_its_port_is_taken() {
     let mut gateway = Gateway::start(&["--demo"]);
     assert_eq!(gateway.interrupt(), Some(0));

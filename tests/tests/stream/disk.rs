@@ -41,8 +41,8 @@ async fn two_nodes_cannot_share_a_data_directory() {
     let settings = Settings::new(directory.path().to_owned());
     let _first = Sync::start(&settings, FakeCores::new()).await.expect("a data directory");
     let second = Sync::start(&settings, FakeCores::new()).await;
-    let Err(error @ StartError::DataDirectory { .. }) = second else { panic!("it is taken") };
-    assert!(error.to_string().contains("another node"), "{error}");
+    let Err(StartError::DataDirectory { path, source }) = second else { panic!("it is taken") };
+    assert!(path.starts_with(directory.path()) && source.to_string().contains("another node"), "{source}");
 }
 
 #[derive(Clone, Debug)]
