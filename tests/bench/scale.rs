@@ -1,7 +1,6 @@
 //! Cost of a change and of a match, by number of routes.
 
 use std::fmt::Write;
-use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -111,7 +110,7 @@ fn one_route_changes(
     load_seconds: f64,
 ) -> Result<Vec<String>> {
     let mut admin = gateway.connect()?;
-    let mut probe: Option<TcpStream> = None;
+    let mut probe = None;
     let (node, control, sent) =
         (gateway.node.cpu_ns()?, gateway.control.cpu_ns()?, gateway.sent.load(Ordering::Relaxed));
     let mut latencies = Vec::new();

@@ -1,13 +1,13 @@
 //! A gateway under measurement: control plane on core 0, node on core 1, a counting relay between them.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use tests::http::Connection;
 
 use crate::process::{Process, free_port, wait_for_port, wait_until};
 
@@ -74,73 +74,33 @@ impl Gateway {
     /// Applies a whole file and waits until the node serves it.
     pub fn apply(&self, yaml: &str) -> Result<()> {
         let path = "/v1/gateways/default/config:apply?prune=true&wait=serving&timeout=60s";
-        let (status, body) = self.call("POST", path, "application/yaml", yaml.as_bytes())?;
-        if status != 200 && status != 201 {
-            bail!("apply answered {status}: {}", String::from_utf8_lossy(&body));
-        }
-        Ok(())
+        self.call(&mut self.connect()?, "POST", path, "application/yaml", yaml)
     }
 
     /// Writes one route; returns as soon as the API has answered.
-    pub fn put_route(&self, connection: &mut TcpStream, name: &str, body: &str) -> Result<()> {
+    pub fn put_route(&self, connection: &mut Connection, name: &str, body: &str) -> Result<()> {
         let path = format!("/v1/gateways/default/routes/{name}");
-        let (status, answer) = self.call_on(connection, "PUT", &path, "application/json", body.as_bytes())?;
-        if !(200..300).contains(&status) {
-            bail!("PUT {name} answered {status}: {}", String::from_utf8_lossy(&answer));
+        self.call(connection, "PUT", &path, "application/json", body)
+    }
+
+    pub fn connect(&self) -> Result<Connection> {
+        Connection::open(local(self.admin_port))
+    }
+
+    fn call(&self, to: &mut Connection, method: &str, path: &str, content_type: &str, body: &str) -> Result<()> {
+        let authorization = format!("Bearer {}", self.token);
+        let fields = [("Host", "admin"), ("Authorization", authorization.as_str()), ("Content-Type", content_type)];
+        let answer = to.send(method, path, &fields, body.as_bytes())?;
+        // 202 says that nobody serves it in time.
+        if !matches!(answer.status, 200 | 201) {
+            bail!("{method} {path} answered {}: {}", answer.status, answer.text());
         }
         Ok(())
     }
-
-    pub fn connect(&self) -> Result<TcpStream> {
-        let stream = TcpStream::connect(("127.0.0.1", self.admin_port))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-        Ok(stream)
-    }
-
-    fn call(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
-        self.call_on(&mut self.connect()?, method, path, content_type, body)
-    }
-
-    fn call_on(
-        &self,
-        stream: &mut TcpStream,
-        method: &str,
-        path: &str,
-        content_type: &str,
-        body: &[u8],
-    ) -> Result<(u16, Vec<u8>)> {
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: admin\r\nAuthorization: Bearer {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
-            self.token,
-            body.len()
-        );
-        let mut request = head.into_bytes();
-        request.extend_from_slice(body);
-        stream.write_all(&request)?;
-        read_answer(stream)
-    }
 }
 
-/// Status and body of an answer with a Content-Length.
-pub fn read_answer(stream: &mut TcpStream) -> Result<(u16, Vec<u8>)> {
-    let mut held = Vec::new();
-    let mut buffer = [0; 64 * 1024];
-    loop {
-        let count = stream.read(&mut buffer)?;
-        if count == 0 {
-            bail!("the connection was closed before the answer ended");
-        }
-        held.extend_from_slice(&buffer[..count]);
-        let Some(head_end) = held.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        let head = std::str::from_utf8(&held[..head_end])?.to_ascii_lowercase();
-        let status: u16 = head.get(9..12).context("no status line")?.parse()?;
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-        let length: usize = length.map_or(Ok(0), |length| length.trim().parse())?;
-        if held.len() >= head_end + 4 + length {
-            return Ok((status, held.split_off(head_end + 4)));
-        }
-    }
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// Passes connections on to `target` and counts what comes back.
@@ -171,21 +131,19 @@ fn pass(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64) {
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-/// Waits until a request gets this status; the connection is kept.
+/// Waits until a request gets this status.
 pub fn wait_for_status(port: u16, host: &str, path: &str, wanted: u16) -> Result<()> {
-    let mut stream: Option<TcpStream> = None;
-    wait_until(&format!("{wanted} from {host}{path}"), || status_of(&mut stream, port, host, path) == Some(wanted))
+    let mut kept = None;
+    wait_until(&format!("{wanted} from {host}{path}"), || status_of(&mut kept, port, host, path) == Some(wanted))
 }
 
 /// The status of one request on a connection that is kept while it works.
-pub fn status_of(stream: &mut Option<TcpStream>, port: u16, host: &str, path: &str) -> Option<u16> {
-    let mut connection = match stream.take() {
+pub fn status_of(kept: &mut Option<Connection>, port: u16, host: &str, path: &str) -> Option<u16> {
+    let mut connection = match kept.take() {
         Some(connection) => connection,
-        None => TcpStream::connect(("127.0.0.1", port)).ok()?,
+        None => Connection::open(local(port)).ok()?,
     };
-    connection.set_nodelay(true).ok()?;
-    connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).ok()?;
-    let (status, _) = read_answer(&mut connection).ok()?;
-    *stream = Some(connection);
-    Some(status)
+    let answer = connection.send("GET", path, &[("Host", host)], b"").ok()?;
+    *kept = Some(connection);
+    Some(answer.status)
 }
