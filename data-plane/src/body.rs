@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 
 use crate::clock::{Clock, Deadline};
+use crate::http1;
 
 /// A request or response body on its way through the gateway.
 pub struct Body {
@@ -31,7 +32,8 @@ pub struct Body {
 enum Source {
     Empty,
     Full(Bytes),
-    Incoming(Incoming),
+    Http1(http1::Incoming),
+    Http2(Incoming),
 }
 
 /// How much of a body has passed, for who looks at it from outside.
@@ -111,10 +113,17 @@ impl Body {
         Self::of(if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) })
     }
 
+    /// A body that comes over HTTP/2.
     #[must_use]
     pub fn incoming(incoming: Incoming) -> Self {
         let is_empty = http_body::Body::is_end_stream(&incoming);
-        Self::of(if is_empty { Source::Empty } else { Source::Incoming(incoming) })
+        Self::of(if is_empty { Source::Empty } else { Source::Http2(incoming) })
+    }
+
+    /// A body that comes over HTTP/1.1.
+    #[must_use]
+    pub(crate) fn http1(incoming: http1::Incoming) -> Self {
+        Self::of(Source::Http1(incoming))
     }
 
     fn of(source: Source) -> Self {
@@ -190,6 +199,8 @@ impl Body {
     }
 
     fn finish(&mut self, ending: Ending) {
+        // Gives up its hold of the connection before the connection is used for something else.
+        self.source = Source::Empty;
         while let Some(mut end) = self.ends.pop() {
             end.taken(self.bytes);
             end.end(ending);
@@ -200,7 +211,6 @@ impl Body {
         if let Some(tally) = &self.tally {
             tally.failure.set(Some(failure));
         }
-        self.source = Source::Empty;
         self.finish(Ending::Failed(failure));
         failure
     }
@@ -221,7 +231,8 @@ impl Source {
         match self {
             Self::Empty => true,
             Self::Full(_) => false,
-            Self::Incoming(incoming) => http_body::Body::is_end_stream(incoming),
+            Self::Http1(incoming) => incoming.is_end(),
+            Self::Http2(incoming) => http_body::Body::is_end_stream(incoming),
         }
     }
 
@@ -233,7 +244,8 @@ impl Source {
                 *self = Self::Empty;
                 return Poll::Ready(Some(Ok(frame)));
             }
-            Self::Incoming(incoming) => Pin::new(incoming),
+            Self::Http1(incoming) => return incoming.poll_frame(context),
+            Self::Http2(incoming) => Pin::new(incoming),
         };
         let frame = ready!(http_body::Body::poll_frame(incoming, context));
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Failure::Broken)))
@@ -357,7 +369,8 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Incoming(incoming) => http_body::Body::size_hint(incoming),
+            Source::Http1(incoming) => incoming.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Source::Http2(incoming) => http_body::Body::size_hint(incoming),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod body;
 pub mod clock;
 pub mod cores;
 pub mod current;
+mod http1;
 mod last_good;
 mod listener;
 pub mod port_holder;

@@ -15,6 +15,7 @@ use crate::cores::core::{Core, Opening};
 
 pub mod connection;
 pub mod http;
+mod http1;
 mod io;
 pub mod tls;
 mod tunnel;

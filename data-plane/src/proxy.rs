@@ -2,9 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{Method, StatusCode};
-use hyper::body::Incoming;
-use hyper::{Request, Response};
+use http::{Method, Response, StatusCode, request};
 use model::exchange::ResponseHead;
 use model::policy::Chain;
 use model::rejection::Rejection;
@@ -30,9 +28,9 @@ pub struct Reply {
 }
 
 /// Answers one request.
-pub async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
-    let Intake { head, version, upgrade, body, fault } = intake::take(request, &connection);
-    let mut record = Record::begin(&connection, head, version);
+pub async fn answer(connection: &Rc<Connection>, request: request::Parts, body: Body) -> Response<Body> {
+    let Intake { head, version, upgrade, body, fault } = intake::take(request, body, connection);
+    let mut record = Record::begin(connection, head, version);
     let mut chain = Chain::default();
     let passed = match fault {
         Some(rejection) => Err(rejection),
@@ -41,9 +39,6 @@ pub async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> R
     let mut reply = passed.unwrap_or_else(|rejection| reject::reply(&rejection, &mut record));
     chain.on_response(&mut record.exchange, &mut reply.head);
     record.exchange.finish_head(&mut reply.head);
-    if connection.is_leaving() {
-        fields::say_goodbye(&mut reply.head.headers, version);
-    }
     record.finish(reply)
 }
 

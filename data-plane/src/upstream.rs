@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
-use hyper::upgrade::OnUpgrade;
 use model::exchange::ResponseHead;
 use model::slots::Slot;
 use model::snapshot::Snapshot;
@@ -23,6 +22,7 @@ use pool::{Core, MAX_CONNECTIONS};
 use resolve::Resolver;
 
 pub use error::UpstreamError;
+pub use http1::Upgraded;
 
 mod backend;
 mod balance;
@@ -30,7 +30,7 @@ mod connect;
 mod connection;
 mod error;
 mod forward;
-mod io;
+mod http1;
 mod outgoing;
 mod pool;
 mod resolve;
@@ -56,7 +56,7 @@ pub struct UpstreamResponse {
     /// Its connection goes back to the pool when this was read to the end, and is closed when it was not.
     pub body: Body,
     /// Set if the service switched protocols, which it can only when it was asked to: the status is 101.
-    pub upgrade: Option<OnUpgrade>,
+    pub upgrade: Option<Upgraded>,
     /// `host:port` of the target that answered.
     pub target: Rc<str>,
     /// From sending the request until the head of the response.
@@ -104,7 +104,7 @@ impl Upstreams {
     /// Sends a request to a target of the service and returns the head of its response.
     ///
     /// A target that cannot be connected to is passed over for another. What was sent is sent again, once, only if the
-    /// connection had rested and ends without an answer, and if it makes no difference to the service.
+    /// connection had served before and ends without an answer, and if it makes no difference to the service.
     /// Dropping the future gives the request up and closes its connection.
     pub fn forward(
         &self,

@@ -48,7 +48,8 @@ async fn a_head_request_gets_the_length_and_no_body() {
 async fn http_1_0_needs_no_host_and_is_closed() {
     let node = node().await;
     let answer = node.raw("GET /hello HTTP/1.0\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.0 200 OK") && answer.ends_with("hello"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("hello"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
 }
 
 #[tokio::test]
@@ -152,39 +153,46 @@ async fn http_2_is_served_by_prior_knowledge() {
     within(driver).await.unwrap().unwrap();
 }
 
+/// RFC 9112 sections 2.2, 3.2, 5, 6.1 to 6.3 and 7.1: what can be read in two ways is refused, and nothing behind it is
+/// taken for a request.
 #[tokio::test]
 async fn framing_that_two_servers_could_read_differently_is_refused() {
     let node = node().await;
-    let smuggled = "GET /missing HTTP/1.1\r\nhost: x\r\n\r\n";
-    for fields in [
-        "content-length: 5\r\ncontent-length: 6\r\n",
-        "content-length: +5\r\n",
-        "content-length: 5, 6\r\n",
-        "transfer-encoding: chunked, identity\r\n",
-        "transfer-encoding: xchunked\r\n",
-        "transfer-encoding : chunked\r\n",
-        "folded: a\r\n b\r\n",
-        "bare: a\rb\r\n",
-        "na me: x\r\n",
+    let smuggled = "0\r\n\r\nGET /missing HTTP/1.1\r\nhost: x\r\n\r\n";
+    for (fields, status) in [
+        ("content-length: 5\r\ntransfer-encoding: chunked\r\n", 400),
+        ("transfer-encoding: chunked\r\ncontent-length: 5\r\n", 400),
+        ("content-length: 5\r\ncontent-length: 6\r\n", 400),
+        ("content-length: 5\r\ncontent-length: 5\r\n", 400),
+        ("content-length: 5, 5\r\n", 400),
+        ("content-length: +5\r\n", 400),
+        ("content-length: -5\r\n", 400),
+        ("content-length: 0x5\r\n", 400),
+        ("content-length:\r\n", 400),
+        ("content-length: 99999999999999999999\r\n", 400),
+        ("transfer-encoding: chunked, identity\r\n", 400),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", 400),
+        ("transfer-encoding: xchunked\r\n", 400),
+        ("transfer-encoding: \u{b}chunked\r\n", 400),
+        ("transfer-encoding: gzip, chunked\r\n", 501),
+        ("transfer-encoding : chunked\r\n", 400),
+        (" transfer-encoding: chunked\r\n", 400),
+        ("folded: a\r\n b\r\n", 400),
+        ("bare: a\rb\r\n", 400),
+        ("bare: a\nb: c\r\n", 400),
+        ("bare: a\n", 400),
+        ("nul: a\0b\r\n", 400),
+        ("na me: x\r\n", 400),
+        (": x\r\n", 400),
+        ("no colon\r\n", 400),
     ] {
         let answer = node.raw(format!("POST /hello HTTP/1.1\r\nhost: x\r\n{fields}\r\n{smuggled}")).await;
-        assert_eq!((&problem(&answer)["status"], answer.matches("HTTP/1.1").count()), (&json!(400), 1), "{fields:?}");
-        assert!(!answer.contains("404"), "{fields:?} let a second request through: {answer}");
-    }
-}
-
-#[tokio::test]
-async fn a_length_beside_a_transfer_coding_ends_the_connection() {
-    let node = node().await;
-    let smuggled = "0\r\n\r\nGET /missing HTTP/1.1\r\nhost: x\r\n\r\n";
-    let (length, coding) = ("content-length: 5\r\n", "transfer-encoding: chunked\r\n");
-    for fields in [format!("{length}{coding}"), format!("{coding}{length}")] {
-        // The coding counts, and nothing behind it is taken for a request (RFC 9112 section 6.1).
-        let answer = node.raw(format!("POST /hello HTTP/1.1\r\nhost: x\r\n{fields}\r\n{smuggled}")).await;
-        assert!(answer.ends_with("hello") && answer.matches("HTTP/1.1").count() == 1, "{answer}");
+        let answers = answer.matches("HTTP/1.1 ").count();
+        assert_eq!((&problem(&answer)["status"], answers), (&json!(status), 1), "{fields:?}: {answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{fields:?}: {answer}");
     }
     let old = node.raw(format!("POST /hello HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n{smuggled}")).await;
-    assert_eq!((&problem(&old)["status"], old.matches("HTTP/1.").count()), (&json!(400), 1));
+    assert_eq!((&problem(&old)["status"], old.matches("HTTP/1.1 ").count()), (&json!(400), 1));
 }
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use http::HeaderValue;
 use model::exchange::{Client, Scheme};
 
 use super::OpenListener;
-use super::io::Traffic;
 use super::tunnel::Tunnel;
 use crate::cores::core::Core;
+use crate::http1::Traffic;
 
 /// One connection of a client.
 pub struct Connection {
@@ -21,6 +21,8 @@ pub struct Connection {
     /// The address of the client, for `X-Forwarded-For`.
     pub forwarded_for: HeaderValue,
     pub traffic: Rc<Traffic>,
+    /// Requests that have not ended.
+    pub in_flight: Cell<u32>,
     /// Response bodies of which the client takes no more for now.
     pub withheld: Rc<Cell<u32>>,
     /// Requests that have begun.
@@ -43,6 +45,7 @@ impl Connection {
             client: Client { address: SocketAddr::new(ip, address.port()), scheme },
             forwarded_for: ip.to_string().parse().expect("an address is a header value"),
             traffic: Rc::default(),
+            in_flight: Cell::new(0),
             withheld: Rc::default(),
             requests: Cell::new(0),
             idle_from: Cell::new(0),
@@ -80,12 +83,11 @@ impl Connection {
 
     pub fn request_begins(&self) {
         self.requests.set(self.requests.get() + 1);
-        self.traffic.in_flight.set(self.traffic.in_flight.get() + 1);
-        self.traffic.has_answers.set(true);
+        self.in_flight.set(self.in_flight.get() + 1);
     }
 
     pub fn request_ended(&self) {
-        self.traffic.in_flight.set(self.traffic.in_flight.get() - 1);
+        self.in_flight.set(self.in_flight.get() - 1);
         self.idle_from.set(self.traffic.bytes_in.get());
     }
 }

@@ -3,21 +3,19 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::copy_bidirectional_with_sizes;
 
 use super::connection::Connection;
-use super::io::Observed;
+use crate::http1::{SharedWire, Switched};
 use crate::proxy::record::Record;
+use crate::upstream::Upgraded;
 
 /// Enough for most messages; more of them pass in turns.
 const BUFFER_BYTES: usize = 16 * 1024;
 
 /// What a connection becomes when the service has switched protocols.
 pub struct Tunnel {
-    pub service: OnUpgrade,
+    pub service: Upgraded,
     /// Without any byte in either direction.
     pub idle: Duration,
     /// Ends with the tunnel.
@@ -25,22 +23,16 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Passes bytes both ways. `early` came behind the request.
-    pub async fn run<S>(self, connection: &Rc<Connection>, mut client: Observed<S>, early: Bytes)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let Self { service, idle, mut record } = self;
+    /// Passes bytes both ways, first those that came behind the request and the answer.
+    pub async fn run(self, connection: &Rc<Connection>, client: SharedWire) {
+        let Self { mut service, idle, mut record } = self;
         let traffic = connection.traffic.clone();
-        let (bytes_in, bytes_out) = (traffic.bytes_in.get() - early.len() as u64, traffic.bytes_out.get());
+        let early = client.borrow().input_length();
+        let (bytes_in, bytes_out) = (traffic.bytes_in.get() - early as u64, traffic.bytes_out.get());
+        let mut client = Switched(client);
         let pass = async {
-            let Ok(upgraded) = service.await else { return };
-            let mut service = TokioIo::new(upgraded);
-            if service.write_all(&early).await.is_ok() {
-                let passed = copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER_BYTES, BUFFER_BYTES);
-                // How it ended is for the two ends to know.
-                let _ = passed.await;
-            }
+            // How it ended is for the two ends to know.
+            let _ = copy_bidirectional_with_sizes(&mut client, &mut service.stream, BUFFER_BYTES, BUFFER_BYTES).await;
         };
         tokio::select! {
             () = pass => {}

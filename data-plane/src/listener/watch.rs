@@ -110,7 +110,7 @@ impl Watch {
     }
 
     fn is_quiet(&self) -> bool {
-        self.connection.traffic.in_flight.get() == 0 && self.connection.requests.get() == self.last_requests
+        self.connection.in_flight.get() == 0 && self.connection.requests.get() == self.last_requests
     }
 
     fn is_reading(&self) -> bool {

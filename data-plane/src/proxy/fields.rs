@@ -139,13 +139,6 @@ pub fn switch_protocols(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
-/// Asks a client of HTTP/1 to send no more requests on this connection; HTTP/2 has frames for that.
-pub fn say_goodbye(headers: &mut HeaderMap, version: Version) {
-    if version < Version::HTTP_2 && !headers.contains_key(CONNECTION) {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-}
-
 /// Says that the message passed here (RFC 9110 section 7.6.3).
 pub fn via(headers: &mut HeaderMap, received: Version) {
     let received = match received {

@@ -5,9 +5,7 @@ use std::rc::Rc;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
-use hyper::Request;
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request};
 use model::exchange::RequestHead;
 use model::rejection::Rejection;
 use model::router::{host, path};
@@ -30,8 +28,7 @@ pub struct Intake {
 }
 
 /// Takes a request in.
-pub fn take(request: Request<Incoming>, connection: &Rc<Connection>) -> Intake {
-    let (parts, body) = request.into_parts();
+pub fn take(parts: request::Parts, body: Body, connection: &Rc<Connection>) -> Intake {
     let limits = &connection.core.limits;
     let (version, method) = (parts.version, parts.method);
     let mut headers = parts.headers;
@@ -47,7 +44,7 @@ pub fn take(request: Request<Incoming>, connection: &Rc<Connection>) -> Intake {
         Ok((host, target)) => (host, target, None),
         Err(rejection) => (String::new(), PathAndQuery::from_static("/"), Some(rejection)),
     };
-    Intake { head: RequestHead { method, host, target, headers }, version, upgrade, body: Body::incoming(body), fault }
+    Intake { head: RequestHead { method, host, target, headers }, version, upgrade, body, fault }
 }
 
 fn check_bounds(survey: &Survey, uri: &Uri, body: u64, limits: &Limits) -> Result<(), Rejection> {

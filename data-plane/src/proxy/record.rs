@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::{HeaderValue, Response, StatusCode, Version};
-use hyper::upgrade::OnUpgrade;
 use model::exchange::{Exchange, RequestHead};
 use model::rejection::Rejection;
 use model::slots::Slot;
@@ -15,6 +14,7 @@ use crate::body::{Body, End, Ending, Tally};
 use crate::listener::Tunnel;
 use crate::listener::connection::Connection;
 use crate::telemetry::RequestRecord;
+use crate::upstream::Upgraded;
 
 /// One request. Dropping it is its end.
 pub struct Record {
@@ -33,7 +33,7 @@ pub struct Record {
     pub bytes_in: u64,
     pub bytes_out: u64,
     /// What the connection becomes after this request, and how long that may idle.
-    pub tunnel: Option<(OnUpgrade, Duration)>,
+    pub tunnel: Option<(Upgraded, Duration)>,
     user_agent: Option<HeaderValue>,
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Reply;
 use super::record::Record;
 use crate::body::Body;
+use crate::http1::Fault;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -44,17 +45,9 @@ pub fn slow_head() -> Bytes {
     last_words(&Rejection::new(StatusCode::REQUEST_TIMEOUT, "header-too-slow", detail))
 }
 
-/// The message for a client whose head cannot be read; `bare` is the answer of the codec, which has the status.
-pub fn unreadable(bare: &[u8]) -> Bytes {
-    let status = bare.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok());
-    let (status, code, detail) = match status {
-        Some(status @ StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
-            (status, "header-too-large", "The header of the request is too large.")
-        }
-        Some(status @ StatusCode::URI_TOO_LONG) => (status, "uri-too-long", "The target of the request is too long."),
-        _ => (StatusCode::BAD_REQUEST, "bad-request", "The request is not valid HTTP."),
-    };
-    last_words(&Rejection::new(status, code, detail))
+/// The message for a client whose head cannot be read.
+pub fn unreadable(fault: Fault) -> Bytes {
+    last_words(&Rejection::new(fault.status(), fault.code(), fault.detail()))
 }
 
 /// A whole message where there is no request to answer; the connection closes behind it.

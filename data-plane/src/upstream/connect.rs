@@ -8,15 +8,16 @@ use std::time::Duration;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use model::resource::service::{Protocol, UpstreamTls};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::UpstreamError;
-use super::connection::{Http1, Http2, Open};
+use super::connection::{Http2, Open};
+use super::http1::Http1;
 use super::pool::Pool;
 use super::tls;
+use crate::http1::Stream;
 
 /// Age at which a connection takes no further requests, so that load follows changes behind a name.
 const MAX_AGE_NS: u64 = 3_600_000_000_000;
@@ -63,11 +64,11 @@ impl Pool {
                 match (agreed.as_deref(), self.endpoint.protocol) {
                     (Some(b"h2"), _) => self.speak_http2(stream, open).await,
                     (_, Protocol::Http2) => Err("it did not agree to HTTP/2 in the TLS handshake".into()),
-                    _ => self.speak_http1(stream, open).await,
+                    _ => Ok(self.speak_http1(Stream::Tls(Box::new(stream.into())), open)),
                 }
             }
             None if self.endpoint.protocol == Protocol::Http2 => self.speak_http2(stream, open).await,
-            None => self.speak_http1(stream, open).await,
+            None => Ok(self.speak_http1(Stream::Plain(stream), open)),
         }
     }
 
@@ -114,12 +115,8 @@ impl Pool {
         connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))
     }
 
-    async fn speak_http1<T>(&self, stream: T, open: Open) -> Result<Connected, String>
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let connection = Http1::handshake(stream, open, self.expiry_ns()).await;
-        connection.map(Connected::Http1).map_err(|error| error.to_string())
+    fn speak_http1(&self, stream: Stream, open: Open) -> Connected {
+        Connected::Http1(Http1::new(stream, open, self.expiry_ns()))
     }
 
     async fn speak_http2<T>(&self, stream: T, open: Open) -> Result<Connected, String>

@@ -1,26 +1,15 @@
-//! One connection to a target, and what happens to it when a request on it is over.
-//!
-//! A connection is driven by a task of its own on the same core. For HTTP/1.1 it serves one request after the
-//! other, and only one that was left in a perfect state serves another: whole request sent, whole response read,
-//! nothing behind it. In every other case the task is aborted, which closes the socket.
+//! Connections to a target: the count of all of them, and those of HTTP/2, each driven by a task of its own.
 
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper::rt::{Read, Write};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinHandle;
 
-use super::io::{Followed, Progress};
 use crate::body::Body;
-use crate::clock::Clock;
 use crate::telemetry::EndpointCounts;
 
 /// Requests on one HTTP/2 connection at a time, unless the service allows fewer.
@@ -35,17 +24,6 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Bound of an HTTP/2 response head, as RFC 9113 section 6.5.2 counts it.
 const HEADER_LIST_BYTES: u32 = 32 * 1024;
 
-/// Bound of an HTTP/1.1 response head, and of what is read at once.
-const READ_BUFFER_BYTES: usize = 64 * 1024;
-
-/// A service may answer before it has read the request: the client gets this long to finish sending.
-const LINGER: Duration = Duration::from_secs(10);
-
-/// A connection that was used less than this before is not being closed for idling. Services that keep connections
-/// keep them for a second and more; what is missing to that is for the ways that both messages have. Heads are copied
-/// at most twice a second for a connection by it, and not at all under load.
-pub(super) const RESTED_NS: u64 = 500_000_000;
-
 /// Counts a connection for as long as it exists.
 pub(super) struct Open(Rc<EndpointCounts>);
 
@@ -59,103 +37,6 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
-    }
-}
-
-/// An HTTP/1.1 connection. Dropped while it serves a request, it is closed at once.
-pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<Body>,
-    driver: JoinHandle<()>,
-    /// When it is too old for another request.
-    pub(super) expires_ns: u64,
-    pub(super) idle_since_ns: u64,
-    /// When the last response came on it.
-    heard_ns: u64,
-    progress: Arc<Progress>,
-    is_busy: bool,
-    is_new: bool,
-}
-
-impl Http1 {
-    pub(super) async fn handshake<T>(stream: T, open: Open, expires_ns: u64) -> hyper::Result<Self>
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (stream, progress) = Followed::new(stream);
-        let io = TokioIo::new(stream);
-        let (sender, connection) =
-            http1::Builder::new().writev(false).max_buf_size(READ_BUFFER_BYTES).handshake(io).await?;
-        let driver = tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to a target broke");
-            }
-            drop(open);
-        });
-        let (idle_since_ns, heard_ns) = (0, 0);
-        Ok(Self { sender, driver, expires_ns, idle_since_ns, heard_ns, progress, is_busy: true, is_new: true })
-    }
-
-    /// Whether it can take a request now. A new one can before its task has run for the first time.
-    pub(super) fn is_ready(&self) -> bool {
-        self.is_new || self.sender.is_ready()
-    }
-
-    /// Whether the service may be closing it for idling at the moment when a request is sent on it.
-    pub(super) fn has_rested(&self, now_ns: u64) -> bool {
-        !self.is_new && now_ns.saturating_sub(self.heard_ns) >= RESTED_NS
-    }
-
-    /// The head of a response came.
-    pub(super) fn answered(&mut self, now_ns: u64) {
-        self.heard_ns = now_ns;
-    }
-
-    /// How much came in on it.
-    pub(super) fn bytes_in(&self) -> u64 {
-        self.progress.bytes_in()
-    }
-
-    /// Whether the target has not taken all of the last request.
-    pub(super) fn is_held_up(&self) -> bool {
-        self.progress.is_held_up()
-    }
-
-    /// Takes it out of the pool.
-    pub(super) fn begin(mut self) -> Self {
-        self.is_busy = true;
-        self.is_new = false;
-        self
-    }
-
-    /// Its request is over and left it in a perfect state.
-    pub(super) fn rest(mut self, now_ns: u64) -> Self {
-        self.is_busy = false;
-        self.idle_since_ns = now_ns;
-        self
-    }
-
-    /// Lets it go without closing it: the connection now speaks another protocol and belongs to its user.
-    pub(super) fn let_go(mut self) {
-        self.is_busy = false;
-    }
-
-    /// Its response is complete but the request is not: it is closed when that was sent, or after a moment.
-    pub(super) fn linger(mut self, clock: &Clock) {
-        let deadline = clock.deadline(LINGER);
-        tokio::task::spawn_local(async move {
-            tokio::select! {
-                _ = self.sender.ready() => {}
-                () = deadline => {}
-            }
-        });
-    }
-}
-
-impl Drop for Http1 {
-    fn drop(&mut self) {
-        if self.is_busy {
-            self.driver.abort();
-        }
     }
 }
 

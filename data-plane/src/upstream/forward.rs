@@ -1,23 +1,23 @@
 //! The way of one request to a target and of its answer back.
 
-use std::future::Future;
-use std::io;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
-use hyper::body::Incoming;
+use http::StatusCode;
 use model::exchange::{ResponseHead, Time};
 use smallvec::SmallVec;
 
 use super::backend::Backend;
 use super::connect::Purpose;
-use super::connection::{Http1, Stream};
+use super::connection::Stream;
+use super::http1::Http1;
 use super::outgoing::{Outgoing, Upload};
 use super::pool::{Channel, Core, Pool};
 use super::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 use crate::body::{Body, End, Ending};
+use crate::http1::Lost;
 use crate::telemetry::ServiceCounts;
 
 /// Targets that are tried before a request is given up because none can be connected to.
@@ -114,64 +114,73 @@ impl Task {
     }
 
     async fn send(&mut self, channel: Channel, flight: &Flight) -> Result<Answer, Failed> {
-        let outgoing = self.outgoing.take().expect("a request that was not sent is put back");
+        match channel {
+            Channel::Http1(connection) => self.send_http1(connection, flight).await,
+            Channel::Http2(stream) => Box::pin(self.send_http2(stream, flight)).await,
+        }
+    }
+
+    async fn send_http1(&mut self, mut connection: Http1, flight: &Flight) -> Result<Answer, Failed> {
         let sent = self.core.clock.now();
-        let pool = &flight.pool;
-        let mut spare = None;
-        let (answer, mut channel) = match channel {
-            Channel::Http1(mut connection) => {
-                spare = self.spare(&outgoing, &connection, sent);
-                let sending = pin!(connection.sender.try_send_request(outgoing.into_http1(pool)));
-                (self.wait(sent, sending).await, Channel::Http1(connection))
-            }
-            Channel::Http2(stream) => {
-                let mut sending = Box::pin(stream.sender().try_send_request(outgoing.into_http2(pool)));
-                (self.wait(sent, sending.as_mut()).await, Channel::Http2(stream))
-            }
+        let outgoing = self.outgoing.as_mut().expect("a request that was not sent is put back");
+        let mut sending = connection.begin(outgoing, &flight.pool);
+        let answer = {
+            let response = pin!(poll_fn(|context| connection.poll_response(&mut sending, context)));
+            self.wait(sent, response).await
         };
         match answer {
+            Some(Ok(head)) => {
+                connection.answered(sending, &head);
+                let body = connection.body(head.length);
+                let head = ResponseHead { status: head.status, headers: head.headers };
+                Ok(self.answered(sent, flight, head, body, Channel::Http1(connection)))
+            }
+            Some(Err(lost)) => {
+                // A service that said anything has seen the request, and what it said is not made good by asking again.
+                let is_unsent = self.is_repeatable && connection.has_served && matches!(lost, Lost::Closed);
+                self.is_repeatable = false;
+                Err(self.failed(lost.to_string(), is_unsent))
+            }
+            None => Err(Failed { error: UpstreamError::Timeout, is_unsent: false }),
+        }
+    }
+
+    async fn send_http2(&mut self, stream: Stream, flight: &Flight) -> Result<Answer, Failed> {
+        let outgoing = self.outgoing.take().expect("a request that was not sent is put back");
+        let sent = self.core.clock.now();
+        let mut sender = stream.sender();
+        let mut sending = pin!(sender.try_send_request(outgoing.into_http2(&flight.pool)));
+        match self.wait(sent, sending.as_mut()).await {
             Some(Ok(response)) => {
-                let now_ns = self.core.clock.now().monotonic_ns;
-                let head_ns = now_ns - sent.monotonic_ns;
-                flight.counts.answered(head_ns);
-                match &mut channel {
-                    Channel::Http1(connection) => connection.answered(now_ns),
-                    Channel::Http2(stream) => stream.answered(now_ns),
-                }
-                Ok(Answer { response, channel, head_ns })
+                stream.answered(self.core.clock.now().monotonic_ns);
+                let (parts, incoming) = response.into_parts();
+                let head = ResponseHead { status: parts.status, headers: parts.headers };
+                Ok(self.answered(sent, flight, head, Body::incoming(incoming), Channel::Http2(stream)))
             }
             Some(Err(mut failed)) => {
-                let failure = self.upload.as_ref().and_then(|upload| upload.failure());
                 self.outgoing = failed.take_message().map(Outgoing::recovered);
-                if self.outgoing.is_none()
-                    && let (Some(spare), Channel::Http1(connection)) = (spare, &channel)
-                    && spare.is_for(connection, failed.error())
-                {
-                    self.is_repeatable = false;
-                    self.outgoing = Some(spare.outgoing);
-                }
-                Err(match failure {
-                    Some(failure) => Failed { error: UpstreamError::RequestBody(failure), is_unsent: false },
-                    None => Failed {
-                        error: UpstreamError::BadResponse(chain(failed.error())),
-                        is_unsent: self.outgoing.is_some(),
-                    },
-                })
+                let is_unsent = self.outgoing.is_some();
+                Err(self.failed(chain(failed.error()), is_unsent))
             }
             None => {
-                if let Channel::Http2(stream) = &channel {
-                    stream.timed_out(sent.monotonic_ns);
-                }
+                stream.timed_out(sent.monotonic_ns);
                 Err(Failed { error: UpstreamError::Timeout, is_unsent: false })
             }
         }
     }
 
-    /// A copy of a request for a connection that may be about to end. There is none for a connection that was in use
-    /// a moment ago, so that requests under load cost no copy.
-    fn spare(&self, outgoing: &Outgoing, connection: &Http1, sent: Time) -> Option<Box<Spare>> {
-        (self.is_repeatable && connection.has_rested(sent.monotonic_ns))
-            .then(|| Box::new(Spare { outgoing: outgoing.copy(), bytes_in: connection.bytes_in() }))
+    fn answered(&self, sent: Time, flight: &Flight, head: ResponseHead, body: Body, channel: Channel) -> Answer {
+        let head_ns = self.core.clock.now().monotonic_ns - sent.monotonic_ns;
+        flight.counts.answered(head_ns);
+        Answer { head, body, channel, head_ns }
+    }
+
+    /// If the client's body broke off, the service is not to blame.
+    fn failed(&self, cause: String, is_unsent: bool) -> Failed {
+        match self.upload.as_ref().and_then(|upload| upload.failure()) {
+            Some(failure) => Failed { error: UpstreamError::RequestBody(failure), is_unsent: false },
+            None => Failed { error: UpstreamError::BadResponse(cause), is_unsent },
+        }
     }
 
     /// Waits for the head of the response: as long as the request is being sent, and then for the timeout.
@@ -203,48 +212,24 @@ impl Task {
     }
 
     fn receive(&self, answer: Answer, flight: Flight) -> Result<UpstreamResponse, Failed> {
-        let Answer { mut response, channel, head_ns } = answer;
+        let Answer { head, body, channel, head_ns } = answer;
         let target = Rc::clone(&flight.pool.target);
-        let upgrade = match (response.status(), self.purpose, &channel) {
-            (StatusCode::SWITCHING_PROTOCOLS, Purpose::Upgrade, Channel::Http1(_)) => {
-                Some(hyper::upgrade::on(&mut response))
-            }
-            (StatusCode::SWITCHING_PROTOCOLS, ..) => {
-                let error = UpstreamError::BadResponse("it switched protocols unasked".into());
-                return Err(Failed { error, is_unsent: false });
-            }
-            _ => None,
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            let lease = Lease { flight, upload: self.upload.clone(), channel };
+            return Ok(UpstreamResponse { head, body: lease.attach(body), upgrade: None, target, head_ns });
+        }
+        let (Channel::Http1(connection), Purpose::Upgrade) = (channel, self.purpose) else {
+            let error = UpstreamError::BadResponse("it switched protocols unasked".into());
+            return Err(Failed { error, is_unsent: false });
         };
-        let (parts, incoming) = response.into_parts();
-        let lease = Lease { flight, upload: self.upload.clone(), channel };
-        let body = match upgrade {
-            Some(_) => lease.hand_over(),
-            None => lease.attach(incoming),
-        };
-        let head = ResponseHead { status: parts.status, headers: parts.headers };
-        Ok(UpstreamResponse { head, body, upgrade, target, head_ns })
-    }
-}
-
-/// A request that can be sent again, and how much had come in on the connection before it was sent.
-struct Spare {
-    outgoing: Outgoing,
-    bytes_in: u64,
-}
-
-impl Spare {
-    /// Whether the connection ended without a byte of an answer. A service that says anything has seen the request,
-    /// and what it says is not made good by asking again.
-    fn is_for(&self, connection: &Http1, error: &hyper::Error) -> bool {
-        let has_ended = error.is_incomplete_message()
-            || std::error::Error::source(error).is_some_and(|cause| cause.is::<io::Error>());
-        has_ended && connection.bytes_in() == self.bytes_in
+        Ok(UpstreamResponse { head, body: Body::empty(), upgrade: Some(connection.switch()), target, head_ns })
     }
 }
 
 /// The head of a response and where it came from.
 struct Answer {
-    response: Response<Incoming>,
+    head: ResponseHead,
+    body: Body,
     channel: Channel,
     head_ns: u64,
 }
@@ -257,30 +242,23 @@ struct Lease {
 }
 
 impl Lease {
-    fn attach(self, incoming: Incoming) -> Body {
-        let body = Body::incoming(incoming);
+    fn attach(self, body: Body) -> Body {
         if body.is_empty() {
             Box::new(self).end(Ending::Complete);
             return body;
         }
         body.with_end(Box::new(self))
     }
-
-    /// The connection belongs to whoever speaks the new protocol on it.
-    fn hand_over(self) -> Body {
-        if let Channel::Http1(connection) = self.channel {
-            connection.let_go();
-        }
-        Body::empty()
-    }
 }
 
 impl End for Lease {
     fn end(self: Box<Self>, ending: Ending) {
         let Self { flight, upload, channel } = *self;
-        let is_sent = upload.is_none_or(|upload| upload.is_complete());
+        let is_taken = upload.is_none_or(|upload| upload.is_complete());
         match (channel, ending) {
-            (Channel::Http1(connection), Ending::Complete) if is_sent => flight.pool.give_back(connection),
+            (Channel::Http1(connection), Ending::Complete) if is_taken && connection.is_sent() => {
+                flight.pool.give_back(connection);
+            }
             (Channel::Http1(connection), Ending::Complete) => connection.linger(&flight.pool.core.clock),
             // It is in the midst of a message, and closed for that.
             (Channel::Http1(connection), Ending::Failed(_) | Ending::Dropped) => drop::<Http1>(connection),

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use bytes::BytesMut;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 
@@ -11,6 +12,7 @@ use super::connect::Purpose;
 use super::pool::Pool;
 use crate::body::{Body, End, Ending, Failure, Tally};
 use crate::clock::Clock;
+use crate::http1::{Length, request_head};
 
 /// A request that has not been sent.
 pub(super) struct Outgoing {
@@ -60,22 +62,22 @@ impl Outgoing {
         self.body.is_empty() && self.method.is_idempotent()
     }
 
-    /// The same request again; only for one that is repeatable.
-    pub(super) fn copy(&self) -> Self {
-        let Self { method, target, headers, body: _ } = self;
-        Self { method: method.clone(), target: target.clone(), headers: headers.clone(), body: Body::empty() }
+    pub(super) fn method(&self) -> &Method {
+        &self.method
     }
 
-    pub(super) fn into_http1(self, pool: &Pool) -> Request<Body> {
-        let Self { method, target, mut headers, body } = self;
-        if !headers.contains_key(header::HOST) {
-            headers.insert(header::HOST, pool.host.clone());
-        }
-        let mut message = Request::new(body);
-        *message.method_mut() = method;
-        *message.uri_mut() = Uri::from(target);
-        *message.headers_mut() = headers;
-        message
+    /// How long its body is, as HTTP/1.1 tells it.
+    pub(super) fn length(&self) -> Length {
+        http_body::Body::size_hint(&self.body).exact().map_or(Length::Chunked, Length::Exact)
+    }
+
+    pub(super) fn take_body(&mut self) -> Body {
+        std::mem::replace(&mut self.body, Body::empty())
+    }
+
+    pub(super) fn write_http1(&self, out: &mut BytesMut, pool: &Pool, length: Length) {
+        let host = (!self.headers.contains_key(header::HOST)).then_some(&pool.host);
+        request_head(out, &self.method, &self.target, host, &self.headers, length);
     }
 
     /// The host goes into the pseudo-header.

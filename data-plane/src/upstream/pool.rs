@@ -15,7 +15,8 @@ use rustls::ClientConfig;
 
 use super::UpstreamError;
 use super::connect::{Connected, Purpose};
-use super::connection::{Http1, Http2, Stream};
+use super::connection::{Http2, Stream};
+use super::http1::Http1;
 use super::resolve::Resolver;
 use crate::clock::Clock;
 use crate::telemetry::{CoreTelemetry, EndpointCounts};
@@ -112,17 +113,15 @@ impl Pool {
         self.take_stream().map(Channel::Http2)
     }
 
-    /// The connection that was used last, if it is ready: one whose task has not noticed yet that its request is
-    /// over is passed over.
+    /// The connection that was used last, if the target has not closed it.
     fn take_idle(&self) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
-        let place = idle.iter().rposition(Http1::is_ready);
-        let connection = place.map(|place| idle.remove(place));
-        if place.is_none() {
-            idle.retain(|connection| !connection.sender.is_closed());
+        let mut connection = idle.pop();
+        while connection.as_ref().is_some_and(|connection| !connection.is_ready()) {
+            connection = idle.pop();
         }
         self.counts.idle.set(idle.len() as u64);
-        connection.map(Http1::begin)
+        connection
     }
 
     /// A place on the connection with the fewest requests.
@@ -191,23 +190,17 @@ impl Pool {
         self.shared.borrow_mut().push(Rc::new(connection));
     }
 
-    /// Takes back a connection whose request is over and left it in a perfect state.
+    /// Takes back a connection whose request is over, unless it is too old or not in a perfect state.
     pub(super) fn give_back(&self, connection: Http1) {
-        let is_old = self.core.swept_ns.get() >= connection.expires_ns;
-        if connection.is_held_up() {
-            // The service has answered and does not read the rest: what is sent behind that might wait forever.
-            drop(connection);
-        } else if !is_old && !connection.sender.is_closed() {
+        if connection.is_reusable() && self.core.swept_ns.get() < connection.expires_ns {
             self.put_idle(connection);
-        } else {
-            // Dropped at rest, it ends in good order.
-            drop(connection.rest(0));
         }
     }
 
-    fn put_idle(&self, connection: Http1) {
+    fn put_idle(&self, mut connection: Http1) {
+        connection.idle_since_ns = self.core.swept_ns.get();
         let mut idle = self.idle.borrow_mut();
-        idle.push(connection.rest(self.core.swept_ns.get()));
+        idle.push(connection);
         self.counts.idle.set(idle.len() as u64);
     }
 
@@ -215,9 +208,7 @@ impl Pool {
     pub(super) fn sweep(&self, now_ns: u64) {
         let is_fresh = |idle_since_ns: u64, expires_ns: u64| now_ns < idle_since_ns + IDLE_NS && now_ns < expires_ns;
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|connection| {
-            !connection.sender.is_closed() && is_fresh(connection.idle_since_ns, connection.expires_ns)
-        });
+        idle.retain(|connection| is_fresh(connection.idle_since_ns, connection.expires_ns) && connection.is_ready());
         self.counts.idle.set(idle.len() as u64);
         self.shared.borrow_mut().retain(|connection| {
             connection.is_good(now_ns)

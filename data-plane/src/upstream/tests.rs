@@ -91,6 +91,15 @@ impl Core {
         self.shard().targets.values().map(|target| target.open).sum()
     }
 
+    /// Waits until all connections are closed; those that the service has closed at rest are noticed by a sweep.
+    async fn until_closed(&self) {
+        until(|| {
+            self.upstreams.sweep(&self.snapshot.borrow());
+            self.open() == 0
+        })
+        .await;
+    }
+
     fn idle(&self) -> u64 {
         self.shard().targets.values().map(|target| target.idle).sum()
     }

@@ -1,7 +1,6 @@
 //! Bodies of requests, trailers, and connections that switch protocols.
 
 use http_body::Frame;
-use hyper_util::rt::TokioIo;
 
 use super::*;
 
@@ -68,7 +67,7 @@ fn a_service_that_takes_nothing_of_a_request_does_not_hold_it() {
         let mut request = post("/", Body::full(Bytes::from(vec![7; 30_000_000])));
         request.timeout = Duration::from_millis(30);
         assert!(matches!(core.send(request).await, Err(UpstreamError::Timeout)));
-        until(|| core.open() == 0).await;
+        core.until_closed().await;
     });
 }
 
@@ -83,7 +82,7 @@ fn a_request_that_is_too_large_is_the_fault_of_the_client() {
         let body = Body::full(Bytes::from(vec![7; 1000])).with_limit(999);
         let error = core.send(post("/", body)).await.err().expect("no answer");
         assert_eq!(error.rejection().status, StatusCode::PAYLOAD_TOO_LARGE);
-        until(|| core.open() == 0).await;
+        core.until_closed().await;
         assert!(core.shard().services["shop"].failures.is_empty());
     });
 }
@@ -125,7 +124,7 @@ fn a_connection_that_switches_protocols_belongs_to_its_request() {
         let request = with_field(with_field(get("/"), "upgrade", "echo"), "connection", "upgrade");
         let response = core.send(request).await.expect("an answer");
         assert_eq!(response.head.status, StatusCode::SWITCHING_PROTOCOLS);
-        let mut stream = TokioIo::new(response.upgrade.expect("it switched").await.expect("it is open"));
+        let mut stream = response.upgrade.expect("it switched").stream;
         drop(response.body);
         stream.write_all(b"world").await.expect("it is open");
         let mut text = String::new();

@@ -125,7 +125,7 @@ fn a_connection_that_says_goodbye_gets_no_further_request() {
         for number in 0..5 {
             let (headers, _) = core.get("/").await.expect("an answer");
             assert_eq!(number_of(&headers), number);
-            until(|| core.open() == 0).await;
+            core.until_closed().await;
         }
     });
 }
@@ -185,7 +185,7 @@ fn a_service_that_speaks_no_http2_is_a_bad_gateway() {
         ));
         let error = core.get("/").await.expect_err("no answer");
         assert_eq!(error.rejection().status, StatusCode::BAD_GATEWAY, "{error}");
-        until(|| core.open() == 0).await;
+        core.until_closed().await;
     });
 }
 

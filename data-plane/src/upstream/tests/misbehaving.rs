@@ -3,7 +3,6 @@
 use futures_util::future::join_all;
 
 use super::*;
-use crate::upstream::connection::RESTED_NS;
 
 /// What a service may do instead of answering.
 const MISCHIEF: [&str; 14] = [
@@ -97,7 +96,7 @@ fn each_mischief_ends_its_connection() {
                 Ok((headers, body)) => assert_eq!((headers["tag"].to_str().ok(), body), (Some(&*path), path.clone())),
                 Err(error) => assert!(matches!(error, UpstreamError::BadResponse(_)), "{what}: {error}"),
             }
-            until(|| core.open() == 0).await;
+            core.until_closed().await;
         }
     });
 }
@@ -114,7 +113,7 @@ fn what_comes_while_a_connection_idles_ends_it() {
         })
         .await));
         core.get("/").await.expect("an answer");
-        until(|| core.open() == 0).await;
+        core.until_closed().await;
     });
 }
 
@@ -130,7 +129,7 @@ fn a_connection_that_was_closed_while_it_idled_costs_no_request() {
         for number in 0..5 {
             let (headers, _) = core.get("/").await.expect("an answer");
             assert_eq!(number_of(&headers), number);
-            until(|| core.open() == 0).await;
+            core.until_closed().await;
         }
     });
 }
@@ -147,7 +146,7 @@ fn a_client_that_leaves_closes_the_connection_of_its_request() {
         let response = core.send(get("/")).await.expect("a head");
         assert_eq!(core.open(), 1);
         drop(response.body);
-        until(|| core.open() == 0).await;
+        core.until_closed().await;
         assert_eq!(core.shard().services["shop"].in_flight, 0);
     });
 }
@@ -189,12 +188,6 @@ async fn end_at_the_second(mut stream: TcpStream, number: usize, resets: bool, l
     }
 }
 
-/// Waits until a connection may be closed for idling.
-async fn rest(core: &Core) {
-    let begin_ns = core.upstreams.core.clock.now().monotonic_ns;
-    until(|| core.upstreams.core.clock.now().monotonic_ns >= begin_ns + RESTED_NS).await;
-}
-
 #[test]
 fn a_connection_that_ends_as_the_request_comes_costs_no_request_that_can_be_repeated() {
     on_a_core(|| async {
@@ -203,7 +196,6 @@ fn a_connection_that_ends_as_the_request_comes_costs_no_request_that_can_be_repe
             let core = Core::new(url(address));
             core.get("/0").await.expect("an answer");
             for (number, method) in [(1, Method::GET), (2, Method::PUT), (3, Method::DELETE), (4, Method::OPTIONS)] {
-                rest(&core).await;
                 let request = with_field(UpstreamRequest { method, ..get("/again") }, "x-tag", "kept");
                 let response = core.send(request).await.expect("an answer");
                 assert_eq!(number_of(&response.head.headers), number);
@@ -241,26 +233,20 @@ fn what_may_have_had_an_effect_or_was_answered_is_not_repeated() {
         .await));
         let body = || Body::full(Bytes::from_static(b"body"));
         let cases = [
-            (post("/post", Body::empty()), true),
-            (UpstreamRequest { method: Method::PUT, ..post("/body", body()) }, true),
-            (get("/half"), true),
-            // Not on a connection that was in use a moment ago: this is no service that idled too long.
-            (get("/busy"), false),
+            post("/post", Body::empty()),
+            UpstreamRequest { method: Method::PUT, ..post("/body", body()) },
+            get("/half"),
         ];
-        for (request, rests) in cases {
+        for request in cases {
             core.get("/good").await.expect("an answer");
-            if rests {
-                rest(&core).await;
-            }
             assert!(matches!(core.send(request).await, Err(UpstreamError::BadResponse(_))));
         }
         // Nor on a new connection, nor more than once.
         assert!(core.get("/new").await.is_err());
         core.get("/good").await.expect("an answer");
-        rest(&core).await;
         assert!(core.get("/never").await.is_err());
         let seen: Vec<_> = seen.borrow().iter().filter(|path| *path != "/good").cloned().collect();
-        assert_eq!(seen, ["/post", "/body", "/half", "/busy", "/new", "/never", "/never"]);
+        assert_eq!(seen, ["/post", "/body", "/half", "/new", "/never", "/never"]);
     });
 }
 

@@ -106,7 +106,7 @@ fn every_reason_without_an_answer_has_its_name() {
         let tls = json!({"url": format!("https://{quiet}"), "timeouts": {"connect": "20ms"}});
         core.put(tls);
         assert!(matches!(core.get("/").await, Err(UpstreamError::ConnectTimeout)));
-        until(|| core.open() == 0).await;
+        core.until_closed().await;
         assert_eq!(core.shard().services["shop"].in_flight, 0);
     });
 }
@@ -141,7 +141,7 @@ fn connections_survive_a_change_that_does_not_concern_them_and_end_with_their_se
         core.upstreams.sweep(&core.snapshot.borrow());
         assert_eq!(core.open(), 1, "its request is not over");
         assert_eq!(long.body.collect().await.expect("a body").to_bytes(), "/long");
-        until(|| core.open() == 0).await;
+        core.until_closed().await;
         assert!(matches!(core.get("/").await, Err(UpstreamError::NoTarget)));
     });
 }
@@ -181,13 +181,13 @@ fn idle_and_old_connections_are_closed_when_the_core_sweeps() {
         sweep_at(begin_ns + 118 * second);
         assert_eq!((core.idle(), core.open()), (1, 1), "it was used in between");
         sweep_at(begin_ns + 180 * second);
-        until(|| core.open() == 0).await;
+        core.until_closed().await;
 
         core.get("/").await.expect("an answer");
         let response = core.send(get("/")).await.expect("an answer");
         sweep_at(begin_ns + 3601 * second);
         response.body.collect().await.expect("a body");
         assert_eq!(core.idle(), 0, "it is too old for another request");
-        until(|| core.open() == 0).await;
+        core.until_closed().await;
     });
 }

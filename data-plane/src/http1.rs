@@ -1,0 +1,20 @@
+//! HTTP/1.1 on a connection, on either side of the gateway (RFC 9112).
+//!
+//! What could be read in two ways is refused and never repaired: two peers that read one message differently are
+//! how one request gets into another. A message is framed anew from its parsed form, and a body knows the number of
+//! its message, so that no byte of one exchange can reach another.
+
+mod chunked;
+mod encode;
+mod framing;
+mod head;
+mod pump;
+mod stream;
+mod wire;
+
+pub use encode::{Announced, Date, request_head, response_head};
+pub use framing::Length;
+pub use head::{Bounds, Fault, RequestHead, ResponseHead};
+pub use pump::{Broken, Pump};
+pub use stream::Stream;
+pub use wire::{Incoming, Lost, SharedWire, Switched, Traffic, Wire};

@@ -1,0 +1,160 @@
+//! Writing messages: always in the one way that cannot be misread, whatever they came in.
+
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::{BufMut, BytesMut};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+
+use super::framing::Length;
+
+/// Names and the space around them, for most messages.
+const FIELD_BYTES: usize = 40;
+
+/// Writes the head of a request. The length of the body is written from `length`, not from the fields.
+pub fn request_head(
+    out: &mut BytesMut,
+    method: &Method,
+    target: &PathAndQuery,
+    host: Option<&HeaderValue>,
+    headers: &HeaderMap,
+    length: Length,
+) {
+    let target = target.as_str();
+    out.reserve(256 + target.len() + headers.len() * FIELD_BYTES);
+    put(out, &[method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
+    if let Some(host) = host {
+        put(out, &[b"host: ", host.as_bytes(), b"\r\n"]);
+    }
+    let named_length = fields(out, headers);
+    match length {
+        // A body of no bytes is no body, where a method has a meaning for one it says so (RFC 9110 section 8.6).
+        Length::Exact(0) if !named_length && !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
+        length => framing(out, length),
+    }
+    // `TE` is about this connection, and says so (RFC 9110 section 10.1.4).
+    if headers.contains_key(TE) && !headers.contains_key(UPGRADE) {
+        out.put_slice(b"connection: te\r\n");
+    }
+    out.put_slice(b"\r\n");
+}
+
+/// How the head of a response says how long its body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// Body and length are the same.
+    Length(Length),
+    /// There is no body; the length is that which there would be, if the fields say it (RFC 9110 section 8.6).
+    AsFielded,
+    /// Neither a body nor a word about its length.
+    Nothing,
+}
+
+/// Writes the head of a response. `connection` goes into it unless it has such a field already.
+pub fn response_head(
+    out: &mut BytesMut,
+    status: StatusCode,
+    headers: &HeaderMap,
+    announced: Announced,
+    connection: Option<&'static str>,
+    date: &Date,
+    unix_ms: u64,
+) {
+    out.reserve(256 + headers.len() * FIELD_BYTES);
+    let reason = status.canonical_reason().unwrap_or_default();
+    put(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+    fields(out, headers);
+    match announced {
+        Announced::Length(length) => framing(out, length),
+        Announced::AsFielded => {
+            if let Some(length) = headers.get(CONTENT_LENGTH) {
+                put(out, &[b"content-length: ", length.as_bytes(), b"\r\n"]);
+            }
+        }
+        Announced::Nothing => {}
+    }
+    if let Some(connection) = connection.filter(|_| !headers.contains_key(CONNECTION)) {
+        put(out, &[b"connection: ", connection.as_bytes(), b"\r\n"]);
+    }
+    if !headers.contains_key(DATE) {
+        date.put(out, unix_ms);
+    }
+    out.put_slice(b"\r\n");
+}
+
+/// Writes the fields but for those about the length; whether there is one that says it in bytes.
+fn fields(out: &mut BytesMut, headers: &HeaderMap) -> bool {
+    let mut named_length = false;
+    for (name, value) in headers {
+        if *name == CONTENT_LENGTH {
+            named_length = true;
+        } else if *name != TRANSFER_ENCODING {
+            field(out, name, value);
+        }
+    }
+    named_length
+}
+
+fn field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
+    put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+}
+
+fn put(out: &mut BytesMut, pieces: &[&[u8]]) {
+    for piece in pieces {
+        out.extend_from_slice(piece);
+    }
+}
+
+fn framing(out: &mut BytesMut, length: Length) {
+    match length {
+        Length::Exact(length) => {
+            put(out, &[b"content-length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
+        }
+        Length::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
+        Length::UntilClose => {}
+    }
+}
+
+/// The line before the data of a chunk.
+pub fn chunk_size(out: &mut BytesMut, length: usize) {
+    let mut digits = [0; 16];
+    let (mut rest, mut place) = (length, digits.len());
+    while rest > 0 {
+        place -= 1;
+        digits[place] = b"0123456789abcdef"[rest % 16];
+        rest /= 16;
+    }
+    put(out, &[&digits[place..], b"\r\n"]);
+}
+
+/// The end of a chunked body, with the trailers.
+pub fn last_chunk(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
+    out.put_slice(b"0\r\n");
+    for (name, value) in trailers.into_iter().flatten() {
+        field(out, name, value);
+    }
+    out.put_slice(b"\r\n");
+}
+
+/// The `Date` of a core's responses (RFC 9110 section 6.6.1), formatted once a second.
+#[derive(Debug, Default)]
+pub struct Date {
+    second: Cell<u64>,
+    line: RefCell<Vec<u8>>,
+}
+
+impl Date {
+    fn put(&self, out: &mut BytesMut, unix_ms: u64) {
+        let second = unix_ms / 1000;
+        let mut line = self.line.borrow_mut();
+        if self.second.replace(second) != second || line.is_empty() {
+            let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+            *line = format!("date: {date}\r\n").into_bytes();
+        }
+        out.extend_from_slice(&line);
+    }
+}

@@ -1,0 +1,140 @@
+//! An HTTP/1.1 connection to a target, and what happens to it when a request on it is over.
+//!
+//! It runs in the task of its request. It serves one request after the other, and only one that was left in a perfect
+//! state serves another: whole request sent, whole response read, nothing behind it. In every other case it is closed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::Method;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connection::Open;
+use super::outgoing::Outgoing;
+use super::pool::Pool;
+use crate::body::Body;
+use crate::clock::Clock;
+use crate::http1::{Bounds, Broken, Incoming, Length, Lost, Pump, ResponseHead, SharedWire, Stream, Switched, Wire};
+
+/// Bounds of the head of a response.
+const BOUNDS: Bounds = Bounds { head_bytes: 64 * 1024, target_bytes: 64 * 1024, fields: 256 };
+
+/// A service may answer before it has read the request: the client gets this long to finish sending.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// An HTTP/1.1 connection. Dropping it closes it.
+pub(super) struct Http1 {
+    wire: SharedWire,
+    /// When it is too old for another request.
+    pub(super) expires_ns: u64,
+    pub(super) idle_since_ns: u64,
+    /// It has served a request before: the target may be closing it for idling when the next one is sent.
+    pub(super) has_served: bool,
+    /// The target keeps it for another request.
+    is_persistent: bool,
+    /// What sends the body of the request when the response has begun before its end.
+    upload: Option<AbortOnDropHandle<()>>,
+    open: Open,
+}
+
+/// A connection on which the service has switched to another protocol.
+pub struct Upgraded {
+    pub stream: Switched,
+    _open: Open,
+}
+
+/// A request that is under way on a connection, and what is left of it to send.
+pub(super) struct Sending {
+    pump: Option<Pump>,
+    method: Method,
+}
+
+impl Http1 {
+    pub(super) fn new(stream: Stream, open: Open, expires_ns: u64) -> Self {
+        let wire = Wire::new(stream, BytesMut::new(), BOUNDS, Rc::default());
+        let wire = Rc::new(RefCell::new(wire));
+        Self { wire, expires_ns, idle_since_ns: 0, has_served: false, is_persistent: true, upload: None, open }
+    }
+
+    /// Whether it can take a request. A service that has closed it is noticed here, if the word of it has come.
+    pub(super) fn is_ready(&self) -> bool {
+        self.wire.borrow_mut().is_at_rest()
+    }
+
+    /// Whether its last request left it in a perfect state.
+    pub(super) fn is_reusable(&self) -> bool {
+        self.is_persistent && self.upload.is_none() && self.wire.borrow().is_between_messages()
+    }
+
+    /// Takes the head of a request, and its body if it has one; a request without stays whole where it is.
+    pub(super) fn begin(&mut self, outgoing: &mut Outgoing, pool: &Pool) -> Sending {
+        let length = outgoing.length();
+        outgoing.write_http1(self.wire.borrow_mut().output(), pool, length);
+        let pump = (length != Length::Exact(0)).then(|| Pump::new(outgoing.take_body(), length, true));
+        Sending { pump, method: outgoing.method().clone() }
+    }
+
+    /// Sends, and waits for the head of the response, which may come before all was sent.
+    pub(super) fn poll_response(
+        &self,
+        sending: &mut Sending,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, Lost>> {
+        if let Some(pump) = &mut sending.pump {
+            match pump.poll(&self.wire, context) {
+                // A service that reads no more may have answered; if it has not, that is found when its answer is read.
+                Poll::Ready(Ok(()) | Err(Broken::Peer)) => sending.pump = None,
+                Poll::Ready(Err(Broken::Source(_) | Broken::Length)) => return Poll::Ready(Err(Lost::Torn)),
+                Poll::Pending => {}
+            }
+        } else {
+            // As above.
+            let _ = self.wire.borrow_mut().poll_flush(context);
+        }
+        self.wire.borrow_mut().poll_response(context, &sending.method)
+    }
+
+    /// The response has come: what is left of the request is sent on the side.
+    pub(super) fn answered(&mut self, sending: Sending, head: &ResponseHead) {
+        self.has_served = true;
+        self.is_persistent = head.is_persistent;
+        if let Some(mut pump) = sending.pump {
+            let wire = Rc::clone(&self.wire);
+            let upload = tokio::task::spawn_local(async move {
+                // A service that has answered may take no more.
+                let _ = std::future::poll_fn(|context| pump.poll(&wire, context)).await;
+            });
+            self.upload = Some(AbortOnDropHandle::new(upload));
+        }
+    }
+
+    /// The body of the response.
+    pub(super) fn body(&self, length: Length) -> Body {
+        if length == Length::Exact(0) { Body::empty() } else { Body::http1(Incoming::new(&self.wire)) }
+    }
+
+    /// The connection as it is, for whoever speaks another protocol on it.
+    pub(super) fn switch(self) -> Upgraded {
+        Upgraded { stream: Switched(self.wire), _open: self.open }
+    }
+
+    /// Whether the request was sent to its end.
+    pub(super) fn is_sent(&self) -> bool {
+        self.upload.as_ref().is_none_or(AbortOnDropHandle::is_finished)
+    }
+
+    /// Its response is complete but the request is not: it is closed when that was sent, or after a moment.
+    pub(super) fn linger(mut self, clock: &Clock) {
+        let deadline = clock.deadline(LINGER);
+        tokio::task::spawn_local(async move {
+            let Some(upload) = &mut self.upload else { return };
+            tokio::select! {
+                _ = upload => {}
+                () = deadline => {}
+            }
+        });
+    }
+}
