@@ -10,6 +10,8 @@ mod framing;
 mod head;
 mod pump;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use encode::{Announced, Date, request_head, response_head};

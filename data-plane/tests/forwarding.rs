@@ -362,6 +362,28 @@ async fn request_bodies_are_bounded_in_size_and_slowness() {
 }
 
 #[tokio::test]
+async fn a_client_that_stops_sending_is_told_so_when_the_service_has_waited_long_enough() {
+    let address = backend::echo().await;
+    let node = Node::start(forward_with(address, json!({ "timeouts": { "request": "100ms" } }))).await;
+    let head = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10\r\n\r\n";
+    let stalled = node.raw(format!("{head}12")).await;
+    assert_eq!((&problem(&stalled)["status"], &problem(&stalled)["code"]), (&json!(408), &json!("request-timeout")));
+}
+
+#[tokio::test]
+async fn what_a_client_says_to_a_proxy_of_its_own_stays_here() {
+    let node = node_to(backend::echo().await).await;
+    let fields = "host: x\r\nconnection: close\r\nproxy-authorization: Basic eDp5\r\n";
+    let got = echoed(&node.raw(format!("GET / HTTP/1.1\r\n{fields}\r\n")).await);
+    assert_eq!(field(&got, "proxy-authorization"), Vec::<&str>::new());
+    for method in ["TRACE", "CONNECT"] {
+        let target = if method == "CONNECT" { "x:80" } else { "/" };
+        let refused = node.raw(format!("{method} {target} HTTP/1.1\r\n{fields}\r\n")).await;
+        assert_eq!(problem(&refused)["status"], 501, "{method}: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_may_wait_for_leave_to_send_its_body() {
     let node = node_to(backend::echo().await).await;
     let mut stream = TcpStream::connect(node.address).await.unwrap();

@@ -114,7 +114,7 @@ impl RequestHead {
             let version = version(request.version)?;
             let method = request.method.unwrap_or_default();
             let method = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::Malformed("The method is none."))?;
-            let uri = uri(head, request.path.unwrap_or_default())?;
+            let uri = uri(head, request.path.unwrap_or_default(), &method)?;
             let fields = Fields::of(head, request.headers)?;
             let length = fields.framing.of_request(version)?;
             let (mut parts, ()) = http::Request::new(()).into_parts();
@@ -183,7 +183,7 @@ fn version(minor: Option<u8>) -> Result<Version, Fault> {
 }
 
 /// The target in any of its forms (RFC 9112 section 3.2). A fragment is for the client alone.
-fn uri(head: &Bytes, target: &str) -> Result<Uri, Fault> {
+fn uri(head: &Bytes, target: &str, method: &Method) -> Result<Uri, Fault> {
     let invalid = Fault::Malformed("The target is not valid.");
     if memchr::memchr(b'#', target.as_bytes()).is_some() {
         return Err(invalid);
@@ -192,7 +192,11 @@ fn uri(head: &Bytes, target: &str) -> Result<Uri, Fault> {
     if target.starts_with('/') {
         return PathAndQuery::from_maybe_shared(bytes).map(Uri::from).map_err(|_| invalid);
     }
-    Uri::from_maybe_shared(bytes).map_err(|_| invalid)
+    let uri = Uri::from_maybe_shared(bytes).map_err(|_| invalid)?;
+    // The authority alone is for tunnels, the asterisk for questions about the server.
+    let is_known =
+        uri.scheme().is_some() || *method == Method::CONNECT || (*method == Method::OPTIONS && target == "*");
+    if is_known { Ok(uri) } else { Err(invalid) }
 }
 
 /// What `Connection` says about the time after the message (RFC 9112 section 9.3).

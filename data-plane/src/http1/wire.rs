@@ -294,7 +294,8 @@ impl Wire {
         self.output.len() < OUTPUT_BYTES && self.tail.is_empty() && self.tail_end.is_empty()
     }
 
-    fn is_flushed(&self) -> bool {
+    /// Whether the peer has taken all that was for it.
+    pub fn is_flushed(&self) -> bool {
         self.output.is_empty() && self.tail.is_empty() && self.tail_end.is_empty()
     }
 

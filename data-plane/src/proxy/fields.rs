@@ -49,6 +49,8 @@ fn is_unwanted(name: &str) -> bool {
         "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "expect" | "http2-settings" => {
             true
         }
+        // For a proxy that the client chose (RFC 9110 section 11.7), which a gateway is not.
+        "proxy-authorization" => true,
         "forwarded" | "x-real-ip" => true,
         name => name.starts_with("x-forwarded-") || name.contains('_'),
     }

@@ -71,6 +71,8 @@ fn check_method(method: &Method, uri: &Uri) -> Result<(), Rejection> {
     let refused = |detail| Err(Rejection::new(StatusCode::NOT_IMPLEMENTED, "method-not-implemented", detail));
     match *method {
         Method::CONNECT => refused("The gateway opens no tunnels."),
+        // It would show the client what the gateway adds for the service (RFC 9110 section 9.3.8).
+        Method::TRACE => refused("The gateway does not send requests back."),
         Method::OPTIONS if uri.path() == "*" => refused("The gateway answers OPTIONS for resources only."),
         _ => Ok(()),
     }

@@ -16,7 +16,7 @@ use super::http1::Http1;
 use super::outgoing::{Outgoing, Upload};
 use super::pool::{Channel, Core, Pool};
 use super::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
-use crate::body::{Body, End, Ending};
+use crate::body::{Body, End, Ending, Failure};
 use crate::http1::Lost;
 use crate::telemetry::ServiceCounts;
 
@@ -141,7 +141,15 @@ impl Task {
                 self.is_repeatable = false;
                 Err(self.failed(lost.to_string(), is_unsent))
             }
-            None => Err(Failed { error: UpstreamError::Timeout, is_unsent: false }),
+            None => {
+                let is_upload_late = self.upload.as_ref().is_some_and(|upload| upload.ended_ns().is_none());
+                // The target has taken all there was: it is the client who keeps it waiting.
+                let error = match is_upload_late && !connection.is_held_up() {
+                    true => UpstreamError::RequestBody(Failure::TooSlow),
+                    false => UpstreamError::Timeout,
+                };
+                Err(Failed { error, is_unsent: false })
+            }
         }
     }
 

@@ -121,6 +121,11 @@ impl Http1 {
         Upgraded { stream: Switched(self.wire), _open: self.open }
     }
 
+    /// Whether something waits to be sent that the target does not take.
+    pub(super) fn is_held_up(&self) -> bool {
+        !self.wire.borrow().is_flushed()
+    }
+
     /// Whether the request was sent to its end.
     pub(super) fn is_sent(&self) -> bool {
         self.upload.as_ref().is_none_or(AbortOnDropHandle::is_finished)

@@ -84,11 +84,11 @@ impl Policy for Compiled {
         let key = match self.take_key(exchange) {
             Taken::One(key) => key,
             Taken::None => {
-                return self.reject("credential-missing", "this needs an API key, and the request has none");
+                return self.reject("credential-missing", "This needs an API key, and the request has none.");
             }
             // Which of them counts would be decided differently here and behind, so none does.
             Taken::Several => {
-                return self.reject("credential-repeated", "the request has more than one API key");
+                return self.reject("credential-repeated", "The request has more than one API key.");
             }
         };
         match exchange.snapshot.consumer_of_key(&key) {
@@ -96,7 +96,7 @@ impl Policy for Compiled {
                 exchange.consumer = Some(consumer);
                 Outcome::Continue
             }
-            None => self.reject("credential-unknown", "the API key is not known here"),
+            None => self.reject("credential-unknown", "The API key is not known here."),
         }
     }
 }

@@ -144,7 +144,7 @@ impl Policy for Compiled {
         match verdict {
             Verdict::Admitted { .. } => Outcome::Continue,
             Verdict::Refused { .. } => {
-                let detail = format!("too many requests: the next one may come in {seconds} s");
+                let detail = format!("Too many requests: the next one may come in {seconds} s.");
                 Outcome::Reject(
                     Rejection::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail)
                         .with_field(RETRY_AFTER, HeaderValue::from(seconds)),

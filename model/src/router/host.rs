@@ -39,11 +39,11 @@ impl HostFault {
     #[must_use]
     pub const fn detail(self) -> &'static str {
         match self {
-            Self::UserInfo => "the host holds user information",
-            Self::InvalidPort => "the host ends in something that is no port",
-            Self::InvalidAddress => "the host holds brackets around something that is no IPv6 address",
-            Self::InvalidName => "the host is no host name",
-            Self::TooLong => "the host is longer than any host name",
+            Self::UserInfo => "The host holds user information.",
+            Self::InvalidPort => "The host ends in something that is no port.",
+            Self::InvalidAddress => "The host holds brackets around something that is no IPv6 address.",
+            Self::InvalidName => "The host is no host name.",
+            Self::TooLong => "The host is longer than any host name.",
         }
     }
 }

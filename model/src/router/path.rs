@@ -60,15 +60,15 @@ impl PathFault {
     #[must_use]
     pub const fn detail(self) -> &'static str {
         match self {
-            Self::NotAbsolute => "the path does not begin with a slash",
-            Self::InvalidEscape => "the path holds a percent sign without two hexadecimal digits behind it",
-            Self::EncodedSlash => "the path holds an encoded slash",
-            Self::Backslash => "the path holds a backslash",
-            Self::ControlCharacter => "the path holds a control character",
-            Self::InvalidCharacter => "the path holds a character that has to be percent-encoded there",
-            Self::DoubleEncoded => "the path is percent-encoded twice",
-            Self::AboveRoot => "the path climbs above the root",
-            Self::DotSegmentParameter => "the path holds a dot segment with a parameter",
+            Self::NotAbsolute => "The path does not begin with a slash.",
+            Self::InvalidEscape => "The path holds a percent sign without two hexadecimal digits behind it.",
+            Self::EncodedSlash => "The path holds an encoded slash.",
+            Self::Backslash => "The path holds a backslash.",
+            Self::ControlCharacter => "The path holds a control character.",
+            Self::InvalidCharacter => "The path holds a character that has to be percent-encoded there.",
+            Self::DoubleEncoded => "The path is percent-encoded twice.",
+            Self::AboveRoot => "The path climbs above the root.",
+            Self::DotSegmentParameter => "The path holds a dot segment with a parameter.",
         }
     }
 }
