@@ -155,6 +155,33 @@ async fn http_2_clients_get_trailers_of_http_1_services() {
 }
 
 #[tokio::test]
+async fn a_grpc_client_hears_of_the_gateways_own_errors_in_its_own_terms() {
+    let closed = support::free_address();
+    let mut edits = forward_to(closed);
+    edits[1] = put(Kind::Route, "all", json!({ "paths": ["/closed"], "service": "backend" }));
+    let node = Node::start(edits).await;
+    let stream = TcpStream::connect(node.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for (path, status) in [("/missing/Call", "12"), ("/closed", "14")] {
+        for kind in ["application/grpc", "application/grpc+proto"] {
+            let request = Request::post(format!("http://a.test{path}")).header("content-type", kind);
+            let response = within(sender.send_request(request.body(full("x")).unwrap())).await.unwrap();
+            let headers = response.headers();
+            assert_eq!(
+                (response.status().as_u16(), &headers["grpc-status"]),
+                (200, &status.parse().unwrap()),
+                "{path}"
+            );
+            assert_eq!(headers["content-type"], "application/grpc");
+            assert!(headers["grpc-message"].to_str().unwrap().ends_with('.'));
+            assert_eq!(within(response.into_body().collect()).await.unwrap().to_bytes(), "");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_stream_reaches_the_client_while_it_goes_on() {
     let (send, frames) = mpsc::channel::<Bytes>(1);
     let frames = Arc::new(std::sync::Mutex::new(Some(frames)));

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::USER_AGENT;
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Response, StatusCode, Version};
 use model::exchange::{Exchange, RequestHead};
 use model::rejection::Rejection;
@@ -21,6 +21,8 @@ pub struct Record {
     pub connection: Rc<Connection>,
     pub exchange: Exchange,
     pub version: Version,
+    /// The client speaks gRPC.
+    pub is_grpc: bool,
     pub status: Option<StatusCode>,
     /// Why the gateway answered itself, or why the answer broke off.
     pub code: Option<&'static str>,
@@ -43,6 +45,7 @@ impl Record {
         connection.request_begins();
         let core = &connection.core;
         core.telemetry.metrics.request_started();
+        let is_grpc = version == Version::HTTP_2 && head.headers.get(CONTENT_TYPE).is_some_and(is_grpc);
         let user_agent = head.headers.get(USER_AGENT).cloned();
         let mut exchange = Exchange::new(core.snapshot(), head, connection.client, core.clock.now(), fastrand::u64(..));
         exchange.listener = connection.listener.slot.get();
@@ -50,6 +53,7 @@ impl Record {
             connection: connection.clone(),
             exchange,
             version,
+            is_grpc,
             status: None,
             code: None,
             policy: None,
@@ -83,6 +87,12 @@ impl Record {
         *response.headers_mut() = reply.head.headers;
         response
     }
+}
+
+/// `application/grpc`, `application/grpc+proto` and the like; not gRPC-Web.
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 impl End for Record {

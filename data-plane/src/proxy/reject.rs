@@ -1,16 +1,24 @@
-//! The gateway's own error answers: RFC 9457 problems that say what the client can use and nothing internal.
+//! The gateway's own error answers: RFC 9457 problems that say what the client can use and nothing internal, and a
+//! status of gRPC for who calls that way.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use model::exchange::ResponseHead;
 use model::rejection::Rejection;
+use percent_encoding::{AsciiSet, CONTROLS};
 use serde::Serialize;
 
 use super::Reply;
 use super::record::Record;
 use crate::body::Body;
 use crate::http1::Fault;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// What has to be escaped in a message of gRPC: all but printable ASCII, and the escape itself.
+const NOT_IN_A_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -28,6 +36,9 @@ struct Problem<'a> {
 /// The answer for a request that was rejected.
 pub fn reply(rejection: &Rejection, record: &mut Record) -> Reply {
     record.rejected(rejection);
+    if record.is_grpc {
+        return grpc_reply(rejection);
+    }
     let body = problem(rejection, record.exchange.request_id().to_str().unwrap_or_default());
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, PROBLEM_JSON);
@@ -37,6 +48,46 @@ pub fn reply(rejection: &Rejection, record: &mut Record) -> Reply {
     }
     let head = ResponseHead { status: rejection.status, headers };
     Reply { head, body: Body::full(body) }.without_body_for(&record.exchange.request.method)
+}
+
+/// The same for a gRPC call: a response of trailers only, as its clients understand no other.
+fn grpc_reply(rejection: &Rejection) -> Reply {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(rejection)));
+    // Bytes that could not stand in a field are escaped, and the percent sign (gRPC over HTTP/2, Status-Message).
+    let message = percent_encoding::utf8_percent_encode(&rejection.detail, NOT_IN_A_MESSAGE).to_string();
+    if let Ok(message) = HeaderValue::from_str(&message) {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    for (name, value) in &rejection.fields {
+        headers.append(name.clone(), value.clone());
+    }
+    Reply { head: ResponseHead { status: StatusCode::OK, headers }, body: Body::empty() }
+}
+
+/// The status code of gRPC that means for a client what the rejection means.
+fn grpc_status(rejection: &Rejection) -> u16 {
+    const INVALID_ARGUMENT: u16 = 3;
+    const DEADLINE_EXCEEDED: u16 = 4;
+    const PERMISSION_DENIED: u16 = 7;
+    const RESOURCE_EXHAUSTED: u16 = 8;
+    const UNIMPLEMENTED: u16 = 12;
+    const INTERNAL: u16 = 13;
+    const UNAVAILABLE: u16 = 14;
+    const UNAUTHENTICATED: u16 = 16;
+    match rejection.status {
+        StatusCode::UNAUTHORIZED => UNAUTHENTICATED,
+        StatusCode::FORBIDDEN => PERMISSION_DENIED,
+        StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => UNIMPLEMENTED,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            RESOURCE_EXHAUSTED
+        }
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => DEADLINE_EXCEEDED,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => UNAVAILABLE,
+        status if status.is_client_error() => INVALID_ARGUMENT,
+        _ => INTERNAL,
+    }
 }
 
 /// The message for a client that did not get its head done in time.
