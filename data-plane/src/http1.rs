@@ -14,7 +14,7 @@ mod stream;
 mod tests;
 mod wire;
 
-pub use encode::{Announced, Date, request_head, response_head};
+pub use encode::{Announced, Date, interim_head, request_head, response_head};
 pub use framing::Length;
 pub use head::{Bounds, Fault, RequestHead, ResponseHead};
 pub use pump::{Broken, Pump};

@@ -12,7 +12,7 @@ use model::snapshot::{Action, FixedResponse};
 use crate::body::Body;
 use crate::listener::connection::Connection;
 
-mod fields;
+pub mod fields;
 mod forward;
 mod intake;
 pub mod record;

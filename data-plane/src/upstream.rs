@@ -4,6 +4,7 @@
 //! another core. What is bounded here: connections and their age for each endpoint, the size of response heads,
 //! the wait for a connection and for the head of a response. Bodies are bounded by whoever reads them.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -38,6 +39,9 @@ mod resolve;
 mod tests;
 mod tls;
 
+/// Interim responses on their way to a client, who runs in the same task.
+pub type Interim = Rc<RefCell<Vec<ResponseHead>>>;
+
 /// A request as a service gets it: fields that belong to the client's connection are gone.
 pub struct UpstreamRequest {
     pub method: Method,
@@ -46,6 +50,8 @@ pub struct UpstreamRequest {
     /// request that may switch protocols.
     pub headers: HeaderMap,
     pub body: Body,
+    /// Where interim responses go (RFC 9110 section 15.2); without it nobody wants them.
+    pub interim: Option<Interim>,
     /// How long the head of the response may take, counted from the last byte of the request.
     pub timeout: Duration,
 }

@@ -86,6 +86,14 @@ pub fn response_head(
     out.put_slice(b"\r\n");
 }
 
+/// Writes an interim response (RFC 9110 section 15.2): it has neither a body nor a word about the connection.
+pub fn interim_head(out: &mut BytesMut, status: StatusCode, headers: &HeaderMap) {
+    let reason = status.canonical_reason().unwrap_or_default();
+    put(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+    fields(out, headers);
+    out.put_slice(b"\r\n");
+}
+
 /// Writes the fields but for those about the length; whether there is one that says it in bytes.
 fn fields(out: &mut BytesMut, headers: &HeaderMap) -> bool {
     let mut named_length = false;

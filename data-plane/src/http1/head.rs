@@ -127,6 +127,11 @@ impl RequestHead {
 }
 
 impl ResponseHead {
+    /// Whether the answer is still to come.
+    pub fn is_interim(&self) -> bool {
+        self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
+    }
+
     /// Parses the head of the answer to a request of the method.
     pub fn parse(head: &Bytes, lines: usize, method: &Method) -> Result<Self, Fault> {
         with_places(lines, |places| {

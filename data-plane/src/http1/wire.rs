@@ -139,20 +139,20 @@ impl Wire {
         }
     }
 
-    /// The answer to a request of the method. Interim responses before it are passed over, but for a switch of protocols.
+    /// The next response to a request of the method: the answer, a switch of protocols, or what comes before it.
     pub fn poll_response(&mut self, context: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, Lost>> {
         loop {
             if let Some((head, lines)) = self.take_head()? {
                 let head = ResponseHead::parse(&head, lines, method)?;
-                if !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+                if !head.is_interim() {
                     self.begin(head.length);
                     return Poll::Ready(Ok(head));
                 }
                 self.interim += 1;
-                if self.interim > MAX_INTERIM {
-                    return Poll::Ready(Err(Fault::Malformed("There are too many interim responses.").into()));
-                }
-                continue;
+                return Poll::Ready(match self.interim > MAX_INTERIM {
+                    true => Err(Fault::Malformed("There are too many interim responses.").into()),
+                    false => Ok(head),
+                });
             }
             ready!(self.poll_more(context))?;
         }

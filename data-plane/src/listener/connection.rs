@@ -12,6 +12,7 @@ use super::OpenListener;
 use super::tunnel::Tunnel;
 use crate::cores::core::Core;
 use crate::http1::Traffic;
+use crate::upstream::Interim;
 
 /// One connection of a client.
 pub struct Connection {
@@ -29,6 +30,8 @@ pub struct Connection {
     pub requests: Cell<u64>,
     /// How much had come in when the last request ended.
     pub idle_from: Cell<u64>,
+    /// What comes before the answer that is awaited.
+    pub interim: Interim,
     /// What the connection becomes after the response that is being written.
     pub tunnel: RefCell<Option<Tunnel>>,
     leaving: Cell<bool>,
@@ -49,6 +52,7 @@ impl Connection {
             withheld: Rc::default(),
             requests: Cell::new(0),
             idle_from: Cell::new(0),
+            interim: Interim::default(),
             tunnel: RefCell::default(),
             leaving: Cell::new(false),
             waker: RefCell::default(),

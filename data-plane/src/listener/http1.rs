@@ -14,7 +14,9 @@ use http::{HeaderMap, Method, StatusCode, Version, response};
 use super::connection::Connection;
 use super::watch::{Protocol, Verdict, Watch};
 use crate::body::Body;
-use crate::http1::{Announced, Incoming, Length, Lost, Pump, RequestHead, SharedWire, Stream, Wire, response_head};
+use crate::http1::{
+    Announced, Incoming, Length, Lost, Pump, RequestHead, SharedWire, Stream, Wire, interim_head, response_head,
+};
 use crate::proxy;
 
 /// How long a client that was told to go may take to read that, while what it still sends is thrown away: closing at
@@ -97,13 +99,32 @@ async fn requests(connection: &Rc<Connection>, wire: &SharedWire) -> Next {
         let mut turn = pin!(turn(connection, wire, head));
         let next = poll_fn(|context| match turn.as_mut().poll(context) {
             Poll::Ready(next) => Poll::Ready(next),
-            Poll::Pending => wire.borrow_mut().poll_gone(context).map(|()| Next::Close),
+            Poll::Pending => {
+                let mut wire = wire.borrow_mut();
+                if put_interim(connection, &mut wire) {
+                    // What cannot be sent at once goes out before the answer; that the client is gone is found there.
+                    let _ = wire.poll_flush(context);
+                }
+                wire.poll_gone(context).map(|()| Next::Close)
+            }
         });
         match next.await {
             Next::Request => {}
             other => return other,
         }
     }
+}
+
+/// Queues what the service says before its answer; whether there is anything.
+fn put_interim(connection: &Rc<Connection>, wire: &mut Wire) -> bool {
+    let mut interim = connection.interim.borrow_mut();
+    for head in interim.iter_mut() {
+        proxy::fields::clean_response(&mut head.headers);
+        interim_head(wire.output(), head.status, &head.headers);
+    }
+    let has_some = !interim.is_empty();
+    interim.clear();
+    has_some
 }
 
 /// One request and its answer.
@@ -156,6 +177,7 @@ fn begin_answer(
 ) -> (Pump, bool) {
     let is_read_by_somebody = Rc::strong_count(wire) > 1;
     let mut wire = wire.borrow_mut();
+    put_interim(connection, &mut wire);
     wire.answers();
     if !is_read_by_somebody {
         wire.skip_body();

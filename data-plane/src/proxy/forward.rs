@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, Version};
 use model::exchange::ResponseHead;
 use model::rejection::Rejection;
 
@@ -63,6 +63,7 @@ fn request(record: &mut Record, onward: Onward, timeout: Duration) -> UpstreamRe
         target: record.exchange.request.target.clone(),
         headers,
         body,
+        interim: (record.version == Version::HTTP_11).then(|| record.connection.interim.clone()),
         timeout,
     }
 }
@@ -80,7 +81,7 @@ fn reply(
     let switched = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.get(http::header::UPGRADE).cloned());
     fields::clean_response(&mut headers);
     if core.via {
-        fields::via(&mut headers, http::Version::HTTP_11);
+        fields::via(&mut headers, Version::HTTP_11);
     }
     if let Some(protocol) = switched {
         let (Some(service), Some(protocol), true) = (upgrade, protocol, wants_upgrade) else {

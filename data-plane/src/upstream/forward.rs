@@ -15,7 +15,7 @@ use super::connection::Stream;
 use super::http1::Http1;
 use super::outgoing::{Outgoing, Upload};
 use super::pool::{Channel, Core, Pool};
-use super::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
+use super::{Interim, Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 use crate::body::{Body, End, Ending, Failure};
 use crate::http1::Lost;
 use crate::telemetry::ServiceCounts;
@@ -44,6 +44,7 @@ pub(super) struct Task {
     backend: Rc<Backend>,
     /// Taken while it is being sent.
     outgoing: Option<Outgoing>,
+    interim: Option<Interim>,
     upload: Option<Rc<Upload>>,
     timeout: Duration,
     purpose: Purpose,
@@ -53,11 +54,20 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, request: UpstreamRequest) -> Self {
-        let timeout = request.timeout;
+        let (timeout, interim) = (request.timeout, request.interim.clone());
         let (outgoing, upload) = Outgoing::new(request, &core.clock);
         let purpose = outgoing.purpose();
         let is_repeatable = outgoing.is_repeatable();
-        Self { core: Rc::clone(core), backend, outgoing: Some(outgoing), upload, timeout, purpose, is_repeatable }
+        Self {
+            core: Rc::clone(core),
+            backend,
+            outgoing: Some(outgoing),
+            interim,
+            upload,
+            timeout,
+            purpose,
+            is_repeatable,
+        }
     }
 
     pub(super) async fn run(&mut self) -> Result<UpstreamResponse, Unanswered> {
@@ -125,7 +135,8 @@ impl Task {
         let outgoing = self.outgoing.as_mut().expect("a request that was not sent is put back");
         let mut sending = connection.begin(outgoing, &flight.pool);
         let answer = {
-            let response = pin!(poll_fn(|context| connection.poll_response(&mut sending, context)));
+            let response =
+                pin!(poll_fn(|context| connection.poll_response(&mut sending, self.interim.as_ref(), context)));
             self.wait(sent, response).await
         };
         match answer {

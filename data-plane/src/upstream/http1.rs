@@ -5,13 +5,14 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::Method;
+use http::{Method, StatusCode};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Interim;
 use super::connection::Open;
 use super::outgoing::Outgoing;
 use super::pool::Pool;
@@ -81,6 +82,7 @@ impl Http1 {
     pub(super) fn poll_response(
         &self,
         sending: &mut Sending,
+        interim: Option<&Interim>,
         context: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, Lost>> {
         if let Some(pump) = &mut sending.pump {
@@ -94,7 +96,17 @@ impl Http1 {
             // As above.
             let _ = self.wire.borrow_mut().poll_flush(context);
         }
-        self.wire.borrow_mut().poll_response(context, &sending.method)
+        loop {
+            let head = ready!(self.wire.borrow_mut().poll_response(context, &sending.method))?;
+            if !head.is_interim() {
+                return Poll::Ready(Ok(head));
+            }
+            // Leave to send the body is between the gateway and the service, which was not asked for it.
+            if let Some(interim) = interim.filter(|_| head.status != StatusCode::CONTINUE) {
+                let head = model::exchange::ResponseHead { status: head.status, headers: head.headers };
+                interim.borrow_mut().push(head);
+            }
+        }
     }
 
     /// The response has come: what is left of the request is sent on the side.

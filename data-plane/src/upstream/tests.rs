@@ -111,6 +111,7 @@ fn get(path: &str) -> UpstreamRequest {
         target: path.parse().expect("a path"),
         headers: HeaderMap::new(),
         body: Body::empty(),
+        interim: None,
         timeout: Duration::from_secs(30),
     }
 }
