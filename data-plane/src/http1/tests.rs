@@ -35,8 +35,11 @@ fn response(method: &Method, head: &str) -> Result<ResponseHead, Fault> {
     ResponseHead::parse(&head, lines, method)
 }
 
-/// Reads a body that comes in pieces: its data, its trailers, and what came behind it.
-fn read(length: Length, pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, Option<HeaderMap>, BytesMut)>, Fault> {
+/// A body: its data, its trailers, and what came behind it.
+type Read = (Vec<u8>, Option<HeaderMap>, BytesMut);
+
+/// Reads a body that comes in pieces.
+fn read(length: Length, pieces: &[&[u8]]) -> Result<Option<Read>, Fault> {
     let (mut decoder, mut input) = (Decoder::new(length, 256), BytesMut::new());
     let (mut data, mut trailers) = (Vec::new(), None);
     for piece in pieces {
