@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::current::Current;
+use crate::listener::tickets::{Secret, TicketKeys};
 use crate::listener::tls::ListenerTls;
 use crate::settings::Settings;
 use crate::sync::Adopt;
@@ -40,6 +41,7 @@ struct Shared {
     /// The addresses that are open, with their TLS. Held while a snapshot is adopted: one at a time.
     open: tokio::sync::Mutex<HashMap<SocketAddr, Option<ListenerTls>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    ticket_keys: TicketKeys,
 }
 
 impl Cores {
@@ -60,13 +62,19 @@ impl Cores {
             threads.push(thread);
         }
         let open = tokio::sync::Mutex::default();
-        Ok(Self(Arc::new(Shared { current: Current::default(), orders, open, threads: Mutex::new(threads) })))
+        let (current, threads, ticket_keys) = (Current::default(), Mutex::new(threads), TicketKeys::alone());
+        Ok(Self(Arc::new(Shared { current, orders, open, threads, ticket_keys })))
     }
 
     /// The snapshot that is served.
     #[must_use]
     pub fn current(&self) -> &Current {
         &self.0.current
+    }
+
+    /// Seals session tickets with the first of these keys from now on, and opens those of all of them.
+    pub fn use_ticket_keys(&self, secrets: &[Secret]) {
+        self.0.ticket_keys.replace(secrets);
     }
 
     /// Serves `snapshot` from now on: returns when every core does. If an address cannot be listened on,
@@ -110,7 +118,7 @@ impl Cores {
                     }
                 },
             };
-            let tls = ListenerTls::of(listener, snapshot, known.and_then(Option::as_ref));
+            let tls = ListenerTls::of(listener, snapshot, known.and_then(Option::as_ref), &self.0.ticket_keys);
             openings.push(Opening { address: listener.bind, slot, tls, sockets });
         }
         if problems.is_empty() { Ok(openings) } else { Err(problems) }

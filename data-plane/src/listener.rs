@@ -9,7 +9,6 @@ use model::slots::Slot;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 
 use crate::cores::core::{Core, Opening};
 
@@ -17,6 +16,8 @@ pub mod connection;
 pub mod http;
 mod http1;
 mod io;
+mod names;
+pub mod tickets;
 pub mod tls;
 mod tunnel;
 mod watch;
@@ -34,7 +35,7 @@ pub struct OpenListener {
     pub address: SocketAddr,
     /// The listener of the current snapshot; nothing when it has none for this address any more.
     pub slot: Cell<Option<Slot>>,
-    tls: RefCell<Option<TlsAcceptor>>,
+    tls: RefCell<Option<ListenerTls>>,
     closing: Notify,
     accepting: RefCell<Option<JoinHandle<()>>>,
 }
@@ -45,7 +46,7 @@ impl OpenListener {
         let listener = Rc::new(Self {
             address: opening.address,
             slot: Cell::new(Some(opening.slot)),
-            tls: RefCell::new(acceptor(opening.tls)),
+            tls: RefCell::new(opening.tls),
             closing: Notify::new(),
             accepting: RefCell::default(),
         });
@@ -58,7 +59,7 @@ impl OpenListener {
     /// Follows a change of the listener; connections that exist keep the TLS that they have.
     pub fn change(&self, slot: Slot, tls: Option<ListenerTls>) {
         self.slot.set(Some(slot));
-        self.tls.replace(acceptor(tls));
+        self.tls.replace(tls);
     }
 
     /// Accepts nothing more; returns when the address is free.
@@ -70,10 +71,6 @@ impl OpenListener {
             let _ = accepting.await;
         }
     }
-}
-
-fn acceptor(tls: Option<ListenerTls>) -> Option<TlsAcceptor> {
-    tls.map(|tls| TlsAcceptor::from(tls.config))
 }
 
 async fn accept(core: Rc<Core>, listener: Rc<OpenListener>, socket: TcpListener) {

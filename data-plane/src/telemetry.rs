@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use model::exchange::ClientCertificate;
 use model::resource::Name;
 use model::slots::Slot;
 use parking_lot::Mutex;
@@ -43,6 +44,8 @@ pub struct RequestRecord<'a> {
     pub path: &'a str,
     pub protocol: http::Version,
     pub client: SocketAddr,
+    /// What the client has proved to hold.
+    pub client_certificate: Option<&'a ClientCertificate>,
     pub user_agent: Option<&'a [u8]>,
     pub route: Option<(Slot, &'a Name)>,
     pub service: Option<(Slot, &'a Name)>,

@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -16,9 +15,8 @@ use model::exchange::{Exchange, ResponseHead};
 use model::policy::{Outcome, Policy};
 use model::resource::Kind;
 use model::snapshot::{CompiledPolicy, Snapshot};
-use parking_lot::Mutex;
 use serde_json::json;
-use support::{Node, backend, put, read_all, read_until, settings, taken, within};
+use support::{Log, Node, backend, put, read_all, read_until, settings, taken, within};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -39,20 +37,6 @@ impl Policy for Faulty {
 
     fn on_response(&self, exchange: &mut Exchange, _: &mut ResponseHead) {
         assert_ne!(exchange.request.target.path(), "/response", "on the response");
-    }
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -111,13 +95,12 @@ async fn a_panic_ends_its_own_connection_and_is_counted_and_logged() {
     })
     .await;
     within(async {
-        while log.0.lock().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count() < 7 {
+        while log.lines().len() < 7 {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    let text = String::from_utf8(log.0.lock().clone()).unwrap();
-    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines = log.lines();
     for path in PANICS {
         let line = lines.iter().find(|line| line["path"] == path).unwrap();
         assert_eq!((&line["code"], &line["route"]), (&"panic".into(), &"all".into()), "{line}");

@@ -11,11 +11,17 @@ use smallvec::SmallVec;
 use crate::slots::Slot;
 use crate::snapshot::{Consumer, Route, Service, Snapshot};
 
+mod client_certificate;
+
+pub use client_certificate::{AlternativeName, ClientCertificate};
+
 /// One request in flight. It is served by one snapshot from beginning to end, and stays on its core.
 pub struct Exchange {
     pub snapshot: Rc<Snapshot>,
     pub request: RequestHead,
     pub client: Client,
+    /// What the client has proved to hold, on a connection whose listener asks for it.
+    pub client_certificate: Option<Rc<ClientCertificate>>,
     pub time: Time,
     /// The listener that it came in through.
     pub listener: Option<Slot>,
@@ -86,6 +92,7 @@ impl Exchange {
             snapshot,
             request,
             client,
+            client_certificate: None,
             time,
             listener: None,
             route: None,

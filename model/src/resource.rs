@@ -16,6 +16,7 @@ use crate::problem::{Fault, closest};
 use crate::text::Text;
 use crate::written;
 
+pub mod ca_bundle;
 pub mod certificate;
 pub mod consumer;
 pub mod listener;
@@ -23,6 +24,7 @@ pub mod policy;
 pub mod route;
 pub mod service;
 
+pub use ca_bundle::CaBundle;
 pub use certificate::Certificate;
 pub use consumer::Consumer;
 pub use listener::Listener;
@@ -32,10 +34,11 @@ pub use service::Service;
 
 /// The kinds of resources. The order is the order of exports: what is referred to comes late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     Listener,
     Certificate,
+    CaBundle,
     Service,
     Route,
     Policy,
@@ -53,6 +56,8 @@ pub struct KindInfo {
     pub summary: &'static str,
     /// JSON pointers to values that are never shown (see [`crate::resource::certificate`]).
     pub secrets: &'static [&'static str],
+    /// Fields whose value may be in another file: in a file, `cert_file` may stand for `cert`.
+    pub file_fields: &'static [&'static str],
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     parse: fn(Value) -> Result<Resource, Vec<Fault>>,
     mentions: fn(Value) -> Vec<Mention>,
@@ -68,6 +73,7 @@ impl KindInfo {
             plural,
             summary,
             secrets: T::SECRETS,
+            file_fields: T::FILE_FIELDS,
             schema: |generator| generator.subschema_for::<T>(),
             parse: parse::<T>,
             mentions: |value| {
@@ -109,6 +115,7 @@ fn parse<T: Written>(value: Value) -> Result<Resource, Vec<Fault>> {
 pub static KINDS: &[KindInfo] = &[
     KindInfo::of::<Listener>("listeners", "where requests come in"),
     KindInfo::of::<Certificate>("certificates", "key material for listeners, by host name"),
+    KindInfo::of::<CaBundle>("ca_bundles", "certificate authorities to trust"),
     KindInfo::of::<Service>("services", "what stands behind the gateway"),
     KindInfo::of::<Route>("routes", "which requests go to which service, under which policies"),
     KindInfo::of::<Policy>("policies", "configured behaviour of a known type"),
@@ -119,6 +126,7 @@ pub static KINDS: &[KindInfo] = &[
 pub trait Written: Serialize + DeserializeOwned + JsonSchema {
     const KIND: Kind;
     const SECRETS: &'static [&'static str] = &[];
+    const FILE_FIELDS: &'static [&'static str] = &[];
 
     /// Reports what the types cannot express.
     fn check(&self, faults: &mut Vec<Fault>);
@@ -149,6 +157,7 @@ pub(crate) struct Mention {
 pub enum Resource {
     Listener(Listener),
     Certificate(Certificate),
+    CaBundle(CaBundle),
     Service(Service),
     Route(Box<Route>),
     Policy(Policy),
@@ -161,6 +170,7 @@ macro_rules! each_kind {
         match $resource {
             Resource::Listener($inner) => $body,
             Resource::Certificate($inner) => $body,
+            Resource::CaBundle($inner) => $body,
             Resource::Service($inner) => $body,
             Resource::Route($inner) => $body,
             Resource::Policy($inner) => $body,
@@ -202,6 +212,7 @@ impl Kind {
         match self {
             Self::Listener => "listener",
             Self::Certificate => "certificate",
+            Self::CaBundle => "ca_bundle",
             Self::Service => "service",
             Self::Route => "route",
             Self::Policy => "policy",

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 
 use crate::file::VERSION;
 use crate::policy::{POLICIES, PolicyKind};
-use crate::resource::certificate::FILE_FIELDS;
 use crate::resource::{KINDS, Kind, KindInfo, Name};
 
 /// The schema of the file format.
@@ -25,8 +24,13 @@ pub fn file() -> Value {
         let list = json!({ "type": ["array", "null"], "description": sentence(info.summary), "items": item });
         lists.insert(info.plural.into(), list);
     }
+    for info in KINDS {
+        let reference = (info.schema)(&mut generator);
+        if let Some(definition) = definition_mut(&reference, &mut generator) {
+            allow_files(definition, info.file_fields);
+        }
+    }
     let mut definitions = Value::Object(generator.take_definitions(true));
-    allow_files(&mut definitions["Certificate"]);
     allow_variables(&mut definitions);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -77,20 +81,27 @@ fn definition_mut<'g>(reference: &Schema, generator: &'g mut SchemaGenerator) ->
 }
 
 /// In a file another file may stand for a value.
-fn allow_files(certificate: &mut Value) {
+fn allow_files(definition: &mut Value, fields: &[&str]) {
     let mut choices = Vec::new();
-    for field in FILE_FIELDS {
+    for field in fields {
         let file = format!("{field}_file");
-        certificate["properties"][&file] = json!({
+        definition["properties"][&file] = json!({
             "type": "string",
             "description": format!("A file with what `{field}` would hold; its path is seen from this file."),
         });
-        choices.push(json!({ "oneOf": [{ "required": [field] }, { "required": [file] }] }));
+        let is_needed = definition["required"].as_array().is_some_and(|needed| needed.iter().any(|name| name == field));
+        choices.push(if is_needed {
+            json!({ "oneOf": [{ "required": [field] }, { "required": [file] }] })
+        } else {
+            json!({ "not": { "required": [field, file] } })
+        });
     }
-    if let Some(Value::Array(required)) = certificate.get_mut("required") {
-        required.retain(|name| !FILE_FIELDS.iter().any(|field| name == field));
+    if let Some(Value::Array(required)) = definition.get_mut("required") {
+        required.retain(|name| !fields.iter().any(|field| name == field));
     }
-    certificate["allOf"] = choices.into();
+    if !choices.is_empty() {
+        definition["allOf"] = choices.into();
+    }
 }
 
 /// A pattern is meant for the value that is put in, which an editor does not know.

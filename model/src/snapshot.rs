@@ -7,21 +7,22 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use imbl::HashMap;
-use rustls::sign::CertifiedKey;
+use imbl::{HashMap, OrdSet};
 
 use crate::config::{Changed, Config, Edit};
 use crate::policy::{Policy, PolicyKind, Step};
 use crate::problem::Problems;
-use crate::resource::Name;
 use crate::resource::consumer::KeyHash;
-use crate::resource::listener::TlsVersion;
-use crate::resource::service::{LoadBalancing, Protocol, TargetUrl, Timeouts, UpstreamTls};
+use crate::resource::service::{LoadBalancing, Protocol, TargetUrl, Timeouts};
+use crate::resource::{Key, Name};
 use crate::router::Router;
 use crate::slots::{Named, Slot, Slots};
-use crate::value::{HostPattern, Span};
+use crate::value::Span;
 
 mod compile;
+mod tls;
+
+pub use tls::{CaBundle, Certificate, ClientCertificates, EndpointTls, ListenerTls};
 
 /// The compiled form of one revision of one gateway.
 #[derive(Clone, Default)]
@@ -31,6 +32,7 @@ pub struct Snapshot {
     pub config: Config,
     pub listeners: Slots<Arc<Listener>>,
     pub certificates: Slots<Arc<Certificate>>,
+    pub ca_bundles: Slots<Arc<CaBundle>>,
     pub services: Slots<Arc<Service>>,
     pub routes: Slots<Route>,
     pub policies: Slots<Arc<CompiledPolicy>>,
@@ -41,6 +43,8 @@ pub struct Snapshot {
     keys: HashMap<KeyHash, Slot>,
     /// Listener addresses in use, to find two that want the same.
     addresses: HashMap<SocketAddr, Name>,
+    /// The services that hold a certificate or a CA bundle, which change with it.
+    holders: HashMap<Key, OrdSet<Name>>,
 }
 
 /// Where requests come in.
@@ -50,22 +54,6 @@ pub struct Listener {
     pub bind: SocketAddr,
     pub tls: Option<ListenerTls>,
     pub policies: Arc<[Step]>,
-    pub enabled: bool,
-}
-
-/// TLS of a listener: certificates by slot, so that renewing one touches no listener.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ListenerTls {
-    /// The first is for clients that name no host.
-    pub certificates: Vec<Slot>,
-    pub min_version: TlsVersion,
-}
-
-/// A certificate chain with its key, ready to be served.
-pub struct Certificate {
-    pub name: Name,
-    pub hosts: Vec<HostPattern>,
-    pub key: Arc<CertifiedKey>,
     pub enabled: bool,
 }
 
@@ -96,7 +84,7 @@ pub struct Endpoint {
     pub url: TargetUrl,
     pub protocol: Protocol,
     /// For `https` only.
-    pub tls: Option<UpstreamTls>,
+    pub tls: Option<EndpointTls>,
 }
 
 /// Where matching requests go.
@@ -226,4 +214,4 @@ macro_rules! named {
         }
     )*};
 }
-named!(Listener, Certificate, Service, Route, CompiledPolicy, Consumer);
+named!(Listener, Certificate, CaBundle, Service, Route, CompiledPolicy, Consumer);

@@ -12,7 +12,7 @@ use crate::output::{self, Format};
 /// Show resources of a kind, or one of them
 #[derive(Args)]
 pub struct Get {
-    /// listeners, certificates, services, routes, policies or consumers; the singular will do
+    /// listeners, certificates, ca_bundles, services, routes, policies or consumers; the singular will do
     #[arg(value_parser = parse_kind)]
     kind: Kind,
 
@@ -32,7 +32,7 @@ pub struct Get {
 /// Delete a resource
 #[derive(Args)]
 pub struct Delete {
-    /// listener, certificate, service, route, policy or consumer
+    /// listener, certificate, ca_bundle, service, route, policy or consumer
     #[arg(value_parser = parse_kind)]
     kind: Kind,
 
@@ -109,6 +109,7 @@ fn columns(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Listener => &["bind", "tls", "policies"],
         Kind::Certificate => &["hosts"],
+        Kind::CaBundle => &["description"],
         Kind::Service => &["targets", "policies"],
         Kind::Route => &["hosts", "paths", "methods", "backends", "policies"],
         Kind::Policy => &["type", "apply_to", "config"],

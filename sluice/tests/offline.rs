@@ -45,11 +45,15 @@ fn the_examples_are_valid() {
 }
 
 #[test]
-fn the_full_example_is_valid_with_a_certificate_beside_it() {
+fn the_full_example_is_valid_with_the_certificates_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["api.shop.example".to_owned()]).unwrap();
-    std::fs::write(folder.path().join("shop.crt"), made.cert.pem()).unwrap();
-    std::fs::write(folder.path().join("shop.key"), made.signing_key.serialize_pem()).unwrap();
+    for name in ["shop.crt", "gateway.crt", "partners.crt", "internal.crt"] {
+        std::fs::write(folder.path().join(name), made.cert.pem()).unwrap();
+    }
+    for name in ["shop.key", "gateway.key"] {
+        std::fs::write(folder.path().join(name), made.signing_key.serialize_pem()).unwrap();
+    }
     let file = folder.path().join("full.yaml");
     std::fs::copy(example("full.yaml"), &file).unwrap();
     let mut validate = command(&["validate", "-f", file.to_str().unwrap()]);

@@ -1,6 +1,6 @@
 //! One connection of a client: who it is, what goes on on it, and whether it should go.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
@@ -9,6 +9,7 @@ use http::HeaderValue;
 use model::exchange::{Client, Scheme};
 
 use super::OpenListener;
+use super::tls::Negotiated;
 use super::tunnel::Tunnel;
 use crate::cores::core::Core;
 use crate::http1::Traffic;
@@ -19,6 +20,8 @@ pub struct Connection {
     pub core: Rc<Core>,
     pub listener: Rc<OpenListener>,
     pub client: Client,
+    /// What came out of the TLS handshake.
+    pub tls: OnceCell<Negotiated>,
     /// The address of the client, for `X-Forwarded-For`.
     pub forwarded_for: HeaderValue,
     pub traffic: Rc<Traffic>,
@@ -46,6 +49,7 @@ impl Connection {
             core: core.clone(),
             listener: listener.clone(),
             client: Client { address: SocketAddr::new(ip, address.port()), scheme },
+            tls: OnceCell::new(),
             forwarded_for: ip.to_string().parse().expect("an address is a header value"),
             traffic: Rc::default(),
             in_flight: Cell::new(0),

@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connection::Connection;
 use super::http1;
 use super::io::Observed;
+use super::tls::ListenerTls;
 use super::watch::{Protocol, Verdict, Watch};
 use crate::body::Body;
 use crate::http1::{Bounds, Date, Stream};
@@ -75,18 +76,24 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisCore {
 }
 
 /// Serves a connection until its end.
-pub async fn serve(connection: Rc<Connection>, stream: TcpStream, tls: Option<TlsAcceptor>) {
+pub async fn serve(connection: Rc<Connection>, stream: TcpStream, tls: Option<ListenerTls>) {
     match tls {
-        Some(acceptor) => serve_tls(connection, stream, acceptor).await,
+        Some(tls) => serve_tls(connection, stream, tls).await,
         None => serve_plain(connection, stream).await,
     }
 }
 
-async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, acceptor: TlsAcceptor) {
+async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, tls: ListenerTls) {
     let deadline = connection.core.clock.deadline(connection.core.limits.tls_handshake);
-    let stream = tokio::select! {
-        accepted = acceptor.accept(stream) => match accepted {
-            Ok(stream) => stream,
+    let acceptor = TlsAcceptor::from(tls.config.clone());
+    let shake_hands = async {
+        let stream = acceptor.accept(stream).await?;
+        let negotiated = tls.negotiated(stream.get_ref().1)?;
+        Ok::<_, std::io::Error>((stream, negotiated))
+    };
+    let (stream, negotiated) = tokio::select! {
+        shaken = shake_hands => match shaken {
+            Ok(shaken) => shaken,
             Err(error) => {
                 tracing::debug!(client.address = %connection.client.address, %error, "a TLS handshake failed");
                 // Who only looks whether somebody listens leaves without a word.
@@ -96,6 +103,7 @@ async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, acceptor: TlsA
         },
         () = deadline => return connection.refused("tls-handshake-timeout"),
     };
+    let _ = connection.tls.set(negotiated);
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         serve_http2(connection, stream, BytesMut::new()).await;
     } else {

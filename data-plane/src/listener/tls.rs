@@ -1,104 +1,170 @@
 //! TLS of listeners: one configuration per listener, shared by all cores, with the certificate chosen by name.
+//!
+//! A change of the listener or its key material makes a new configuration; connections keep the one they began with.
 
+use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use foldhash::HashMap;
-use model::resource::listener::TlsVersion;
-use model::snapshot::{Certificate, Listener, Snapshot};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, crypto};
+use model::digest::sha256;
+use model::exchange::ClientCertificate;
+use model::resource::listener::{ClientCertificateMode, Profile, TlsVersion};
+use model::snapshot::{CaBundle, Certificate, Listener, Snapshot};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{HandshakeKind, ServerConfig, ServerConnection, SupportedCipherSuite};
 
-/// The TLS of a listener, and what it was made from.
+use super::names::ByServerName;
+use super::tickets::TicketKeys;
+
+/// Without CBC, without static RSA: the sets that Mozilla's guide calls so, as far as the TLS stack has them.
+const MODERN: &[SupportedCipherSuite] = &[
+    cipher_suite::TLS13_AES_256_GCM_SHA384,
+    cipher_suite::TLS13_AES_128_GCM_SHA256,
+    cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+];
+const INTERMEDIATE: &[SupportedCipherSuite] = &[
+    cipher_suite::TLS13_AES_256_GCM_SHA384,
+    cipher_suite::TLS13_AES_128_GCM_SHA256,
+    cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+
+/// The TLS of a listener.
 #[derive(Clone)]
 pub struct ListenerTls {
     pub config: Arc<ServerConfig>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    parts: Arc<Parts>,
+}
+
+/// What came out of a handshake.
+pub struct Negotiated {
+    pub client_certificate: Option<Rc<ClientCertificate>>,
+}
+
+/// What the TLS of a listener is made from.
+struct Parts {
+    listener: String,
+    profile: Profile,
     min_version: TlsVersion,
     certificates: Vec<Arc<Certificate>>,
+    clients: Option<(ClientCertificateMode, Arc<CaBundle>)>,
 }
 
 impl ListenerTls {
-    /// The TLS that the snapshot wants. `previous` is kept if it is still right, with the sessions that clients hold.
+    /// The TLS that the snapshot wants. `previous` is kept if it is still right.
     #[must_use]
-    pub fn of(listener: &Listener, snapshot: &Snapshot, previous: Option<&Self>) -> Option<Self> {
-        let written = listener.tls.as_ref()?;
-        let certificates: Vec<Arc<Certificate>> =
-            written.certificates.iter().filter_map(|slot| snapshot.certificates.get(*slot)).cloned().collect();
-        let is_same = |previous: &&Self| {
-            previous.min_version == written.min_version
-                && previous.certificates.len() == certificates.len()
-                && previous.certificates.iter().zip(&certificates).all(|(old, new)| Arc::ptr_eq(old, new))
-        };
-        if let Some(previous) = previous.filter(is_same) {
+    pub fn of(listener: &Listener, snapshot: &Snapshot, previous: Option<&Self>, tickets: &TicketKeys) -> Option<Self> {
+        let parts = Parts::of(listener, snapshot)?;
+        if let Some(previous) = previous.filter(|previous| previous.parts.are_same(&parts)) {
             return Some(previous.clone());
         }
-        let config = Arc::new(server_config(written.min_version, &certificates));
-        Some(Self { config, min_version: written.min_version, certificates })
+        let names = Arc::new(ByServerName::new(&parts.certificates));
+        let clients = parts.clients.as_ref().map(|(mode, bundle)| client_verifier(*mode, bundle));
+        let config = Arc::new(parts.config(names, clients.clone(), tickets));
+        Some(Self { config, clients, parts: Arc::new(parts) })
     }
-}
 
-fn server_config(min_version: TlsVersion, certificates: &[Arc<Certificate>]) -> ServerConfig {
-    let versions: &[&rustls::SupportedProtocolVersion] = match min_version {
-        TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        TlsVersion::V1_3 => &[&rustls::version::TLS13],
-    };
-    let mut config = ServerConfig::builder_with_provider(crypto::aws_lc_rs::default_provider().into())
-        .with_protocol_versions(versions)
-        .expect("the provider has suites for both versions")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByServerName::new(certificates)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Tickets hold the session themselves: the next connection may come to another core.
-    if let Ok(ticketer) = crypto::aws_lc_rs::Ticketer::new() {
-        config.ticketer = ticketer;
+    /// What came out of a finished handshake.
+    pub fn negotiated(&self, session: &ServerConnection) -> io::Result<Negotiated> {
+        let client_certificate = match self.client_certificate(session)? {
+            Some(der) => Some(Rc::new(ClientCertificate::from_der(der).ok_or(io::ErrorKind::InvalidData)?)),
+            None => None,
+        };
+        Ok(Negotiated { client_certificate })
     }
-    config
-}
 
-/// Picks the certificate: the exact name, then the longest wildcard, then the first.
-#[derive(Debug)]
-struct ByServerName {
-    exact: HashMap<String, Arc<CertifiedKey>>,
-    /// By the part behind `*.`.
-    wildcards: HashMap<String, Arc<CertifiedKey>>,
-    first: Option<Arc<CertifiedKey>>,
-}
-
-impl ByServerName {
-    fn new(certificates: &[Arc<Certificate>]) -> Self {
-        let enabled = || certificates.iter().filter(|certificate| certificate.enabled);
-        let first = enabled().next().map(|certificate| certificate.key.clone());
-        let mut names = Self { exact: HashMap::default(), wildcards: HashMap::default(), first };
-        for certificate in enabled() {
-            for host in &certificate.hosts {
-                let (map, name) = match host.wildcard_suffix() {
-                    Some(suffix) => (&mut names.wildcards, suffix),
-                    None => (&mut names.exact, host.as_str()),
-                };
-                map.entry(name.to_owned()).or_insert_with(|| certificate.key.clone());
-            }
+    /// The certificate that the client has proved to hold. In a session that was resumed it is one from before, so it
+    /// is checked again: it may have expired.
+    fn client_certificate<'c>(&self, session: &'c ServerConnection) -> io::Result<Option<&'c CertificateDer<'static>>> {
+        let (Some(clients), Some([certificate, rest @ ..])) = (&self.clients, session.peer_certificates()) else {
+            return Ok(None);
+        };
+        if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+            let verified = clients.verify_client_cert(certificate, rest, UnixTime::now());
+            verified.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
-        names
-    }
-
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        if let Some(key) = self.exact.get(name) {
-            return Some(key);
-        }
-        let mut rest = name;
-        while let Some((_, suffix)) = rest.split_once('.') {
-            if let Some(key) = self.wildcards.get(suffix) {
-                return Some(key);
-            }
-            rest = suffix;
-        }
-        self.first.as_ref()
+        Ok(Some(certificate))
     }
 }
 
-impl ResolvesServerCert for ByServerName {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // rustls has checked the name and put it into lower case.
-        hello.server_name().map_or(self.first.as_ref(), |name| self.find(name)).cloned()
+impl Parts {
+    fn of(listener: &Listener, snapshot: &Snapshot) -> Option<Self> {
+        let written = listener.tls.as_ref()?;
+        let certificates = written.certificates.iter().filter_map(|slot| snapshot.certificates.get(*slot)).cloned();
+        let clients = written.client_certificates.as_ref().map(|clients| {
+            let bundle = snapshot.ca_bundles.get(clients.ca_bundle).expect("a listener points at a CA bundle");
+            (clients.mode, Arc::clone(bundle))
+        });
+        Some(Self {
+            listener: listener.name.to_string(),
+            profile: written.profile,
+            min_version: written.min_version,
+            certificates: certificates.collect(),
+            clients,
+        })
     }
+
+    fn are_same(&self, other: &Self) -> bool {
+        let Self { listener, profile, min_version, certificates, clients } = self;
+        (listener, profile, min_version, clients)
+            == (&other.listener, &other.profile, &other.min_version, &other.clients)
+            && certificates.len() == other.certificates.len()
+            && certificates.iter().zip(&other.certificates).all(|(one, another)| Arc::ptr_eq(one, another))
+    }
+
+    fn config(
+        &self,
+        names: Arc<ByServerName>,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+        tickets: &TicketKeys,
+    ) -> ServerConfig {
+        let versions: &[&rustls::SupportedProtocolVersion] = match self.min_version {
+            TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            TlsVersion::V1_3 => &[&rustls::version::TLS13],
+        };
+        let suites = match self.profile {
+            Profile::Modern => MODERN,
+            Profile::Intermediate => INTERMEDIATE,
+        };
+        let provider = CryptoProvider { cipher_suites: suites.to_vec(), ..aws_lc_rs::default_provider() };
+        let builder = ServerConfig::builder_with_provider(provider.into())
+            .with_protocol_versions(versions)
+            .expect("every profile has suites for its versions");
+        let builder = match clients {
+            Some(clients) => builder.with_client_cert_verifier(clients),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(names);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Tickets hold the session themselves: the next connection may come to another core, or another node.
+        config.ticketer = tickets.for_purpose(self.purpose());
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config
+    }
+
+    /// What a ticket is bound to: this listener, and what it demands of clients. A certificate may be renewed meanwhile;
+    /// the name that the client asked for is in the session itself.
+    fn purpose(&self) -> [u8; 32] {
+        let clients = self.clients.as_ref().map(|(mode, bundle)| (mode, bundle.content()));
+        sha256(format!("{}/{clients:?}", self.listener).as_bytes())
+    }
+}
+
+fn client_verifier(mode: ClientCertificateMode, bundle: &CaBundle) -> Arc<dyn ClientCertVerifier> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(bundle.roots.clone(), provider);
+    if mode == ClientCertificateMode::Optional {
+        verifier = verifier.allow_unauthenticated();
+    }
+    verifier.build().expect("a bundle is not empty, and there are no revocation lists")
 }

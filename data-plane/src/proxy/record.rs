@@ -49,6 +49,7 @@ impl Record {
         let user_agent = head.headers.get(USER_AGENT).cloned();
         let mut exchange = Exchange::new(core.snapshot(), head, connection.client, core.clock.now(), fastrand::u64(..));
         exchange.listener = connection.listener.slot.get();
+        exchange.client_certificate = connection.tls.get().and_then(|tls| tls.client_certificate.clone());
         Box::new(Self {
             connection: connection.clone(),
             exchange,
@@ -133,6 +134,7 @@ impl Drop for Record {
             path: exchange.request.target.path(),
             protocol: self.version,
             client: exchange.client.address,
+            client_certificate: exchange.client_certificate.as_deref(),
             user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
             route: exchange.route.and_then(|slot| Some((slot, &snapshot.routes.get(slot)?.name))),
             service: exchange.service.and_then(|slot| Some((slot, &snapshot.services.get(slot)?.name))),

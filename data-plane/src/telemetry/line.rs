@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::RequestRecord;
 
 /// What a client may write into the log through one field.
-const MAX_USER_AGENT: usize = 256;
+const MAX_FIELD: usize = 256;
 
 /// Formats lines; remembers the last second that it wrote out.
 #[derive(Default)]
@@ -54,9 +54,14 @@ impl Line {
         out.push(b'"');
         address(out, record.client);
         out.push(b'"');
+        if let Some(certificate) = record.client_certificate {
+            let subject = certificate.subject.as_bytes();
+            text(out, "client_subject", &subject[..subject.len().min(MAX_FIELD)]);
+            text(out, "client_fingerprint", certificate.fingerprint.as_bytes());
+        }
         text(out, "protocol", protocol(record.protocol).as_bytes());
         if let Some(agent) = record.user_agent {
-            text(out, "user_agent", &agent[..agent.len().min(MAX_USER_AGENT)]);
+            text(out, "user_agent", &agent[..agent.len().min(MAX_FIELD)]);
         }
         out.extend_from_slice(b"}\n");
     }
@@ -196,6 +201,7 @@ mod tests {
             path,
             protocol: http::Version::HTTP_2,
             client: "[::1]:80".parse().expect("an address"),
+            client_certificate: None,
             user_agent: Some(agent),
             route: None,
             service: None,
@@ -253,7 +259,7 @@ mod tests {
                 let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
                 prop_assert_eq!(value["path"].as_str(), Some(path.as_str()));
                 prop_assert_eq!(value["client"].as_str(), Some(&*record.client.to_string()));
-                let trimmed = String::from_utf8_lossy(&agent[..agent.len().min(MAX_USER_AGENT)]);
+                let trimmed = String::from_utf8_lossy(&agent[..agent.len().min(MAX_FIELD)]);
                 prop_assert_eq!(value["user_agent"].as_str(), Some(&*trimmed));
                 let time = value["time"].as_str().expect("a time");
                 let moment = OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339);

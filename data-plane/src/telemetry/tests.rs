@@ -30,6 +30,7 @@ fn record<'a>(route: Option<(Slot, &'a Name)>, status: u16, code: Option<&'stati
         host: "a.example",
         path: "/",
         protocol: http::Version::HTTP_11,
+        client_certificate: None,
         client: "127.0.0.1:1".parse().expect("an address"),
         user_agent: None,
         route,

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use model::resource::service::{Protocol, UpstreamTls};
+use model::resource::service::Protocol;
+use model::snapshot::EndpointTls;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -94,7 +95,7 @@ impl Pool {
     async fn encrypt(
         &self,
         stream: TcpStream,
-        settings: &UpstreamTls,
+        settings: &EndpointTls,
         purpose: Purpose,
     ) -> Result<TlsStream<TcpStream>, String> {
         let (offer, cell) = match (self.endpoint.protocol, purpose) {

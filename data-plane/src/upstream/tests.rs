@@ -64,8 +64,12 @@ impl Core {
     }
 
     fn apply(&self, edit: Edit) {
+        self.apply_all(vec![edit]);
+    }
+
+    fn apply_all(&self, edits: Vec<Edit>) {
         let before = Rc::clone(&self.snapshot.borrow());
-        let (after, _) = before.apply(before.revision + 1, vec![edit]).expect("a good service");
+        let (after, _) = before.apply(before.revision + 1, edits).expect("a good service");
         *self.snapshot.borrow_mut() = Rc::new(after);
     }
 

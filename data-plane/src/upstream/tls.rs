@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use model::resource::service::{UpstreamTls, Verify};
+use model::resource::service::Verify;
+use model::snapshot::EndpointTls;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// What is offered by ALPN, best first.
@@ -17,34 +18,30 @@ pub(super) const HTTP2: Offer = &[b"h2"];
 pub(super) const EITHER: Offer = &[b"h2", b"http/1.1"];
 
 /// The settings for connections that offer these protocols.
-pub(super) async fn client_config(tls: &UpstreamTls, offer: Offer) -> Result<Arc<ClientConfig>, String> {
+pub(super) async fn client_config(tls: &EndpointTls, offer: Offer) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let builder = match (tls.verify, &tls.ca) {
+    let builder = match (tls.verify, &tls.ca_bundle) {
         (Verify::Off, _) => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAll(provider))),
-        (Verify::Full, Some(pem)) => builder.with_root_certificates(authorities(pem)?),
+        (Verify::Full, Some(bundle)) => builder.with_root_certificates(bundle.roots.clone()),
         (Verify::Full, None) => builder.with_root_certificates(system_authorities().await?),
     };
-    let mut config = builder.with_no_client_auth();
+    let mut config = match &tls.client_certificate {
+        Some(certificate) => {
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key.clone())))
+        }
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = offer.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }
 
 /// The name that the certificate must be for.
-pub(super) fn server_name(tls: &UpstreamTls, host: &str) -> Result<ServerName<'static>, String> {
+pub(super) fn server_name(tls: &EndpointTls, host: &str) -> Result<ServerName<'static>, String> {
     let name = tls.server_name.as_deref().unwrap_or(host);
     ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is no name that a certificate can be for"))
-}
-
-fn authorities(pem: &str) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|error| format!("`ca` is not readable: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("a certificate in `ca` cannot be used: {error}"))?;
-    }
-    Ok(roots)
 }
 
 /// Those of the operating system: read once, away from the cores, when first needed.
@@ -56,7 +53,10 @@ async fn system_authorities() -> Result<Arc<RootCertStore>, String> {
         None => tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?,
     };
     if roots.is_empty() {
-        return Err("the operating system has no certificate authorities: install them or set `tls.ca`".into());
+        return Err(
+            "the operating system has no certificate authorities: install them or name a bundle in `tls.ca_bundle`"
+                .into(),
+        );
     }
     Ok(roots)
 }

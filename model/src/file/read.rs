@@ -10,7 +10,7 @@ use super::excerpt::Lines;
 use super::yaml::{self, Form, Node, Place};
 use super::{Parsed, Source, VERSION, Written, env, excerpt, place_of};
 use crate::problem::{Fault, Problem, push_pointer};
-use crate::resource::{self, KINDS, Kind, Resource};
+use crate::resource::{KINDS, Kind, Resource};
 
 /// What files may refer to. A reader that has none of it, such as a server that was sent a file, says so in the
 /// error of `file`.
@@ -137,9 +137,7 @@ impl Reader<'_> {
             push_pointer(&mut pointer, &key.text);
             spec.insert(key.text.clone(), self.resolved(value, &mut pointer, &mut faults));
         }
-        if kind == Kind::Certificate {
-            self.put_files_in(source, &mut spec, &mut faults);
-        }
+        self.put_files_in(source, kind, &mut spec, &mut faults);
         let spec = Value::Object(spec);
         let twin = name.as_ref().and_then(|name| self.parsed.by_name.get(&(kind, name.clone())).copied());
         // What no edit is made of is checked here, so that its other faults are not found only later.
@@ -206,8 +204,8 @@ impl Reader<'_> {
     }
 
     /// Puts the content of files in the place of their names.
-    fn put_files_in(&self, source: usize, spec: &mut Map<String, Value>, faults: &mut Vec<Fault>) {
-        for field in resource::certificate::FILE_FIELDS {
+    fn put_files_in(&self, source: usize, kind: Kind, spec: &mut Map<String, Value>, faults: &mut Vec<Fault>) {
+        for field in kind.info().file_fields {
             let name = format!("{field}_file");
             let Some(path) = spec.shift_remove(&name) else { continue };
             let pointer = format!("/{name}");
@@ -215,7 +213,7 @@ impl Reader<'_> {
                 faults.push(Fault::new(pointer, "invalid-value", "the name of a file is a string"));
                 continue;
             };
-            if spec.contains_key(field) {
+            if spec.contains_key(*field) {
                 let message = format!("`{field}` and `{name}` are two ways to say the same: write one of them");
                 faults.push(Fault::new(pointer, "conflicting-fields", message));
                 continue;
@@ -223,7 +221,7 @@ impl Reader<'_> {
             let path = beside(&self.parsed.sources[source].source.path, &path);
             match (self.surroundings.file)(&path) {
                 Ok(content) => {
-                    spec.insert(field.to_owned(), Value::String(content));
+                    spec.insert((*field).to_owned(), Value::String(content));
                 }
                 Err(error) => {
                     let message = format!("`{}` cannot be read: {error}", path.display());

@@ -40,16 +40,67 @@ pub struct Tls {
     /// Certificates to choose from by the server name that the client asks for (RFC 6066 section 3).
     /// The first is served to a client that names no host.
     pub certificates: Vec<Name>,
-    /// The oldest version that is accepted. Default: 1.2.
+    /// The oldest version that is accepted. Default: what the profile allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<TlsVersion>,
+    /// Which versions and ciphers are spoken. Default: intermediate.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub min_version: TlsVersion,
+    pub profile: Profile,
+    /// Whether clients show certificates. Default: they are not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ClientCertificates>,
+}
+
+impl Tls {
+    /// The oldest version that is accepted.
+    #[must_use]
+    pub fn oldest_version(&self) -> TlsVersion {
+        self.min_version.unwrap_or(match self.profile {
+            Profile::Modern => TlsVersion::V1_3,
+            Profile::Intermediate => TlsVersion::V1_2,
+        })
+    }
+}
+
+/// A set of versions and ciphers. All have forward secrecy and authenticated encryption; the client's order decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// TLS 1.3 alone, with AES-128-GCM, AES-256-GCM and ChaCha20-Poly1305.
+    Modern,
+    /// The same, and TLS 1.2 with ECDHE and these ciphers.
+    #[default]
+    Intermediate,
+}
+
+/// Whether clients show certificates, and who must have issued them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificates {
+    /// Default: required.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: ClientCertificateMode,
+    /// The CA bundle with the authorities that are trusted for clients.
+    pub ca_bundle: Name,
+}
+
+/// What happens to clients without a certificate. One that shows a certificate which does not hold is never let in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificateMode {
+    /// Clients are not asked.
+    None,
+    /// Clients are asked, and may go on without one.
+    Optional,
+    /// The handshake fails.
+    #[default]
+    Required,
 }
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TlsVersion {
     /// RFC 5246
-    #[default]
     #[serde(rename = "1.2")]
     V1_2,
     /// RFC 8446
@@ -74,9 +125,15 @@ impl Written for Listener {
             let fault = Fault::new("/bind", "invalid-value", format!("`{}` has no port", self.bind));
             faults.push(fault.hint("name a port between 1 and 65535, such as `0.0.0.0:8080`"));
         }
-        if self.tls.as_ref().is_some_and(|tls| tls.certificates.is_empty()) {
+        let Some(tls) = &self.tls else { return };
+        if tls.certificates.is_empty() {
             let fault = Fault::new("/tls/certificates", "missing-value", "TLS needs at least one certificate");
             faults.push(fault.hint("name a certificate, or leave `tls` away for plain text"));
+        }
+        if (tls.profile, tls.min_version) == (Profile::Modern, Some(TlsVersion::V1_2)) {
+            let message = "the profile `modern` has no ciphers for TLS 1.2";
+            let fault = Fault::new("/tls/min_version", "conflicting-fields", message);
+            faults.push(fault.hint("leave `min_version` away, or write `profile: intermediate`"));
         }
     }
 
@@ -84,6 +141,10 @@ impl Written for Listener {
         for (index, name) in self.tls.iter().flat_map(|tls| &tls.certificates).enumerate() {
             let pointer = format!("/tls/certificates/{index}");
             visit(Reference { kind: Kind::Certificate, name, pointer });
+        }
+        if let Some(clients) = self.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref()) {
+            let pointer = "/tls/client_certificate/ca_bundle".to_owned();
+            visit(Reference { kind: Kind::CaBundle, name: &clients.ca_bundle, pointer });
         }
         super::policy::references(&self.policies, visit);
     }

@@ -1,9 +1,9 @@
 //! Service: what stands behind the gateway.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use rustls::pki_types::ServerName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -117,19 +117,37 @@ fn is_default_idle(span: &Span) -> bool {
     *span == DEFAULT_IDLE
 }
 
-/// How the certificates of `https` targets are checked.
+/// How the certificates of `https` targets are checked, and what is shown to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamTls {
     /// `false` accepts any certificate. Default: true.
     #[serde(default, skip_serializing_if = "is_default")]
     pub verify: Verify,
-    /// Certificate authorities to trust, in PEM. Default: those of the operating system.
+    /// The CA bundle with the authorities to trust. Default: those of the operating system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca: Option<String>,
+    pub ca_bundle: Option<Name>,
     /// The name to ask for and to check. Default: the host of the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
+    /// The certificate to show to targets that ask for one. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<Name>,
+}
+
+impl UpstreamTls {
+    fn check(&self, faults: &mut Vec<Fault>) {
+        if let Some(name) = self.server_name.as_ref().filter(|name| ServerName::try_from(name.as_str()).is_err()) {
+            let message = format!("`{name}` is no name that a certificate can be for");
+            let fault = Fault::new("/tls/server_name", "invalid-value", message);
+            faults.push(fault.hint("write a host name or an IP address without port, such as `orders.internal`"));
+        }
+        if self.verify == Verify::Off && self.ca_bundle.is_some() {
+            let message = "with `verify: false` any certificate is accepted, whoever issued it";
+            let fault = Fault::new("/tls/ca_bundle", "conflicting-fields", message);
+            faults.push(fault.hint("leave `verify` away to have certificates checked against the bundle"));
+        }
+    }
 }
 
 /// Whether certificates are checked; written as a boolean.
@@ -264,13 +282,17 @@ impl Written for Service {
                 Fault::new(format!("/timeouts/{field}"), "invalid-value", "a timeout of zero lets nothing through");
             faults.push(fault.hint("leave it away for the default"));
         }
-        if let Some(ca) = &self.tls.ca {
-            faults.extend(check_authorities(ca));
-        }
+        self.tls.check(faults);
     }
 
     fn references(&self, visit: &mut dyn FnMut(Reference<'_>)) {
         super::policy::references(&self.policies, visit);
+        if let Some(name) = &self.tls.ca_bundle {
+            visit(Reference { kind: Kind::CaBundle, name, pointer: "/tls/ca_bundle".to_owned() });
+        }
+        if let Some(name) = &self.tls.client_certificate {
+            visit(Reference { kind: Kind::Certificate, name, pointer: "/tls/client_certificate".to_owned() });
+        }
     }
 
     fn into_resource(mut self) -> Resource {
@@ -279,24 +301,4 @@ impl Written for Service {
         }
         Resource::Service(self)
     }
-}
-
-fn check_authorities(ca: &str) -> Option<Fault> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-
-    let wrong = |what: Cow<'static, str>| Some(Fault::new("/tls/ca", "invalid-certificate", what));
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-        let Ok(certificate) = certificate else {
-            return wrong("it is not readable PEM".into());
-        };
-        if let Err(error) = roots.add(certificate) {
-            return wrong(format!("a certificate in it cannot be used: {error}").into());
-        }
-    }
-    if roots.is_empty() {
-        return wrong("there is no certificate in it".into());
-    }
-    None
 }

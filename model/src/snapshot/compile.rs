@@ -9,9 +9,10 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::tls::Holding;
 use super::{
-    Action, Certificate, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, ListenerTls, Route,
-    RouteSettings, RouteTimeouts, Service, Snapshot, Split, Target,
+    Action, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Route, RouteSettings, RouteTimeouts, Service,
+    Snapshot, Split, Target,
 };
 use crate::config::{Changed, Config};
 use crate::policy::Step;
@@ -22,7 +23,8 @@ use crate::router::Age;
 use crate::slots::Slot;
 
 /// What must exist first comes first.
-const ORDER: [Kind; 6] = [Kind::Policy, Kind::Certificate, Kind::Listener, Kind::Service, Kind::Consumer, Kind::Route];
+const ORDER: [Kind; 7] =
+    [Kind::Policy, Kind::Certificate, Kind::CaBundle, Kind::Listener, Kind::Service, Kind::Consumer, Kind::Route];
 
 /// The snapshot that follows `previous` by `changes`, which led to `config`.
 pub(super) fn compile(
@@ -32,7 +34,8 @@ pub(super) fn compile(
     changes: &[Changed],
 ) -> Result<Snapshot, Problems> {
     let mut next = Snapshot { revision, config, ..previous.clone() };
-    let changes = &*next.with_moved_lists(changes);
+    let changes = next.with_moved_lists(changes);
+    let changes = &*next.with_holders(changes);
     let mut problems = Problems::new();
     for kind in ORDER.into_iter().rev() {
         for change in changes.iter().filter(|change| change.key.kind == kind) {
@@ -116,7 +119,13 @@ impl Snapshot {
             Kind::Certificate => {
                 is_gone.then(|| self.certificates.remove(name));
             }
+            Kind::CaBundle => {
+                is_gone.then(|| self.ca_bundles.remove(name));
+            }
             Kind::Service => {
+                if let Ok(resource) = before.parse(Kind::Service) {
+                    self.hold(name, &resource, Holding::Ends);
+                }
                 is_gone.then(|| self.services.remove(name));
             }
             Kind::Policy => {
@@ -129,8 +138,12 @@ impl Snapshot {
         let learned = match resource {
             Resource::Policy(written) => self.learn_policy(name, written),
             Resource::Certificate(written) => self.learn_certificate(name, written),
+            Resource::CaBundle(written) => self.learn_ca_bundle(name, written),
             Resource::Listener(written) => self.learn_listener(name, written),
-            Resource::Service(written) => self.learn_service(name, written),
+            Resource::Service(written) => {
+                self.hold(name, resource, Holding::Begins);
+                self.learn_service(name, written)
+            }
             Resource::Consumer(written) => self.learn_consumer(name, written),
             Resource::Route(written) => self.learn_route(name, written),
         };
@@ -202,23 +215,12 @@ impl Snapshot {
             .hint("only one policy of a type can act at one place: remove one of them")
     }
 
-    fn learn_certificate(&mut self, name: &Name, written: &resource::Certificate) -> Result<(), Vec<Fault>> {
-        let key = written.certified_key().map_err(|fault| vec![fault])?;
-        let hosts = written.server_names().map_err(|fault| vec![fault])?;
-        let compiled = Certificate { name: name.clone(), hosts, key: Arc::new(key), enabled: written.enabled };
-        self.certificates.put(Arc::new(compiled));
-        Ok(())
-    }
-
     fn learn_listener(&mut self, name: &Name, written: &resource::Listener) -> Result<(), Vec<Fault>> {
         if let Some(other) = self.addresses.insert(written.bind, name.clone()).filter(|other| other != name) {
             let message = format!("the listener `{other}` has the address {} already", written.bind);
             return Err(vec![Fault::new("/bind", "duplicate-value", message).hint("give each its own port")]);
         }
-        let tls = written.tls.as_ref().map(|tls| ListenerTls {
-            certificates: tls.certificates.iter().filter_map(|name| self.certificates.slot(name)).collect(),
-            min_version: tls.min_version,
-        });
+        let tls = written.tls.as_ref().map(|tls| self.listener_tls(tls));
         let policies = self.steps(&written.policies)?;
         let compiled = Listener { name: name.clone(), bind: written.bind, tls, policies, enabled: written.enabled };
         self.listeners.put(Arc::new(compiled));
@@ -233,7 +235,7 @@ impl Snapshot {
                 endpoint: Arc::new(Endpoint {
                     url: target.url.clone(),
                     protocol: written.protocol,
-                    tls: target.url.https.then(|| written.tls.clone()),
+                    tls: target.url.https.then(|| self.endpoint_tls(&written.tls)),
                 }),
                 weight: target.weight,
             })

@@ -65,15 +65,21 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
             let name = |slot: &Slot| snapshot.certificates.get(*slot).expect("a certificate").name.to_string();
             tls.certificates.iter().map(name).collect()
         });
-        let version = listener.tls.as_ref().map(|tls| tls.min_version);
+        let version = listener.tls.as_ref().map(|tls| {
+            let clients = tls.client_certificates.as_ref();
+            let bundle =
+                clients.map(|clients| (clients.mode, snapshot.ca_bundles.get(clients.ca_bundle).expect("a bundle")));
+            (tls.min_version, tls.profile, bundle)
+        });
         let policies = steps(snapshot, &listener.policies);
         let (name, bind, enabled) = (&listener.name, listener.bind, listener.enabled);
         told.push(format!("listener {name} {bind} {enabled} {certificates:?} {version:?} {policies:?}"));
     }
     for (_, certificate) in snapshot.certificates.iter() {
         let (name, hosts, enabled) = (&certificate.name, &certificate.hosts, certificate.enabled);
-        told.push(format!("certificate {name} {hosts:?} {enabled} {:?}", certificate.key.cert));
+        told.push(format!("certificate {name} {hosts:?} {enabled} {certificate:?} {:?}", certificate.key.cert));
     }
+    told.extend(snapshot.ca_bundles.iter().map(|(_, bundle)| format!("ca_bundle {bundle:?} {}", bundle.roots.len())));
     for (_, it) in snapshot.services.iter() {
         let policies = steps(snapshot, &it.policies);
         let how = (it.total_weight, it.protocol, it.load_balancing, it.timeouts, it.enabled);

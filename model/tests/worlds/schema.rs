@@ -44,6 +44,7 @@ fn is_valid(value: &Value, schema: &Value, root: &Value) -> bool {
         "items" => value.as_array().into_iter().flatten().all(|entry| is_valid(entry, operand, root)),
         "allOf" => all(operand),
         "anyOf" => count(operand) > 0,
+        "not" => !is_valid(value, operand, root),
         "oneOf" => count(operand) == 1,
         "if" => !is_valid(value, operand, root) || is_valid(value, &rules["then"], root),
         "minimum" => value.as_f64().is_none_or(|number| number >= operand.as_f64().expect("a number")),
@@ -84,6 +85,7 @@ fn mistakes_are_found_by_it() {
         "version": 1,
         "services": [{"name": "a", "url": "http://a:1", "timeouts": {"connect": "1s"}}],
         "certificates": [{"name": "a", "cert_file": "a.pem", "key": "x"}],
+        "ca_bundles": [{"name": "a", "certs_file": "a.pem"}],
         "policies": [{"name": "a", "type": "rate-limit", "config": {"limit": 1, "per": "1m"}}, {"name": "b", "type": "key-auth"}],
     });
     assert!(is_valid(&good, &schema, &schema));
@@ -94,6 +96,9 @@ fn mistakes_are_found_by_it() {
         ("/services/0", json!({"url": "http://a:1"})),
         ("/certificates/0", json!({"name": "a", "cert_file": "a.pem", "cert": "x", "key": "x"})),
         ("/certificates/0", json!({"name": "a", "cert_file": "a.pem"})),
+        ("/certificates/0", json!({"name": "a", "cert": "x", "key": "x", "ocsp_staple": "x", "ocsp_staple_file": "x"})),
+        ("/ca_bundles/0", json!({"name": "a"})),
+        ("/ca_bundles/0", json!({"name": "a", "certs": "x", "certs_file": "a.pem"})),
         ("/policies/0/type", json!("rate-limits")),
         ("/policies/0/type", json!("key-auth")),
         ("/policies/0/config", json!({"limit": 1, "per": "1m", "by": "hand"})),

@@ -30,6 +30,7 @@ pub fn changes(longest: usize) -> impl Strategy<Value = Vec<Vec<Seed>>> {
     let kind = prop::sample::select(vec![
         Kind::Listener,
         Kind::Certificate,
+        Kind::CaBundle,
         Kind::Service,
         Kind::Service,
         Kind::Route,
@@ -48,7 +49,7 @@ pub fn edits(config: &Config, change: &[Seed]) -> Vec<Edit> {
     let mut edits: Vec<Edit> = Vec::new();
     let mut seen = Vec::new();
     for seed in change {
-        let name = format!("{}-{}", seed.kind, seed.name);
+        let name = format!("{}-{}", seed.kind.singular().replace('_', "-"), seed.name);
         if seen.contains(&name) {
             continue;
         }
@@ -95,6 +96,12 @@ impl Draw<'_> {
         self.config.of_kind(kind, None).map(|(name, _)| name.to_string()).collect()
     }
 
+    /// Perhaps the name of one of this kind.
+    fn one(&mut self, kind: Kind) -> Option<String> {
+        let existing = self.existing(kind);
+        if existing.is_empty() || self.one_in(2) { None } else { Some(self.of(&existing)) }
+    }
+
     fn policies(&mut self) -> Vec<String> {
         let existing = self.existing(Kind::Policy);
         self.some(&existing)
@@ -105,12 +112,13 @@ fn spec(kind: Kind, draw: &mut Draw<'_>) -> Value {
     let mut spec = match kind {
         Kind::Listener => listener(draw),
         Kind::Certificate => certificate(draw),
+        Kind::CaBundle => ca_bundle(draw),
         Kind::Service => service(draw),
         Kind::Route => route(draw),
         Kind::Policy => policy(draw),
         Kind::Consumer => consumer(draw),
     };
-    if draw.one_in(4) {
+    if draw.one_in(4) && kind != Kind::CaBundle {
         spec["enabled"] = false.into();
     }
     if draw.one_in(4) {
@@ -126,21 +134,34 @@ fn listener(draw: &mut Draw<'_>) -> Value {
     let certificates = draw.some(&certificates);
     if !certificates.is_empty() {
         spec["tls"] = json!({"certificates": certificates, "min_version": draw.of(&["1.2", "1.3"])});
+        if let Some(ca_bundle) = draw.one(Kind::CaBundle) {
+            let mode = draw.of(&["none", "optional", "required"]);
+            spec["tls"]["client_certificate"] = json!({"mode": mode, "ca_bundle": ca_bundle});
+        }
     }
     spec
 }
 
-fn certificate(draw: &mut Draw<'_>) -> Value {
+/// Certificates with their keys, in PEM.
+fn made() -> &'static [(String, String)] {
     static MADE: OnceLock<Vec<(String, String)>> = OnceLock::new();
-    let made = MADE.get_or_init(|| {
+    MADE.get_or_init(|| {
         let make = |host: &str| {
             let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).expect("a certificate");
             (made.cert.pem(), made.signing_key.serialize_pem())
         };
         ["a.test", "b.test", "*.c.test"].map(make).to_vec()
-    });
-    let (cert, key) = draw.of(made);
+    })
+}
+
+fn certificate(draw: &mut Draw<'_>) -> Value {
+    let (cert, key) = draw.of(made());
     json!({"cert": cert, "key": key, "hosts": draw.some(&["a.test", "*.d.test"])})
+}
+
+fn ca_bundle(draw: &mut Draw<'_>) -> Value {
+    let (first, second) = (draw.of(made()).0, draw.of(made()).0);
+    json!({"certs": if draw.one_in(2) { first } else { first + &second }})
 }
 
 fn service(draw: &mut Draw<'_>) -> Value {
@@ -153,6 +174,9 @@ fn service(draw: &mut Draw<'_>) -> Value {
         }
     };
     spec["policies"] = draw.policies().into();
+    let ca_bundle = draw.one(Kind::CaBundle);
+    let client_certificate = draw.one(Kind::Certificate);
+    spec["tls"] = json!({"ca_bundle": ca_bundle, "client_certificate": client_certificate});
     spec["protocol"] = draw.of(&["auto", "http1", "http2"]).into();
     spec["load_balancing"] = draw.of(&["least_request", "round_robin"]).into();
     spec["timeouts"] = json!({"connect": draw.of(&["2s", "1s"])});

@@ -10,7 +10,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -18,15 +20,27 @@ use crate::upstream::connection::OnThisCore;
 
 /// A service behind TLS that answers with the version of HTTP it was asked in. Returns its certificate in PEM.
 async fn secure(name: &str, protocols: &[&str]) -> (SocketAddr, String) {
+    secure_for(None, name, protocols).await
+}
+
+/// The same, for clients with a certificate of this authority.
+async fn secure_for(clients: Option<&str>, name: &str, protocols: &[&str]) -> (SocketAddr, String) {
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("a key");
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .expect("a certificate with its key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().expect("versions");
+    let builder = match clients {
+        Some(authority) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).expect("PEM")).expect("an authority");
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
+            builder.with_client_cert_verifier(verifier.expect("a verifier"))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(vec![cert.der().clone()], key).expect("a certificate with its key");
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let address = serve(move |stream, _| {
@@ -44,31 +58,81 @@ async fn secure(name: &str, protocols: &[&str]) -> (SocketAddr, String) {
     (address, cert.pem())
 }
 
-fn service(address: SocketAddr, protocol: &str, tls: &Value) -> Value {
-    json!({"url": format!("https://{address}"), "protocol": protocol, "tls": tls})
+fn put(kind: Kind, name: &str, spec: Value) -> Edit {
+    Edit::Put { kind, name: name.into(), spec }
+}
+
+fn bundle(certs: &str) -> Edit {
+    put(Kind::CaBundle, "trusted", json!({"certs": certs}))
+}
+
+/// A core with the service, which may name the bundle `trusted`.
+fn core(address: SocketAddr, protocol: &str, certs: &str, tls: &Value) -> Rc<Core> {
+    let core = Core::new(url(address));
+    let service = json!({"url": format!("https://{address}"), "protocol": protocol, "tls": tls});
+    core.apply_all(vec![bundle(certs), put(Kind::Service, "shop", service)]);
+    core
+}
+
+fn named(name: &str) -> Value {
+    json!({"ca_bundle": "trusted", "server_name": name})
 }
 
 #[test]
 fn certificates_are_checked_unless_told_otherwise() {
     on_a_core(|| async {
-        let (address, ca) = secure("shop.internal", &[]).await;
-        let (_, other_ca) = secure("shop.internal", &[]).await;
-        let named = |ca: &str| json!({"ca": ca, "server_name": "shop.internal"});
+        let (address, right) = secure("shop.internal", &[]).await;
+        let (_, wrong) = secure("shop.internal", &[]).await;
         let cases = [
-            (json!({}), false),
-            (json!({"verify": false}), true),
-            (named(&ca), true),
-            (named(&other_ca), false),
-            (json!({"ca": ca}), false),
-            (json!({"ca": ca, "server_name": "blog.internal"}), false),
+            (json!({}), &right, false),
+            (json!({"verify": false}), &wrong, true),
+            (named("shop.internal"), &right, true),
+            (named("shop.internal"), &wrong, false),
+            (named("shop.internal"), &format!("{wrong}{right}"), true),
+            (json!({"ca_bundle": "trusted"}), &right, false),
+            (named("blog.internal"), &right, false),
         ];
-        for (tls, is_good) in cases {
-            let core = Core::new(service(address, "auto", &tls));
-            match core.get("/").await {
+        for (tls, certs, is_good) in cases {
+            match core(address, "auto", certs, &tls).get("/").await {
                 Ok(_) => assert!(is_good, "{tls}"),
                 Err(error) => assert!(!is_good && matches!(error, UpstreamError::Unreachable(_)), "{tls}: {error}"),
             }
         }
+    });
+}
+
+#[test]
+fn who_asks_for_a_certificate_gets_the_one_of_the_service() {
+    on_a_core(|| async {
+        let make = || rcgen::generate_simple_self_signed(["gateway".to_owned()]).expect("a certificate");
+        let (known, stranger) = (make(), make());
+        let (address, certs) = secure_for(Some(&known.cert.pem()), "shop.internal", &[]).await;
+        let core = core(address, "http1", &certs, &named("shop.internal"));
+        core.get("/").await.expect_err("it shows none");
+        let mut tls = named("shop.internal");
+        tls["client_certificate"] = "gateway".into();
+        let service = json!({"url": format!("https://{address}"), "tls": tls});
+        let certificate = |made: &rcgen::CertifiedKey<rcgen::KeyPair>| {
+            put(Kind::Certificate, "gateway", json!({"cert": made.cert.pem(), "key": made.signing_key.serialize_pem()}))
+        };
+        core.apply_all(vec![certificate(&stranger), put(Kind::Service, "shop", service)]);
+        core.get("/").await.expect_err("nobody knows it");
+        core.apply(certificate(&known));
+        core.get("/").await.expect("it is known, and the service was not written again");
+    });
+}
+
+#[test]
+fn a_bundle_that_changes_takes_effect_on_the_services_that_name_it() {
+    on_a_core(|| async {
+        let (address, right) = secure("shop.internal", &[]).await;
+        let (_, wrong) = secure("shop.internal", &[]).await;
+        let core = core(address, "auto", &right, &named("shop.internal"));
+        core.get("/").await.expect("it is trusted");
+        core.apply(bundle(&wrong));
+        core.get("/").await.expect_err("it is not trusted any more, on no connection from before either");
+        core.apply(bundle(&right));
+        core.get("/").await.expect("it is trusted again");
     });
 }
 
@@ -86,8 +150,7 @@ fn the_protocol_is_agreed_on() {
         ];
         for (protocol, offered, expected) in cases {
             let (address, ca) = secure("shop.internal", offered).await;
-            let tls = json!({"ca": ca, "server_name": "shop.internal"});
-            let core = Core::new(service(address, protocol, &tls));
+            let core = core(address, protocol, &ca, &named("shop.internal"));
             for _ in 0..3 {
                 let answer = core.get("/").await.ok().map(|(_, body)| body);
                 assert_eq!(answer.as_deref(), expected, "{protocol} {offered:?}");
@@ -101,7 +164,7 @@ fn the_protocol_is_agreed_on() {
 fn a_request_that_may_switch_protocols_goes_over_http1() {
     on_a_core(|| async {
         let (address, ca) = secure("shop.internal", &["h2", "http/1.1"]).await;
-        let core = Core::new(service(address, "auto", &json!({"ca": ca, "server_name": "shop.internal"})));
+        let core = core(address, "auto", &ca, &named("shop.internal"));
         assert_eq!(core.get("/").await.expect("an answer").1, "HTTP/2.0");
         let request = with_field(with_field(get("/"), "upgrade", "echo"), "connection", "upgrade");
         let response = core.send(request).await.expect("an answer");
