@@ -47,14 +47,16 @@ async fn pass(record: &mut Record, chain: &mut Chain, onward: forward::Onward) -
     let exchange = &mut record.exchange;
     let snapshot = exchange.snapshot.clone();
     let listener = exchange.listener.and_then(|slot| snapshot.listeners.get(slot));
-    exchange.route = snapshot.router.find(&router::Request {
+    let found = snapshot.router.find(&router::Request {
         listener: exchange.listener,
+        source: Some(exchange.client.address.ip()),
         host: &exchange.request.host,
         path: exchange.request.target.path(),
         method: &exchange.request.method,
         headers: &exchange.request.headers,
         query: exchange.request.target.query(),
     });
+    exchange.route = found.map(|found| found.route);
     let route = exchange.route.and_then(|slot| snapshot.routes.get(slot));
     exchange.service = route.and_then(|route| route.draw_service(fastrand::u64(..)));
     let service = exchange.service.and_then(|slot| snapshot.services.get(slot));

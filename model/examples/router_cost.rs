@@ -63,7 +63,15 @@ fn measure(snapshot: &Snapshot, addresses: &[(String, String)]) -> f64 {
     let once = || {
         let started = Instant::now();
         for (host, path) in addresses.iter().cycle().take(LOOKUPS) {
-            let request = Request { listener: None, host, path, method: &Method::GET, headers: &headers, query: None };
+            let request = Request {
+                listener: None,
+                source: None,
+                host,
+                path,
+                method: &Method::GET,
+                headers: &headers,
+                query: None,
+            };
             black_box(snapshot.router.find(black_box(&request)));
         }
         started.elapsed().as_secs_f64() * 1e9

@@ -85,6 +85,11 @@ impl<T> Index<T> {
         Some(&bucket.values[bucket.place(tag, is_it)?])
     }
 
+    /// Every value, in no order that means anything.
+    pub(crate) fn each<'a>(&'a self, visit: &mut impl FnMut(&'a T)) {
+        self.root.each(visit);
+    }
+
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         matches!(&self.root, Node::Bucket(bucket) if bucket.tags.is_empty())
@@ -151,6 +156,15 @@ impl<T> Bucket<T> {
             if must_split { part.split(depth + 1) } else { Node::Bucket(Arc::new(part)) }
         };
         Node::Branch(Arc::new(parts.map(node)))
+    }
+}
+
+impl<T> Node<T> {
+    fn each<'a>(&'a self, visit: &mut impl FnMut(&'a T)) {
+        match self {
+            Self::Bucket(bucket) => bucket.values.iter().for_each(visit),
+            Self::Branch(children) => children.iter().for_each(|child| child.each(visit)),
+        }
     }
 }
 

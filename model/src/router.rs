@@ -1,41 +1,55 @@
 //! Which route a request belongs to.
 //!
 //! Precedence is that of the Gateway API HTTPRoute specification, over all matches and not only the most specific
-//! path: exact host, longer wildcard, any host; exact path, longest prefix; a method; more header conditions;
-//! more query conditions; then `priority`, age and name.
+//! path. In this order: exact host, longer wildcard, any host; exact path; the longer fixed beginning of a path, in
+//! whole segments, and with the same one a regular expression before a template before a prefix (of two templates the
+//! one whose fixed segments are further to the left); a method; more header conditions; more query conditions;
+//! sources; listeners; then `priority`, age and name.
 //!
-//! All routes of one host and one path form a group. A group is found by the hash of host and path, so a
-//! request asks for its exact path and for each prefix of it that is as deep as some prefix of the host,
-//! from the longest to the shortest, and takes the first match whose conditions hold. That costs what the
-//! path is long, however many routes there are; and a change copies the groups that it touches.
+//! All routes of one host and one path form a [`group`]. A group is found by the hash of host and path, so a request
+//! asks for its exact path, and for each beginning of it that is as deep as something of the host, from the longest to the
+//! shortest, and takes the first match whose conditions hold. That costs what the path is long, however many routes
+//! there are; and a change copies the groups that it touches.
 
-use std::cmp::Ordering;
-use std::hash::Hasher;
+use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
-use crate::index::{self, Index};
+use crate::index::Index;
+use crate::pattern::Pattern;
+use crate::problem::Fault;
 use crate::resource::Name;
 use crate::resource::route::{PathPattern, Route};
 use crate::slots::Slot;
-use crate::text::Text;
 use crate::value::HostPattern;
-use conditions::{Asked, Conditions};
-use hosts::{Hosts, Reach};
+use asked::Asked;
+use conditions::{Conditions, Failure};
+use group::{Group, Left, Match, PathMatch};
+use hosts::{Host, Hosts, Reach};
+use places::{Key, Place, WrittenPath};
 use prefixes::Prefixes;
+use template::Template;
 
+mod asked;
 mod conditions;
+mod group;
 pub mod host;
 mod hosts;
 pub mod path;
+mod places;
 mod prefixes;
+mod split;
+pub(crate) mod template;
 #[cfg(test)]
 mod tests;
 
 /// What routing looks at.
 pub struct Request<'a> {
     pub listener: Option<Slot>,
+    /// The address of the client.
+    pub source: Option<IpAddr>,
     /// Canonical (see [`host`]); empty if the client named none.
     pub host: &'a str,
     /// Canonical (see [`path`]).
@@ -44,6 +58,13 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// Without the question mark.
     pub query: Option<&'a str>,
+}
+
+/// The route that a request belongs to.
+#[derive(Clone, Copy)]
+pub struct Found<'r> {
+    pub route: Slot,
+    path: Option<&'r PathMatch>,
 }
 
 /// What decides between routes that are equally specific: the older wins, then the name.
@@ -60,63 +81,81 @@ pub struct Router {
     groups: Index<Group>,
 }
 
-/// All routes of one host and one path. The memory of a configuration with very many routes is mostly these.
-#[derive(Clone)]
-struct Group {
-    host: u32,
-    /// Of a group with a single route that asks for nothing more than host and path: the common case.
-    first: Slot,
-    key: Text,
-    /// In order of precedence; absent in the common case.
-    ranked: Option<Arc<Vec<Match>>>,
+/// Looks on while a route is looked for.
+trait Observer<'r> {
+    /// Whether the search goes on when the route is found.
+    const SEES_ALL: bool;
+
+    /// Before the candidates of a group.
+    fn enter(&mut self, host: &'r Host, group: &'r Group);
+
+    /// One route whose place the request matches, and whether its conditions hold.
+    fn candidate(&mut self, route: Slot, path: Option<&'r PathMatch>, verdict: Result<(), Failure<'r>>);
 }
 
-#[derive(Clone)]
-struct Match {
-    route: Slot,
-    conditions: Option<Arc<Conditions>>,
+/// For requests: nobody looks on.
+struct Nobody;
+
+impl<'r> Observer<'r> for Nobody {
+    const SEES_ALL: bool = false;
+
+    fn enter(&mut self, _: &'r Host, _: &'r Group) {}
+
+    fn candidate(&mut self, _: Slot, _: Option<&'r PathMatch>, _: Result<(), Failure<'r>>) {}
 }
 
-/// What a group is found by.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    /// The number of the pattern.
-    host: u32,
-    /// The path as [`prefixes`] tells exact paths and prefixes apart.
-    key: &'a str,
-    key_hash: u64,
+impl Found<'_> {
+    /// What stands at the names of the template, or in the named groups of the regular expression, that matched.
+    /// `path` is that of the request.
+    #[must_use]
+    pub fn captures(&self, path: &str) -> Vec<(&str, Range<usize>)> {
+        match self.path {
+            None => Vec::new(),
+            Some(PathMatch::Template(template)) => template.captures(path),
+            Some(PathMatch::Regex(pattern)) => pattern.groups(path),
+        }
+    }
 }
 
 impl Router {
-    /// Adds a route. `age` tells the age of this and of every route that is in here.
-    pub fn insert(&mut self, written: &Route, route: Slot, listeners: &[Slot], age: &dyn Fn(Slot) -> Age) {
-        let conditions = Conditions::of(written, listeners).map(Arc::new);
+    /// Adds a route, or says what in it cannot be compiled. `age` tells the age of this and of every route that is in
+    /// here.
+    pub fn insert(
+        &mut self,
+        written: &Route,
+        route: Slot,
+        listeners: &[Slot],
+        age: &dyn Fn(Slot) -> Age,
+    ) -> Result<(), Vec<Fault>> {
+        let conditions = Conditions::of(written, listeners, &|| age(route))?.map(Arc::new);
+        let paths = WrittenPath::all(written);
+        let matches = compiled_paths(&paths)?;
         for pattern in written_hosts(written) {
             let host = self.hosts.enter(pattern);
-            for path in written_paths(written) {
+            for (path, compiled) in paths.iter().zip(&matches) {
                 let place = path.at(host);
-                let added = Match { route, conditions: conditions.clone() };
+                let added = Match { route, conditions: conditions.clone(), path: compiled.clone() };
                 if let Some(group) = self.groups.find_mut(place.hash(), |group| place.is_of(group)) {
                     group.add(added, age);
                 } else {
-                    let mut group = Group { host, first: route, key: place.key.into(), ranked: None };
-                    group.set(vec![added]);
-                    self.groups.insert(place.hash(), group);
+                    self.groups.insert(place.hash(), Group::new(host, (&*place.key.to_text()).into(), added));
                     self.hosts.count(pattern, path.reach, |count| count + 1);
                 }
             }
         }
+        Ok(())
     }
 
     /// Takes out a route; `written` is the form that was inserted.
     pub fn remove(&mut self, written: &Route, route: Slot) {
+        let paths = WrittenPath::all(written);
         for pattern in written_hosts(written) {
             let Some(host) = self.hosts.find(pattern).map(|host| host.number) else { continue };
-            for path in written_paths(written) {
+            for path in &paths {
                 let place = path.at(host);
                 let is_it = |group: &Group| place.is_of(group);
                 let Some(group) = self.groups.find_mut(place.hash(), is_it) else { continue };
-                if group.remove(route) == Left::Nothing {
+                if group.remove(conditions::written_exact_values(written), route) == Left::Nothing {
                     self.groups.remove(place.hash(), is_it);
                     self.hosts.count(pattern, path.reach, |count| count - 1);
                 }
@@ -133,68 +172,68 @@ impl Router {
 
     /// The route that the request belongs to.
     #[must_use]
-    pub fn find(&self, request: &Request<'_>) -> Option<Slot> {
+    pub fn find(&self, request: &Request<'_>) -> Option<Found<'_>> {
+        self.walk(request, &mut Nobody)
+    }
+
+    /// Looks at the groups that can hold the route, the most specific first.
+    fn walk<'r, O: Observer<'r>>(&'r self, request: &Request<'_>, observer: &mut O) -> Option<Found<'r>> {
         let asked = Asked::new(request);
         let mut prefixes = Prefixes::new(request.path);
+        let mut found = None;
         for host in self.hosts.matching(request.host) {
-            if host.has(Reach::Exact) {
-                let (key, key_hash) = prefixes::exact(request.path);
-                if let Some(route) = self.first_match(Place { host: host.number, key, key_hash }, &asked) {
-                    return Some(route);
-                }
-            }
-            for (depth, key, key_hash) in prefixes.deepest_first(host.deepest_prefix()) {
-                if host.has(Reach::Prefix { depth })
-                    && let Some(route) = self.first_match(Place { host: host.number, key, key_hash }, &asked)
-                {
-                    return Some(route);
-                }
+            let is_over = each_place(host, &mut prefixes, request.path, |key, key_hash| {
+                let place = Place { host: host.number, key, key_hash };
+                let Some(group) = self.groups.find(place.hash(), |group| place.is_of(group)) else { return false };
+                observer.enter(host, group);
+                found = found.or(group.find(&asked, observer));
+                found.is_some() && !O::SEES_ALL
+            });
+            if is_over {
+                break;
             }
         }
-        None
-    }
-
-    fn first_match(&self, place: Place<'_>, asked: &Asked<'_>) -> Option<Slot> {
-        let group = self.groups.find(place.hash(), |group| place.is_of(group))?;
-        let Some(ranked) = &group.ranked else { return Some(group.first) };
-        let holds = |one: &&Match| one.conditions.as_ref().is_none_or(|conditions| conditions.hold(asked));
-        ranked.iter().find(holds).map(|one| one.route)
+        found
     }
 }
 
-/// The path of a group before its host is known.
-struct PathPlace<'a> {
-    reach: Reach,
-    key: &'a str,
-    key_hash: u64,
-}
-
-impl<'a> PathPlace<'a> {
-    fn at(&self, host: u32) -> Place<'a> {
-        Place { host, key: self.key, key_hash: self.key_hash }
+/// The places of one host where a route for the path can be, the most specific first, until `visit` has had enough.
+fn each_place(
+    host: &Host,
+    prefixes: &mut Prefixes<'_>,
+    path: &str,
+    mut visit: impl FnMut(Key<'_>, u64) -> bool,
+) -> bool {
+    if host.has(Reach::Exact) {
+        let (key, hash) = prefixes::exact(path);
+        if visit(Key::Exact(key), hash) {
+            return true;
+        }
     }
-
-    fn exact(path: &'a str) -> Self {
-        let (key, key_hash) = prefixes::exact(path);
-        Self { reach: Reach::Exact, key, key_hash }
+    let shapes = host.templates();
+    let segments = if shapes.is_empty() { 0 } else { template::segments(path).count() };
+    let mut shapes = shapes.iter().map(|(shape, _)| *shape).filter(|shape| shape.segments() == segments).peekable();
+    for (depth, key, hash) in prefixes.deepest_first(host.deepest()) {
+        if host.has(Reach::Regex { depth }) && visit(Key::Regex(key), hash) {
+            return true;
+        }
+        while let Some(shape) = shapes.next_if(|shape| shape.lead() >= usize::from(depth)) {
+            if let Some(hash) = shape.hash(path)
+                && visit(Key::Template(shape, path), hash)
+            {
+                return true;
+            }
+        }
+        if host.has(Reach::Prefix { depth }) && visit(Key::Prefix(key), hash) {
+            return true;
+        }
     }
-
-    fn prefix(path: &'a str) -> Self {
-        let (depth, key, key_hash) = Prefixes::whole(path);
-        Self { reach: Reach::Prefix { depth }, key, key_hash }
-    }
+    false
 }
 
 impl Place<'_> {
     fn is_of(&self, group: &Group) -> bool {
-        group.host == self.host && group.key.as_bytes() == self.key.as_bytes()
-    }
-
-    fn hash(&self) -> u64 {
-        let mut hasher = index::hasher();
-        hasher.write_u64(self.key_hash);
-        hasher.write_u32(self.host);
-        hasher.finish()
+        group.host == self.host && self.key.is(group.key.as_bytes())
     }
 }
 
@@ -204,60 +243,22 @@ fn written_hosts(written: &Route) -> impl Iterator<Item = &str> {
     every.into_iter().chain(written.hosts.iter().map(HostPattern::as_str))
 }
 
-/// The paths of a route; every path is the prefix `/`.
-fn written_paths(written: &Route) -> impl Iterator<Item = PathPlace<'_>> {
-    let every = written.paths.is_empty().then(|| PathPlace::prefix("/"));
-    every.into_iter().chain(written.paths.iter().map(|pattern| match pattern {
-        PathPattern::Exact(path) => PathPlace::exact(path),
-        PathPattern::Prefix(path) => PathPlace::prefix(path),
-    }))
-}
-
-/// Whether a group still has a match.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Something,
-    Nothing,
-}
-
-impl Group {
-    fn add(&mut self, added: Match, age: &dyn Fn(Slot) -> Age) {
-        let mut list = self.take();
-        list.retain(|other| other.route != added.route);
-        let at = list.partition_point(|other| other.precedence(&added, age) == Ordering::Less);
-        list.insert(at, added);
-        self.set(list);
+/// What has to be looked at in each path, or what cannot be compiled.
+fn compiled_paths(paths: &[WrittenPath<'_>]) -> Result<Vec<Option<Arc<PathMatch>>>, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut compiled = Vec::with_capacity(paths.len());
+    for path in paths {
+        compiled.push(match path.pattern {
+            Some(PathPattern::Template(text)) => Some(Arc::new(PathMatch::Template(Template::new(text)))),
+            Some(PathPattern::Regex(text)) => match Pattern::compile(text) {
+                Ok(pattern) => Some(Arc::new(PathMatch::Regex(Box::new(pattern)))),
+                Err(fault) => {
+                    faults.push(fault.below(&format!("/paths/{}/regex", path.index)));
+                    None
+                }
+            },
+            Some(PathPattern::Prefix(_) | PathPattern::Exact(_)) | None => None,
+        });
     }
-
-    fn remove(&mut self, route: Slot) -> Left {
-        let mut list = self.take();
-        list.retain(|one| one.route != route);
-        let left = if list.is_empty() { Left::Nothing } else { Left::Something };
-        self.set(list);
-        left
-    }
-
-    fn take(&mut self) -> Vec<Match> {
-        match self.ranked.take() {
-            Some(ranked) => Arc::unwrap_or_clone(ranked),
-            None => vec![Match { route: self.first, conditions: None }],
-        }
-    }
-
-    fn set(&mut self, mut list: Vec<Match>) {
-        if let [Match { route, conditions: None }] = list[..] {
-            self.first = route;
-        } else {
-            list.shrink_to_fit();
-            self.ranked = Some(Arc::new(list));
-        }
-    }
-}
-
-impl Match {
-    /// `Less` if it is asked before the other.
-    fn precedence(&self, other: &Self, age: &dyn Fn(Slot) -> Age) -> Ordering {
-        let specificity = |one: &Self| one.conditions.as_deref().map_or_else(Default::default, Conditions::specificity);
-        specificity(other).cmp(&specificity(self)).then_with(|| age(self.route).cmp(&age(other.route)))
-    }
+    if faults.is_empty() { Ok(compiled) } else { Err(faults) }
 }

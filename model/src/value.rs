@@ -3,9 +3,11 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserializer;
 use serde::de::{self, Visitor};
 
@@ -181,9 +183,62 @@ written_as_string!(
     "A host name, or a wildcard in front of one: `api.example.com`, `*.example.com`."
 );
 
+/// A network of addresses, `10.0.0.0/8` for example, or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network(pub IpNet);
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let single = |address: IpAddr| IpNet::from(address);
+        let network = text.parse::<IpNet>().or_else(|_| text.parse().map(single)).map_err(|_| {
+            format!("`{text}` is no network: write an address and the length of its prefix, such as `10.0.0.0/8`")
+        })?;
+        if network.addr() != network.network() {
+            return Err(format!("`{text}` has bits behind its prefix: write `{}`", network.trunc()));
+        }
+        if let IpAddr::V6(address) = network.addr()
+            && address.to_ipv4_mapped().is_some()
+        {
+            return Err(format!("`{text}` is an IPv4 network in IPv6 clothes: write it as IPv4"));
+        }
+        Ok(Self(network))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+written_as_string!(
+    Network,
+    "Network",
+    r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$",
+    "A network of IPv4 or IPv6 addresses, or one address: `10.0.0.0/8`, `2001:db8::/32`, `192.0.2.1`."
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_have_one_spelling() {
+        for (text, shown) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("192.0.2.1", "192.0.2.1/32"),
+            ("2001:DB8:0::/32", "2001:db8::/32"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("::1", "::1/128"),
+        ] {
+            assert_eq!(text.parse::<Network>().expect(text).to_string(), shown);
+        }
+        for text in ["", "10.0.0.1/8", "10.0.0.0/33", "10.0.0/8", "::ffff:10.0.0.0/104", "localhost"] {
+            assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_read_what_they_write() {

@@ -1,26 +1,24 @@
 //! Route: which requests go where, under which policies.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use http::{HeaderName, Method};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, MapAccess, Visitor};
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_true, yes};
 use crate::problem::Fault;
-use crate::router::path::{PathFault, canonical};
-use crate::value::{HostPattern, Span, written_as_string};
+use crate::value::{HostPattern, Network, Span};
 
-/// Longest path pattern, in bytes; requests are bounded to the same length.
-const MAX_PATH_BYTES: usize = 8 * 1024;
+mod condition;
+mod path;
 
-/// Which requests go where. A request belongs to a route if one of the hosts, one of the paths, one of the
-/// methods, all header conditions and all query conditions match; what is absent matches everything.
-/// Of several routes the most specific wins (Gateway API HTTPRoute precedence): exact host, longer wildcard,
-/// exact path, longer prefix, a method, more headers, more query conditions; then `priority`, then age, then name.
+pub use condition::{Condition, HeaderCondition, HeaderField, MethodName, QueryCondition, ValueMatch};
+pub use path::PathPattern;
+
+/// Which requests go where. A request belongs to a route if one of the hosts, one of the paths, one of the methods,
+/// all header conditions, all query conditions, one of the sources and one of the listeners match; what is absent
+/// matches everything. Of several routes the most specific wins, by the precedence of Gateway API's HTTPRoute:
+/// exact host, longer wildcard, any host; exact path; the longer fixed beginning of a path, and with the same one a
+/// regular expression before a template before a prefix; a method; more header conditions; more query conditions;
+/// sources; listeners; then the higher `priority`; then age. Two routes that nothing of this tells apart are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -39,6 +37,10 @@ pub struct Route {
     /// Conditions on query parameters; all must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub query: Vec<QueryCondition>,
+    /// Only requests from addresses in one of these networks, such as `10.0.0.0/8`, `2001:db8::/32` or a single
+    /// address. Default: every address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Network>,
     /// Only requests that came in there. Default: every listener.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Name>,
@@ -78,43 +80,6 @@ pub struct Backend {
     pub weight: u32,
 }
 
-/// Which paths: everything below a prefix, in whole segments, or exactly one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PathPattern {
-    /// `/orders` matches `/orders`, `/orders/` and `/orders/7`, and not `/orders-old`. Kept without a slash
-    /// at its end, but for `/` itself.
-    Prefix(String),
-    /// The whole path, to the letter.
-    Exact(String),
-}
-
-/// A request method (RFC 9110 section 9), in upper case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct MethodName(pub Method);
-
-/// A header field that must have this value: among several fields of the name one is enough.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HeaderCondition {
-    pub name: HeaderField,
-    /// The whole value, to the letter.
-    pub exact: String,
-}
-
-/// The name of a header field (RFC 9110 section 5.1), in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HeaderField(pub HeaderName);
-
-/// A query parameter that must have this value, after percent-decoding; among several of the name the
-/// first counts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct QueryCondition {
-    pub name: String,
-    /// The whole value, to the letter.
-    pub exact: String,
-}
-
 /// An answer of the gateway itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -142,126 +107,6 @@ pub struct RouteTimeouts {
     pub idle: Option<Span>,
 }
 
-impl PathPattern {
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Prefix(path) | Self::Exact(path) => path,
-        }
-    }
-
-    fn prefix(path: &str) -> Self {
-        let trimmed = path.trim_end_matches('/').len().max(1);
-        Self::Prefix(path[..trimmed.min(path.len())].to_owned())
-    }
-}
-
-impl Serialize for PathPattern {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(1))?;
-        match self {
-            Self::Prefix(path) => map.serialize_entry("prefix", path)?,
-            Self::Exact(path) => map.serialize_entry("exact", path)?,
-        }
-        map.end()
-    }
-}
-
-impl<'de> Deserialize<'de> for PathPattern {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-
-        impl<'de> Visitor<'de> for Form {
-            type Value = PathPattern;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path prefix such as `/orders`, `{prefix: /orders}` or `{exact: /orders}`")
-            }
-
-            fn visit_str<E: de::Error>(self, path: &str) -> Result<PathPattern, E> {
-                Ok(PathPattern::prefix(path))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PathPattern, A::Error> {
-                let mut found = None;
-                while let Some(field) = map.next_key::<Cow<'de, str>>()? {
-                    let pattern = match &*field {
-                        "prefix" => PathPattern::prefix(&map.next_value::<String>()?),
-                        "exact" => PathPattern::Exact(map.next_value()?),
-                        other => return Err(de::Error::unknown_field(other, &["prefix", "exact"])),
-                    };
-                    if found.replace(pattern).is_some() {
-                        return Err(de::Error::custom("write one of `prefix` and `exact`"));
-                    }
-                }
-                found.ok_or_else(|| de::Error::custom("write one of `prefix` and `exact`"))
-            }
-        }
-
-        deserializer.deserialize_any(Form)
-    }
-}
-
-impl JsonSchema for PathPattern {
-    fn schema_name() -> Cow<'static, str> {
-        "PathPattern".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let path = json_schema!({ "type": "string", "pattern": "^/" });
-        json_schema!({
-            "description": "Which paths: a plain string is a prefix, matched in whole segments.",
-            "oneOf": [
-                path,
-                { "type": "object", "properties": { "prefix": path }, "required": ["prefix"], "additionalProperties": false },
-                { "type": "object", "properties": { "exact": path }, "required": ["exact"], "additionalProperties": false },
-            ]
-        })
-    }
-}
-
-impl std::str::FromStr for MethodName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("`{text}` is no request method: write it in upper case, such as `GET`");
-        let method = Method::from_bytes(text.as_bytes()).map_err(|_| wrong())?;
-        if text.bytes().any(|b| b.is_ascii_lowercase()) {
-            return Err(wrong());
-        }
-        Ok(Self(method))
-    }
-}
-
-impl fmt::Display for MethodName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str())
-    }
-}
-
-written_as_string!(MethodName, "Method", "^[A-Z0-9!#$%&'*+.^_|~-]+$", "A request method, in upper case: `GET`.");
-
-impl std::str::FromStr for HeaderField {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        HeaderName::from_bytes(text.as_bytes()).map(Self).map_err(|_| format!("`{text}` is no name of a header field"))
-    }
-}
-
-impl fmt::Display for HeaderField {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str())
-    }
-}
-
-written_as_string!(
-    HeaderField,
-    "HeaderName",
-    "^[A-Za-z0-9!#$%&'*+.^_|~-]+$",
-    "The name of a header field; upper and lower case are the same."
-);
-
 fn one() -> u32 {
     1
 }
@@ -284,18 +129,15 @@ impl Written for Route {
     fn check(&self, faults: &mut Vec<Fault>) {
         self.check_destination(faults);
         for (index, pattern) in self.paths.iter().enumerate() {
-            if let Some(fault) = check_path(pattern) {
+            if let Some(fault) = pattern.check() {
                 faults.push(fault.below(&format!("/paths/{index}")));
             }
         }
         check_duplicates("/hosts", &self.hosts, faults);
         check_duplicates("/paths", &self.paths, faults);
-        for (index, condition) in self.headers.iter().enumerate() {
-            if http::HeaderValue::from_str(&condition.exact).is_err() {
-                let message = format!("`{}` cannot be the value of a header field", condition.exact);
-                faults.push(Fault::new(format!("/headers/{index}/exact"), "invalid-value", message));
-            }
-        }
+        condition::check_headers(&self.headers, faults);
+        condition::check_query(&self.query, faults);
+        check_duplicates("/sources", &self.sources, faults);
         let zero = [("request", self.timeouts.request), ("idle", self.timeouts.idle)];
         for (field, _) in zero.iter().filter(|(_, span)| span.is_some_and(|span| span.as_millis() == 0)) {
             let fault =
@@ -365,30 +207,6 @@ impl Route {
                 faults.push(Fault::new("/respond/content_type", "invalid-value", message));
             }
         }
-    }
-}
-
-/// Patterns are compared with canonical paths, so one that is not canonical could never match.
-fn check_path(pattern: &PathPattern) -> Option<Fault> {
-    let path = pattern.as_str();
-    let never = |why: &str, hint: &str| Some(Fault::new("", "invalid-path", format!("`{path}` {why}")).hint(hint));
-    if !path.starts_with('/') {
-        return never("does not begin with a slash", "write `/orders`");
-    }
-    if path.len() > MAX_PATH_BYTES {
-        return never("is longer than any request may be", "use 8 KiB at most");
-    }
-    match canonical(path) {
-        Ok(canonical) if canonical == path => None,
-        Ok(canonical) => never("is never the path of a request", &format!("write it as `{canonical}`")),
-        Err(PathFault::InvalidCharacter) => {
-            let hint = match path.contains(['?', '#']) {
-                true => "leave query and fragment away",
-                false => "write a space as `%20`",
-            };
-            never("holds a character that no path has", hint)
-        }
-        Err(fault) => never(&format!("is refused in requests: {fault}"), "write the path as the service sees it"),
     }
 }
 

@@ -1,94 +1,212 @@
 //! What a route asks of a request beyond host and path.
 
-use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cmp::Ordering;
+use std::net::IpAddr;
 
-use http::Method;
-use percent_encoding::percent_decode_str;
+use http::{HeaderName, Method};
+use ipnet::IpNet;
 
-use super::Request;
-use crate::resource::route::{HeaderCondition, QueryCondition, Route};
+use super::Age;
+use super::asked::Asked;
+use crate::pattern::Pattern;
+use crate::problem::Fault;
+use crate::resource::route::{Condition, Route, ValueMatch};
 use crate::slots::Slot;
 
 /// Conditions of one route, shared by all its groups. Most routes have none.
 pub(super) struct Conditions {
     /// One of them; empty for all.
     methods: Box<[Method]>,
-    headers: Box<[HeaderCondition]>,
-    query: Box<[QueryCondition]>,
+    headers: Box<[(HeaderName, Test)]>,
+    query: Box<[(Box<str>, Test)]>,
+    /// One of them; empty for all. Apart from one another, in ascending order.
+    sources: Box<[IpNet]>,
     /// One of them, unless it is for every listener.
     listeners: Option<Box<[Slot]>>,
     priority: i32,
+    age: Age,
 }
 
-/// A method, the number of header conditions, the number of query conditions, the priority: the greater is
-/// asked first.
-pub(super) type Specificity = (bool, usize, usize, i32);
+/// What is asked of the values under one name.
+pub(super) enum Test {
+    Exact(Box<[u8]>),
+    Regex(Box<Pattern>),
+    Present,
+    Absent,
+}
+
+/// Which condition a request does not meet.
+#[expect(dead_code, reason = "for whoever looks on")]
+#[derive(Clone, Copy)]
+pub(super) enum Failure<'r> {
+    Path,
+    Method,
+    Source,
+    Listener,
+    Header(&'r HeaderName, &'r Test),
+    Query(&'r str, &'r Test),
+}
+
+/// A method, the number of header conditions, the number of query conditions, sources, listeners; the priority: the
+/// greater is asked first.
+pub(super) type Specificity = (bool, usize, usize, bool, bool, i32);
 
 impl Conditions {
     /// Nothing for a route that takes every request of its hosts and paths.
-    pub(super) fn of(written: &Route, listeners: &[Slot]) -> Option<Self> {
-        let conditions = Self {
+    pub(super) fn of(written: &Route, listeners: &[Slot], age: &dyn Fn() -> Age) -> Result<Option<Self>, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let headers = compiled("/headers", &written.headers, |name| name.0.clone(), &mut faults);
+        let query = compiled("/query", &written.query, |name| name.as_str().into(), &mut faults);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let asks_nothing = written.methods.is_empty()
+            && headers.is_empty()
+            && query.is_empty()
+            && written.sources.is_empty()
+            && written.listeners.is_empty()
+            && written.priority == 0;
+        if asks_nothing {
+            return Ok(None);
+        }
+        let mut sources = IpNet::aggregate(&written.sources.iter().map(|network| network.0).collect());
+        sources.sort_unstable();
+        Ok(Some(Self {
             methods: written.methods.iter().map(|method| method.0.clone()).collect(),
-            headers: written.headers.as_slice().into(),
-            query: written.query.as_slice().into(),
+            headers,
+            query,
+            sources: sources.into(),
             listeners: (!written.listeners.is_empty()).then(|| listeners.into()),
             priority: written.priority,
-        };
-        let asks = conditions.specificity() != Specificity::default() || conditions.listeners.is_some();
-        asks.then_some(conditions)
+            age: age(),
+        }))
     }
 
-    pub(super) fn specificity(&self) -> Specificity {
-        (!self.methods.is_empty(), self.headers.len(), self.query.len(), self.priority)
+    fn specificity(&self) -> Specificity {
+        let (has_methods, has_sources) = (!self.methods.is_empty(), !self.sources.is_empty());
+        let (headers, query) = (self.headers.len(), self.query.len());
+        (has_methods, headers, query, has_sources, self.listeners.is_some(), self.priority)
     }
 
-    pub(super) fn hold(&self, asked: &Asked<'_>) -> bool {
+    /// `Less` if what is under the first conditions is asked before what is under the second. Where neither has any,
+    /// nothing here decides.
+    pub(super) fn precedence(one: Option<&Self>, other: Option<&Self>) -> Ordering {
+        let specificity = |conditions: Option<&Self>| conditions.map_or_else(Specificity::default, Self::specificity);
+        specificity(other).cmp(&specificity(one)).then_with(|| match (one, other) {
+            (Some(one), Some(other)) => one.age.cmp(&other.age),
+            // Only conditions set apart from none.
+            _ => Ordering::Equal,
+        })
+    }
+
+    /// The values that some field or parameter must have.
+    pub(super) fn exact_values(&self) -> impl Iterator<Item = (Asks<'_>, &[u8])> {
+        fn exact(test: &Test) -> Option<&[u8]> {
+            match test {
+                Test::Exact(value) => Some(value),
+                Test::Regex(_) | Test::Present | Test::Absent => None,
+            }
+        }
+        let headers = self.headers.iter().filter_map(|(name, test)| Some((Asks::Header(name), exact(test)?)));
+        let query = self.query.iter().filter_map(|(name, test)| Some((Asks::Query(name), exact(test)?)));
+        headers.chain(query)
+    }
+
+    /// Which condition fails first, if one does.
+    pub(super) fn check(&self, asked: &Asked<'_>) -> Result<(), Failure<'_>> {
         let request = asked.request;
-        let is_header = |condition: &HeaderCondition| {
-            let values = request.headers.get_all(&condition.name.0);
-            values.iter().any(|value| value.as_bytes() == condition.exact.as_bytes())
-        };
-        let is_parameter = |condition: &QueryCondition| {
-            asked.parameter(condition.name.as_bytes()).is_some_and(|value| value == condition.exact.as_bytes())
-        };
-        (self.methods.is_empty() || self.methods.contains(request.method))
-            && self.listeners.as_ref().is_none_or(|only| request.listener.is_some_and(|slot| only.contains(&slot)))
-            && self.headers.iter().all(is_header)
-            && self.query.iter().all(is_parameter)
+        if !self.methods.is_empty() && !self.methods.contains(request.method) {
+            return Err(Failure::Method);
+        }
+        if let Some(only) = &self.listeners
+            && !request.listener.is_some_and(|slot| only.contains(&slot))
+        {
+            return Err(Failure::Listener);
+        }
+        if !self.sources.is_empty() && !request.source.is_some_and(|source| is_in(&self.sources, source)) {
+            return Err(Failure::Source);
+        }
+        let failed = self.headers.iter().find(|(name, test)| !test.holds(asked.header(name)));
+        if let Some((name, test)) = failed {
+            return Err(Failure::Header(name, test));
+        }
+        match self.query.iter().find(|(name, test)| !test.holds(asked.parameter(name))) {
+            Some((name, test)) => Err(Failure::Query(name, test)),
+            None => Ok(()),
+        }
     }
 }
 
-/// A request, with what several routes may ask of it worked out once.
-pub(super) struct Asked<'a> {
-    request: &'a Request<'a>,
-    parameters: OnceCell<Parameters<'a>>,
+/// What a condition is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks<'a> {
+    Header(&'a HeaderName),
+    Query(&'a str),
 }
 
-/// Name and value, decoded; by name, those of one name in the order of the request.
-type Parameters<'a> = Box<[(Cow<'a, [u8]>, Cow<'a, [u8]>)]>;
-
-impl<'a> Asked<'a> {
-    pub(super) fn new(request: &'a Request<'a>) -> Self {
-        Self { request, parameters: OnceCell::new() }
-    }
-
-    /// The value of the first parameter of this name.
-    fn parameter(&self, name: &[u8]) -> Option<&[u8]> {
-        let parameters = self.parameters.get_or_init(|| parameters(self.request.query.unwrap_or_default()));
-        let first = parameters.partition_point(|(other, _)| &**other < name);
-        parameters.get(first).filter(|(other, _)| &**other == name).map(|(_, value)| &**value)
+impl Asks<'_> {
+    /// For putting them into the one order that they have everywhere.
+    pub(super) fn order(&self) -> (bool, &str) {
+        match self {
+            Self::Header(name) => (false, name.as_str()),
+            Self::Query(name) => (true, name),
+        }
     }
 }
 
-/// Sorted, because a client may send thousands and many routes may ask.
-fn parameters(query: &str) -> Parameters<'_> {
-    let decode = |text| Cow::from(percent_decode_str(text));
-    let written = query.split('&').filter(|parameter| !parameter.is_empty());
-    let mut parameters: Vec<_> = written
-        .map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
-        .map(|(name, value)| (decode(name), decode(value)))
-        .collect();
-    parameters.sort_by(|(one, _), (other, _)| one.cmp(other));
-    parameters.into()
+/// The values that some field or parameter must have, of a route as it is written: what [`Conditions::exact_values`]
+/// tells of its compiled form.
+pub(super) fn written_exact_values(written: &Route) -> impl Iterator<Item = (Asks<'_>, &[u8])> {
+    fn exact<N>(condition: &Condition<N>) -> Option<&[u8]> {
+        match condition.asks() {
+            ValueMatch::Exact(value) => Some(value.as_bytes()),
+            ValueMatch::Regex(_) | ValueMatch::Present | ValueMatch::Absent => None,
+        }
+    }
+    let headers = written.headers.iter().filter_map(|one| Some((Asks::Header(&one.name.0), exact(one)?)));
+    headers.chain(written.query.iter().filter_map(|one| Some((Asks::Query(&one.name), exact(one)?))))
+}
+
+impl Test {
+    fn compile(asks: ValueMatch<'_>) -> Result<Self, Fault> {
+        Ok(match asks {
+            ValueMatch::Exact(value) => Self::Exact(value.as_bytes().into()),
+            ValueMatch::Regex(pattern) => {
+                Self::Regex(Box::new(Pattern::compile(pattern).map_err(|fault| fault.below("/regex"))?))
+            }
+            ValueMatch::Present => Self::Present,
+            ValueMatch::Absent => Self::Absent,
+        })
+    }
+
+    fn holds<'v>(&self, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
+        match self {
+            Self::Exact(exact) => values.any(|value| value == &**exact),
+            Self::Regex(pattern) => values.any(|value| pattern.is_match(value)),
+            Self::Present => values.next().is_some(),
+            Self::Absent => values.next().is_none(),
+        }
+    }
+}
+
+fn compiled<N, T>(
+    pointer: &str,
+    written: &[Condition<N>],
+    name: impl Fn(&N) -> T,
+    faults: &mut Vec<Fault>,
+) -> Box<[(T, Test)]> {
+    let mut tests = Vec::with_capacity(written.len());
+    for (index, condition) in written.iter().enumerate() {
+        match Test::compile(condition.asks()) {
+            Ok(test) => tests.push((name(&condition.name), test)),
+            Err(fault) => faults.push(fault.below(&format!("{pointer}/{index}"))),
+        }
+    }
+    tests.into()
+}
+
+/// Whether one of the networks, which lie apart in ascending order, holds the address.
+fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+    let behind = networks.partition_point(|network| network.network() <= address);
+    networks[..behind].last().is_some_and(|network| network.contains(&address))
 }

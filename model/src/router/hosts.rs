@@ -1,8 +1,11 @@
 //! The hosts that routes are for: exact names, wildcards and any host.
 
+use std::sync::Arc;
+
 use imbl::Vector;
 use smallvec::SmallVec;
 
+use super::template::Shape;
 use crate::index::{Index, hash_of};
 use crate::text::Text;
 
@@ -13,6 +16,10 @@ pub(super) enum Reach {
     Exact,
     /// Everything below a path of so many segments.
     Prefix { depth: u16 },
+    /// What matches regular expressions that begin with so many fixed segments.
+    Regex { depth: u16 },
+    /// What matches templates of this shape.
+    Template(Shape),
 }
 
 /// All host patterns of the routes.
@@ -38,18 +45,64 @@ pub(super) struct Host {
     pattern: Text,
     /// How many groups there are for prefixes of 0, 1, 2, … segments.
     prefix_groups: SmallVec<[u32; 4]>,
+    /// Most hosts have neither templates nor regular expressions.
+    other_groups: Option<Arc<OtherGroups>>,
+}
+
+/// What is known of the templates and regular expressions of a host.
+#[derive(Clone, Default)]
+struct OtherGroups {
+    /// How many groups there are for regular expressions that begin with 0, 1, 2, … fixed segments.
+    regexes: SmallVec<[u32; 4]>,
+    /// In order of precedence, with how many groups there are of each.
+    templates: Vec<(Shape, u32)>,
 }
 
 impl Host {
+    #[expect(dead_code, reason = "for whoever looks on")]
+    pub(super) fn pattern(&self) -> &str {
+        self.pattern.as_str()
+    }
+
     pub(super) fn has(&self, reach: Reach) -> bool {
+        let at = |counts: &[u32], depth: u16| counts.get(usize::from(depth)).is_some_and(|count| *count > 0);
         match reach {
             Reach::Exact => self.exact_groups > 0,
-            Reach::Prefix { depth } => self.prefix_groups.get(usize::from(depth)).is_some_and(|count| *count > 0),
+            Reach::Prefix { depth } => at(&self.prefix_groups, depth),
+            Reach::Regex { depth } => self.other_groups.as_ref().is_some_and(|other| at(&other.regexes, depth)),
+            Reach::Template(shape) => self.templates().iter().any(|(other, _)| *other == shape),
         }
     }
 
-    pub(super) fn deepest_prefix(&self) -> Option<usize> {
-        self.prefix_groups.len().checked_sub(1)
+    /// The shapes of templates, in order of precedence.
+    pub(super) fn templates(&self) -> &[(Shape, u32)] {
+        self.other_groups.as_ref().map_or(&[], |other| &other.templates)
+    }
+
+    /// How many segments the longest beginning has that some prefix, regular expression or template fixes.
+    pub(super) fn deepest(&self) -> Option<usize> {
+        let regexes = self.other_groups.as_ref().map_or(0, |other| other.regexes.len());
+        let deepest = self.prefix_groups.len().max(regexes).checked_sub(1);
+        // The first shape is the one with the most.
+        deepest.max(self.templates().first().map(|(shape, _)| shape.lead()))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.exact_groups == 0 && self.prefix_groups.is_empty() && self.other_groups.is_none()
+    }
+}
+
+impl OtherGroups {
+    fn count_template(&mut self, shape: Shape, step: fn(u32) -> u32) {
+        match self.templates.binary_search_by_key(&shape, |(shape, _)| *shape) {
+            Ok(at) => {
+                self.templates[at].1 = step(self.templates[at].1);
+                if self.templates[at].1 == 0 {
+                    self.templates.remove(at);
+                }
+            }
+            Err(at) => self.templates.insert(at, (shape, step(0))),
+        }
     }
 }
 
@@ -60,13 +113,13 @@ impl Hosts {
     }
 
     /// The patterns that match, the most specific first.
-    pub(super) fn matching<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Host> {
+    pub(super) fn matching<'h, 'a>(&'h self, host: &'a str) -> impl Iterator<Item = &'h Host> + use<'h, 'a> {
         let exact = Some(host).filter(|host| !host.is_empty()).and_then(|host| self.find(host));
         let any = std::iter::once_with(|| self.find("")).flatten();
         exact.into_iter().chain(self.matching_wildcards(host)).chain(any)
     }
 
-    fn matching_wildcards<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Host> {
+    fn matching_wildcards<'h, 'a>(&'h self, host: &'a str) -> impl Iterator<Item = &'h Host> + use<'h, 'a> {
         let dots = if self.wildcards.is_empty() { 0 } else { host.bytes().filter(|b| *b == b'.').count() };
         let suffixes = host.match_indices('.').take(dots).enumerate();
         suffixes.filter_map(move |(index, (dot, _))| {
@@ -91,7 +144,13 @@ impl Hosts {
             self.given += 1;
             self.given - 1
         });
-        let host = Host { number, exact_groups: 0, pattern: pattern.into(), prefix_groups: SmallVec::new() };
+        let host = Host {
+            number,
+            exact_groups: 0,
+            pattern: pattern.into(),
+            prefix_groups: SmallVec::new(),
+            other_groups: None,
+        };
         self.by_pattern.insert(hash_of_pattern(pattern), host);
         self.count_wildcard(pattern, |count| count + 1);
         number
@@ -102,12 +161,22 @@ impl Hosts {
         match reach {
             Reach::Exact => host.exact_groups = step(host.exact_groups),
             Reach::Prefix { depth } => step_at(&mut host.prefix_groups, depth.into(), step),
+            Reach::Regex { .. } | Reach::Template(_) => {
+                let mut other = host.other_groups.take().map(Arc::unwrap_or_clone).unwrap_or_default();
+                match reach {
+                    Reach::Regex { depth } => step_at(&mut other.regexes, depth.into(), step),
+                    Reach::Template(shape) => other.count_template(shape, step),
+                    Reach::Exact | Reach::Prefix { .. } => {}
+                }
+                let is_empty = other.regexes.is_empty() && other.templates.is_empty();
+                host.other_groups = (!is_empty).then(|| Arc::new(other));
+            }
         }
     }
 
     pub(super) fn leave_if_empty(&mut self, pattern: &str) {
         let Some(host) = self.find(pattern) else { return };
-        if host.has(Reach::Exact) || !host.prefix_groups.is_empty() {
+        if !host.is_empty() {
             return;
         }
         self.free.push_back(host.number);

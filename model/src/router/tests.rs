@@ -1,6 +1,9 @@
 //! The router against a linear matcher written from the Gateway API's text, and its rules one by one.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
@@ -9,14 +12,16 @@ use serde_json::{Value, json};
 
 use super::Request;
 use crate::config::Edit;
-use crate::resource::route::{PathPattern, Route};
+use crate::resource::route::{PathPattern, Route, ValueMatch};
 use crate::resource::{Document, Key, Kind, Resource};
 use crate::snapshot::Snapshot;
+use crate::value::Network;
 
 /// A request that owns its parts.
 #[derive(Clone, Debug)]
 struct Ask {
     listener: Option<&'static str>,
+    source: Option<IpAddr>,
     host: &'static str,
     path: &'static str,
     method: Method,
@@ -26,25 +31,32 @@ struct Ask {
 
 impl Ask {
     fn get(host: &'static str, path: &'static str) -> Self {
-        Self { listener: None, host, path, method: Method::GET, headers: Vec::new(), query: None }
+        Self { listener: None, source: None, host, path, method: Method::GET, headers: Vec::new(), query: None }
     }
 
     /// The name of the route that the router finds.
     fn route(&self, snapshot: &Snapshot) -> Option<String> {
+        self.found(snapshot).map(|(name, _)| name)
+    }
+
+    /// The same, with what it captures.
+    fn found(&self, snapshot: &Snapshot) -> Option<(String, Vec<(String, &'static str)>)> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let request = Request {
             listener: self.listener.and_then(|name| snapshot.listeners.slot(name)),
+            source: self.source,
             host: self.host,
             path: self.path,
             method: &self.method,
             headers: &headers,
             query: self.query,
         };
-        let slot = snapshot.router.find(&request)?;
-        Some(snapshot.routes.get(slot).expect("a route").name.to_string())
+        let found = snapshot.router.find(&request)?;
+        let captures = found.captures(self.path).into_iter().map(|(name, at)| (name.to_owned(), &self.path[at]));
+        Some((snapshot.routes.get(found.route).expect("a route").name.to_string(), captures.collect()))
     }
 }
 
@@ -127,16 +139,23 @@ fn the_ladder_of_precedence() {
         ("old", json!({})),
         ("young", json!({})),
         ("weighty", json!({"priority": 1})),
+        ("listener", json!({"listeners": ["one"]})),
+        ("source", json!({"sources": ["192.0.2.0/24"]})),
         ("query", json!({"query": [{"name": "q", "exact": "1"}]})),
         ("header", json!({"headers": [{"name": "x-a", "exact": "1"}]})),
         ("headers", json!({"headers": [{"name": "x-a", "exact": "1"}, {"name": "x-b", "exact": "1"}]})),
         ("method", json!({"methods": ["GET"]})),
-        ("prefix", json!({"paths": ["/a/b"]})),
+        ("prefix", json!({"paths": ["/a"]})),
+        ("template", json!({"paths": [{"template": "/a/{x}"}]})),
+        ("regex", json!({"paths": [{"regex": "/a/[a-z]"}]})),
+        ("longer", json!({"paths": ["/a/b"]})),
         ("exact", json!({"paths": [{"exact": "/a/b"}]})),
     ];
     let ask = Ask {
+        listener: Some("one"),
+        source: Some([192, 0, 2, 7].into()),
         headers: vec![("x-a", "1"), ("x-b", "0"), ("x-b", "1")],
-        query: Some("p=2&%71=1&q=2"),
+        query: Some("p=2&q=2&%71=1"),
         ..Ask::get("any.example", "/a/b")
     };
     for top in 2..=rungs.len() {
@@ -144,7 +163,7 @@ fn the_ladder_of_precedence() {
     }
     // Where the conditions of the longer path fail, the shorter one has its turn.
     let mut conditional = rungs.clone();
-    for (_, spec) in &mut conditional[7..] {
+    for (_, spec) in &mut conditional[9..] {
         spec["headers"] = json!([{"name": "x-a", "exact": "0"}]);
     }
     assert_route(&gateway(&conditional), &ask, "method");
@@ -159,10 +178,194 @@ fn a_route_for_a_listener_is_not_found_elsewhere() {
     assert_route(&snapshot, &at(None), "all");
 }
 
+#[test]
+fn templates_take_any_one_segment_where_a_name_stands() {
+    let snapshot = gateway(&[
+        ("order", json!({"paths": [{"template": "/orders/{id}"}]})),
+        ("line", json!({"paths": [{"template": "/orders/{id}/lines/{line}"}]})),
+        ("pages", json!({"paths": [{"template": "/{a}/{b}/lines/first"}]})),
+        ("slash", json!({"paths": [{"template": "/orders/{id}/"}]})),
+        ("special", json!({"paths": ["/orders/special"]})),
+    ]);
+    for (path, expected) in [
+        ("/orders/7", "order"),
+        ("/orders/", "none"),
+        ("/orders", "none"),
+        ("/orders/7/", "slash"),
+        ("/orders/7/lines", "none"),
+        ("/orders/7/lines/12", "line"),
+        ("/orders/7/lines/first", "line"),
+        ("/carts/7/lines/first", "pages"),
+        ("/orders/special", "special"),
+        ("/orders/special/lines/1", "special"),
+    ] {
+        assert_route(&snapshot, &Ask::get("any.example", path), expected);
+    }
+    let (_, captures) = Ask::get("any.example", "/orders/7/lines/12").found(&snapshot).expect("a route");
+    assert_eq!(captures, [("id".to_owned(), "7"), ("line".to_owned(), "12")]);
+}
+
+#[test]
+fn regular_expressions_match_whole_paths_before_shorter_beginnings() {
+    let snapshot = gateway(&[
+        ("images", json!({"paths": [{"regex": ".*\\.(png|jpg)"}]})),
+        ("root", json!({"paths": ["/"]})),
+        ("static", json!({"paths": ["/static"]})),
+        ("numbers", json!({"paths": [{"regex": "/orders/(?<number>[0-9]+)"}, {"template": "/orders/{number}/lines"}]})),
+        ("names", json!({"paths": [{"template": "/orders/{name}"}]})),
+    ]);
+    for (path, expected) in [
+        ("/a/b.png", "images"),
+        ("/a/b.png/c", "root"),
+        ("/static/b.png", "static"),
+        ("/orders/12", "numbers"),
+        ("/orders/12a", "names"),
+        ("/orders/12/lines", "numbers"),
+        ("/orders/1/2", "root"),
+    ] {
+        assert_route(&snapshot, &Ask::get("any.example", path), expected);
+    }
+    for path in ["/orders/12", "/orders/12/lines"] {
+        let (_, captures) = Ask::get("any.example", path).found(&snapshot).expect("a route");
+        assert_eq!(captures, [("number".to_owned(), "12")]);
+    }
+}
+
+#[test]
+fn conditions_look_at_every_value() {
+    let snapshot = gateway(&[
+        ("regex", json!({"headers": [{"name": "x-v", "regex": "[0-9]+"}, {"name": "x-w", "present": true}]})),
+        ("absent", json!({"query": [{"name": "p", "present": false}], "headers": [{"name": "x-v", "present": false}]})),
+        ("query", json!({"query": [{"name": "p", "regex": "a+"}, {"name": "q", "present": true}]})),
+        ("none", json!({"priority": -1})),
+    ]);
+    let ask = |headers: &[(&'static str, &'static str)], query| Ask {
+        headers: headers.to_vec(),
+        query: Some(query),
+        ..Ask::get("any.example", "/")
+    };
+    for (headers, query, expected) in [
+        (&[("x-v", "a"), ("x-v", "12"), ("x-w", "")][..], "p=1", "regex"),
+        (&[("x-v", "12a"), ("x-w", "")], "p=1", "none"),
+        (&[("x-v", "12")], "p=1", "none"),
+        (&[], "q=1", "absent"),
+        (&[], "p=b&p=%61a&q", "query"),
+        (&[], "p=b&q", "none"),
+        (&[], "p=a", "none"),
+    ] {
+        assert_route(&snapshot, &ask(headers, query), expected);
+    }
+}
+
+#[test]
+fn sources_are_networks() {
+    let sources = json!({"sources": ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.1", "2001:db8::/32"]});
+    let snapshot = gateway(&[("all", json!({})), ("inside", sources)]);
+    for (source, expected) in [
+        ("10.1.2.3", "inside"),
+        ("10.255.255.255", "inside"),
+        ("11.0.0.0", "all"),
+        ("192.0.2.1", "inside"),
+        ("192.0.2.2", "all"),
+        ("2001:db8::1", "inside"),
+        ("2001:db9::1", "all"),
+        ("::a00:1", "all"),
+    ] {
+        let ask = Ask { source: Some(source.parse().expect("an address")), ..Ask::get("any.example", "/") };
+        assert_route(&snapshot, &ask, expected);
+    }
+    assert_route(&snapshot, &Ask::get("any.example", "/"), "all");
+}
+
+#[test]
+fn what_cannot_be_compiled_is_refused_with_its_place() {
+    let refused = |spec: Value| {
+        let mut spec = spec;
+        spec["respond"] = json!({});
+        let edit = Edit::Put { kind: Kind::Route, name: "r".to_owned(), spec };
+        let problems = Snapshot::default().apply(1, vec![edit]).map(drop).expect_err("problems");
+        problems.into_iter().map(|problem| format!("{} {}", problem.pointer, problem.code)).collect::<Vec<_>>()
+    };
+    let huge = ".*a.{60}";
+    assert_eq!(refused(json!({"paths": ["/", {"regex": "/a("}]})), ["/paths/1 invalid-regex"]);
+    assert_eq!(refused(json!({"paths": [{"regex": format!("/{huge}")}]})), ["/paths/0/regex regex-too-large"]);
+    assert_eq!(refused(json!({"paths": [{"regex": "orders"}]})), ["/paths/0 invalid-path"]);
+    assert_eq!(refused(json!({"paths": [{"template": "/a/{b}c"}]})), ["/paths/0 invalid-path"]);
+    assert_eq!(refused(json!({"paths": [{"template": "/a//{b}"}]})), ["/paths/0 invalid-path"]);
+    assert_eq!(
+        refused(json!({"headers": [{"name": "a", "regex": huge}], "query": [{"name": "b", "regex": huge}]})),
+        ["/headers/0/regex regex-too-large", "/query/0/regex regex-too-large"]
+    );
+    assert_eq!(
+        refused(
+            json!({"headers": [{"name": "a"}, {"name": "a", "exact": "b", "present": true}, {"name": "a", "regex": "["}]})
+        ),
+        ["/headers/0 missing-value", "/headers/1 conflicting-fields", "/headers/2/regex invalid-regex"]
+    );
+}
+
+fn segments(text: &str) -> Vec<&str> {
+    text.split('/').skip(1).collect()
+}
+
 /// Whether a prefix matches, segment by segment.
 fn is_below(path: &str, prefix: &str) -> bool {
-    let segments = |text: &str| text.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
-    segments(path).starts_with(&segments(prefix))
+    let whole = |text| segments(text).into_iter().filter(|segment| !segment.is_empty()).collect::<Vec<_>>();
+    whole(path).starts_with(&whole(prefix))
+}
+
+fn is_name(segment: &str) -> bool {
+    segment.starts_with('{')
+}
+
+fn fits(path: &str, template: &str) -> bool {
+    let (path, template) = (segments(path), segments(template));
+    let fits = |(segment, part): (&&str, &&str)| if is_name(part) { !segment.is_empty() } else { segment == part };
+    path.len() == template.len() && path.iter().zip(&template).all(fits)
+}
+
+fn fully_matches(text: &str, regex: &str) -> bool {
+    thread_local! {
+        static COMPILED: RefCell<HashMap<String, regex::Regex>> = RefCell::default();
+    }
+    COMPILED.with_borrow_mut(|compiled| {
+        let new = || regex::Regex::new(&format!("^(?:{regex})$")).expect("an expression");
+        compiled.entry(regex.to_owned()).or_insert_with(new).is_match(text)
+    })
+}
+
+/// With how many segments they begin that are fixed.
+const REGEXES: [(&str, usize); 6] =
+    [("/a/[bc]", 1), ("/a/.*", 1), (".*b", 0), ("/(?<first>[a-z]+)/?", 0), ("/a/b", 2), ("/[ab]", 0)];
+
+/// How well a path matches, if it does: exactly; segments that are fixed; regex, template or prefix; where a template is
+/// fixed.
+fn path_rank(pattern: &PathPattern, path: &str) -> Option<(bool, usize, u8, Vec<bool>)> {
+    match pattern {
+        PathPattern::Exact(exact) => (exact == path).then_some((true, 0, 0, vec![])),
+        PathPattern::Regex(regex) => {
+            let (_, lead) = REGEXES.iter().find(|(known, _)| known == regex).expect("one of the above");
+            fully_matches(path, regex).then_some((false, *lead, 2, vec![]))
+        }
+        PathPattern::Template(template) => {
+            let fixed: Vec<bool> = segments(template).into_iter().map(|part| !is_name(part)).collect();
+            let lead = fixed.iter().take_while(|is_fixed| **is_fixed).count();
+            fits(path, template).then_some((false, lead, 1, fixed))
+        }
+        PathPattern::Prefix(prefix) => {
+            let length = segments(prefix).into_iter().filter(|segment| !segment.is_empty()).count();
+            is_below(path, prefix).then_some((false, length, 0, vec![]))
+        }
+    }
+}
+
+fn holds(asks: ValueMatch<'_>, values: &[String]) -> bool {
+    match asks {
+        ValueMatch::Exact(exact) => values.iter().any(|value| value == exact),
+        ValueMatch::Regex(regex) => values.iter().any(|value| fully_matches(value, regex)),
+        ValueMatch::Present => !values.is_empty(),
+        ValueMatch::Absent => values.is_empty(),
+    }
 }
 
 /// How well the best host and path of a route match, if they do and its conditions hold: the greater wins.
@@ -172,73 +375,106 @@ fn rank(route: &Route, ask: &Ask) -> Option<impl Ord + use<>> {
         None => (pattern.as_str() == ask.host).then_some((2, ask.host.len())),
     });
     let host = if route.hosts.is_empty() { Some((0, 0)) } else { hosts.max() }?;
-    let paths = route.paths.iter().filter_map(|pattern| match pattern {
-        PathPattern::Exact(path) => (path == ask.path).then_some((1, path.len())),
-        PathPattern::Prefix(path) => is_below(ask.path, path).then_some((0, path.len())),
-    });
-    let path = if route.paths.is_empty() { Some((0, 1)) } else { paths.max() }?;
+    let paths = route.paths.iter().filter_map(|pattern| path_rank(pattern, ask.path));
+    let path = if route.paths.is_empty() { Some((false, 0, 0, vec![])) } else { paths.max() }?;
+    let fields = |name: &str| -> Vec<String> {
+        ask.headers.iter().filter(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned()).collect()
+    };
     let query = ask.query.unwrap_or("").replace("%71", "q");
-    let parameter =
-        |name: &str| query.split('&').find_map(|part| part.strip_prefix(&format!("{name}=")).map(str::to_owned));
+    let parameters = |name: &str| -> Vec<String> {
+        let pairs = query.split('&').map(|part| part.split_once('=').unwrap_or((part, "")));
+        pairs.filter(|(other, _)| *other == name && !name.is_empty()).map(|(_, value)| value.to_owned()).collect()
+    };
+    let is_from = |networks: &[Network]| ask.source.is_some_and(|ip| networks.iter().any(|net| net.0.contains(&ip)));
     let holds = (route.methods.is_empty() || route.methods.iter().any(|method| method.0 == ask.method))
-        && route.headers.iter().all(|condition| ask.headers.contains(&(condition.name.0.as_str(), &condition.exact)))
-        && route.query.iter().all(|condition| parameter(&condition.name).as_ref() == Some(&condition.exact))
+        && route.headers.iter().all(|one| holds(one.asks(), &fields(one.name.0.as_str())))
+        && route.query.iter().all(|one| holds(one.asks(), &parameters(&one.name)))
+        && (route.sources.is_empty() || is_from(&route.sources))
         && (route.listeners.is_empty() || route.listeners.iter().any(|name| Some(name.as_str()) == ask.listener));
-    let conditions = (!route.methods.is_empty(), route.headers.len(), route.query.len(), route.priority);
+    let (methods, sources, listeners) =
+        (!route.methods.is_empty(), !route.sources.is_empty(), !route.listeners.is_empty());
+    let conditions = (methods, route.headers.len(), route.query.len(), sources, listeners, route.priority);
     holds.then_some((host, path, conditions))
 }
 
-fn naive(snapshot: &Snapshot, ask: &Ask) -> Option<String> {
+/// The routes of a snapshot: age, name and written form.
+fn written(snapshot: &Snapshot) -> Vec<(u64, String, Route)> {
     let parse = |document: &Document| match document.parse(Kind::Route) {
-        Ok(Resource::Route(route)) => route,
+        Ok(Resource::Route(route)) => *route,
         other => panic!("no route: {other:?}"),
     };
-    snapshot
-        .config
-        .of_kind(Kind::Route, None)
-        .map(|(name, document)| (name, document.created, parse(document)))
-        .filter(|(.., route)| route.enabled)
-        .filter_map(|(name, created, route)| Some((rank(&route, ask)?, std::cmp::Reverse((created, name.to_string())))))
-        .max()
-        .map(|(_, std::cmp::Reverse((_, name)))| name)
+    let routes = snapshot.config.of_kind(Kind::Route, None);
+    routes.map(|(name, document)| (document.created, name.to_string(), parse(document))).collect()
 }
 
-fn some_route() -> impl Strategy<Value = Value> {
-    let hosts = subsequence(vec!["a.x", "b.a.x", "*.x", "*.a.x", "c"], 0..=2);
-    let paths = subsequence(
-        vec![json!("/"), json!("/a"), json!("/a/b"), json!({"exact": "/a"}), json!({"exact": "/a/"}), json!("/ab")],
-        0..=2,
-    );
-    let methods = subsequence(vec!["GET", "POST"], 0..=2);
-    let conditions = |pairs: Vec<(&'static str, &'static str)>| {
-        let of = |(name, exact)| json!({"name": name, "exact": exact});
-        subsequence(pairs, 0..=1).prop_map(move |pairs| pairs.into_iter().map(of).collect::<Vec<_>>())
+/// The name of the route that a linear search finds.
+fn naive<'r>(routes: &'r [(u64, String, Route)], ask: &Ask) -> Option<&'r str> {
+    routes
+        .iter()
+        .filter(|(.., route)| route.enabled)
+        .filter_map(|(created, name, route)| Some((rank(route, ask)?, Reverse((created, name)))))
+        .max()
+        .map(|(_, Reverse((_, name)))| name.as_str())
+}
+
+fn some_hosts() -> impl Strategy<Value = Vec<&'static str>> {
+    subsequence(vec!["a.x", "b.a.x", "*.x", "*.a.x", "c"], 0..=2)
+}
+
+fn some_paths() -> impl Strategy<Value = Vec<Value>> {
+    let plain = ["/", "/a", "/a/b", "/ab"].map(Value::from);
+    let exact = ["/a", "/a/"].map(|path| json!({"exact": path}));
+    let templates =
+        ["/{x}", "/{y}", "/a/{x}", "/{x}/b", "/{x}/{y}", "/a/{z}/", "/a/{x}/c"].map(|path| json!({"template": path}));
+    let regexes = REGEXES.map(|(regex, _)| json!({"regex": regex}));
+    let all: Vec<Value> = [&plain[..], &exact, &templates, &regexes].concat();
+    subsequence(all, 0..=3)
+}
+
+fn some_route(
+    hosts: impl Strategy<Value = Vec<&'static str>>,
+    paths: impl Strategy<Value = Vec<Value>>,
+) -> impl Strategy<Value = Value> {
+    let methods = prop_oneof![1 => Just(vec![]), 1 => subsequence(vec!["GET", "POST"], 0..=2)];
+    let conditions = |one: &'static str, other: &'static str| {
+        let all = vec![
+            json!({"name": one, "exact": "1"}),
+            json!({"name": one, "exact": "2"}),
+            json!({"name": one, "regex": "[12]"}),
+            json!({"name": one, "present": true}),
+            json!({"name": one, "present": false}),
+            json!({"name": other, "exact": "1"}),
+            json!({"name": other, "exact": "2"}),
+        ];
+        prop_oneof![1 => Just(vec![]), 2 => subsequence(all, 1..=2)]
     };
-    let headers = conditions(vec![("x-k", "1"), ("x-k", "2"), ("x-j", "1")]);
-    let query = conditions(vec![("q", "1"), ("q", "2"), ("p", "1")]);
+    let sources = prop_oneof![3 => Just(vec![]), 1 => subsequence(vec!["10.0.0.0/8", "10.1.0.0/16", "::/0"], 1..=2)];
     let listeners = prop_oneof![3 => Just(vec![]), 1 => subsequence(vec!["one", "two"], 1..=2)];
     let rest = (prop_oneof![2 => Just(0), 1 => -1..=1], prop::bool::weighted(0.9));
-    (hosts, paths, methods, headers, query, listeners, rest).prop_map(
-        |(hosts, paths, methods, headers, query, listeners, (priority, enabled))| {
+    (hosts, paths, methods, conditions("x-k", "x-j"), conditions("q", "p"), sources, listeners, rest).prop_map(
+        |(hosts, paths, methods, headers, query, sources, listeners, (priority, enabled))| {
             json!({
                 "hosts": hosts, "paths": paths, "methods": methods, "headers": headers, "query": query,
-                "listeners": listeners, "priority": priority, "enabled": enabled, "service": "s",
+                "sources": sources, "listeners": listeners, "priority": priority, "enabled": enabled, "service": "s",
             })
         },
     )
 }
 
 fn some_ask() -> impl Strategy<Value = Ask> {
+    let source = select(vec!["10.1.0.1", "10.2.0.1", "192.0.2.1", "2001:db8::1"]);
     (
         select(vec![None, Some("one"), Some("two")]),
+        prop::option::of(source.prop_map(|address| address.parse().expect("an address"))),
         select(vec!["a.x", "b.a.x", "z.b.a.x", "q.x", "x", "c", "d", ""]),
-        select(vec!["/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c", "/ab", "/b"]),
+        select(vec!["/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c", "/ab", "/b", "/b/b", "/a/c"]),
         select(vec![Method::GET, Method::POST, Method::PUT]),
-        subsequence(vec![("x-k", "1"), ("x-k", "2"), ("x-j", "1")], 0..=3),
-        select(vec![None, Some(""), Some("q=1"), Some("q=2&q=1"), Some("%71=1&&p=1"), Some("p=1&q")]),
+        subsequence(vec![("x-k", "1"), ("x-k", "2"), ("x-k", "3"), ("x-j", "1"), ("x-j", "2")], 0..=5),
+        select(vec![None, Some(""), Some("q=1"), Some("q=2&q=1"), Some("%71=1&&p=1"), Some("p=1&q"), Some("p=2&q=2")]),
     )
-        .prop_map(|(listener, host, path, method, headers, query)| Ask {
+        .prop_map(|(listener, source, host, path, method, headers, query)| Ask {
             listener,
+            source,
             host,
             path,
             method,
@@ -248,39 +484,62 @@ fn some_ask() -> impl Strategy<Value = Ask> {
 }
 
 /// A revision: routes put (or removed) by number.
-fn some_change() -> impl Strategy<Value = BTreeMap<u8, Option<Value>>> {
-    prop::collection::btree_map(0_u8..12, prop::option::weighted(0.8, some_route()), 1..5)
+type Revision = BTreeMap<u8, Option<Value>>;
+
+fn some_revision(route: impl Strategy<Value = Value>, names: u8, changes: usize) -> impl Strategy<Value = Revision> {
+    prop::collection::btree_map(0..names, prop::option::weighted(0.8, route), 1..changes)
+}
+
+/// Follows the revisions and compares the answers to `asks` with a linear search after each; then those of the last one
+/// compiled from nothing.
+fn agrees_with_a_linear_search(revisions: Vec<Revision>, asks: &[Ask]) -> Result<(), TestCaseError> {
+    let mut snapshot = gateway(&[]);
+    for revision in revisions {
+        let name = |number: u8| format!("r{number}");
+        let edits = revision.into_iter().map(|(number, spec)| match spec {
+            Some(spec) => Edit::Put { kind: Kind::Route, name: name(number), spec },
+            None => Edit::Remove { key: Key::new(Kind::Route, name(number).parse().expect("a name")) },
+        });
+        snapshot = snapshot.apply(snapshot.revision + 1, edits.collect()).expect("valid").0;
+        let routes = written(&snapshot);
+        for ask in asks {
+            prop_assert_eq!(ask.route(&snapshot), naive(&routes, ask).map(str::to_owned), "{:?}", ask);
+        }
+    }
+    let everything = Snapshot::default().config.edits_to(&snapshot.config);
+    let fresh = Snapshot::default().apply(snapshot.revision, everything).expect("valid").0;
+    for ask in asks {
+        prop_assert_eq!(ask.route(&snapshot), ask.route(&fresh), "{:?}", ask);
+    }
+    // What is taken out leaves nothing behind.
+    let routes = snapshot.config.of_kind(Kind::Route, None);
+    let removals = routes.map(|(name, _)| Edit::Remove { key: Key::new(Kind::Route, name.clone()) }).collect();
+    let empty = snapshot.apply(snapshot.revision + 1, removals).expect("valid").0;
+    prop_assert!(empty.router.is_empty());
+    Ok(())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn any_series_of_changes_finds_what_a_linear_search_finds(
-        changes in prop::collection::vec(some_change(), 1..8),
+        revisions in prop::collection::vec(some_revision(some_route(some_hosts(), some_paths()), 12, 5), 1..8),
         asks in prop::collection::vec(some_ask(), 24),
     ) {
-        let mut snapshot = gateway(&[]);
-        for change in changes {
-            let name = |number: u8| format!("r{number}");
-            let edits = change.into_iter().map(|(number, spec)| match spec {
-                Some(spec) => Edit::Put { kind: Kind::Route, name: name(number), spec },
-                None => Edit::Remove { key: Key::new(Kind::Route, name(number).parse().expect("a name")) },
-            });
-            snapshot = snapshot.apply(snapshot.revision + 1, edits.collect()).expect("valid").0;
-            for ask in &asks {
-                prop_assert_eq!(ask.route(&snapshot), naive(&snapshot, ask), "{:?}", ask);
-            }
-        }
-        let everything = Snapshot::default().config.edits_to(&snapshot.config);
-        let fresh = Snapshot::default().apply(snapshot.revision, everything).expect("valid").0;
-        for ask in &asks {
-            prop_assert_eq!(ask.route(&snapshot), ask.route(&fresh), "{:?}", ask);
-        }
-        // What is taken out leaves nothing behind.
-        let routes = snapshot.config.of_kind(Kind::Route, None);
-        let removals = routes.map(|(name, _)| Edit::Remove { key: Key::new(Kind::Route, name.clone()) }).collect();
-        let empty = snapshot.apply(snapshot.revision + 1, removals).expect("valid").0;
-        prop_assert!(empty.router.is_empty());
+        agrees_with_a_linear_search(revisions, &asks)?;
+    }
+
+    /// So many routes at one place that they are not looked through one by one.
+    #[test]
+    fn crowded_places_find_what_a_linear_search_finds(
+        revisions in prop::collection::vec(some_revision(
+            some_route(Just(vec![]), select(vec![vec![json!("/a")], vec![json!({"regex": "/a/.*"}), json!("/a")]])),
+            40,
+            25,
+        ), 1..6),
+        asks in prop::collection::vec(some_ask(), 24),
+    ) {
+        agrees_with_a_linear_search(revisions, &asks)?;
     }
 }

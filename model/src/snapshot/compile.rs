@@ -290,7 +290,7 @@ impl Snapshot {
                 let key = Key::new(Kind::Route, route.name.clone());
                 Age { created: self.config.get(&key).map_or(0, |document| document.created), name: key.name }
             };
-            self.router.insert(written, slot, &listeners, &age);
+            self.router.insert(written, slot, &listeners, &age)?;
         }
         Ok(())
     }

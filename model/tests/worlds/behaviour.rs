@@ -125,14 +125,17 @@ fn answer(
     let time = Time { monotonic_ns: 1, unix_ms: 1 };
     let mut exchange = Exchange::new(snapshot.clone(), request, client, time, 7);
     exchange.listener = listener;
-    exchange.route = snapshot.router.find(&router::Request {
+    let found = snapshot.router.find(&router::Request {
         listener,
+        source: Some(client.address.ip()),
         host,
         path: exchange.request.target.path(),
         method: &exchange.request.method,
         headers: &exchange.request.headers,
         query: exchange.request.target.query(),
     });
+    let captures = found.map(|found| format!("{:?}", found.captures(exchange.request.target.path())));
+    exchange.route = found.map(|found| found.route);
     let at = listener.and_then(|slot| snapshot.listeners.get(slot));
     let route = exchange.route().cloned();
     let mut chain = Chain::merge(
@@ -151,7 +154,7 @@ fn answer(
     // What is left of a quota depends on what was sent before, which is not compared here.
     head.headers.remove("ratelimit");
     format!(
-        "{:?} {host} {target} {}: {:?} {:?} {decision:?} {:?} {:?} {:?} {:?}",
+        "{:?} {host} {target} {}: {:?} {captures:?} {:?} {decision:?} {:?} {:?} {:?} {:?}",
         at.map(|listener| &listener.name),
         fields.len(),
         route.map(|route| route.name),

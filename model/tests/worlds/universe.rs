@@ -187,13 +187,24 @@ fn route(draw: &mut Draw<'_>) -> Value {
     let listeners = draw.existing(Kind::Listener);
     let mut spec = Map::new();
     spec.insert("hosts".into(), draw.some(&["a.test", "*.test", "b.test", "*.b.test"]).into());
-    let paths = [json!("/"), json!("/a"), json!({"exact": "/a"}), json!({"prefix": "/a/b/"}), json!("/c")];
+    let paths = [
+        json!("/"),
+        json!("/a"),
+        json!({"exact": "/a"}),
+        json!({"prefix": "/a/b/"}),
+        json!("/c"),
+        json!({"template": "/a/{one}/{two}"}),
+        json!({"regex": "/(?<all>a.*)"}),
+    ];
     spec.insert("paths".into(), draw.some(&paths).into());
     spec.insert("methods".into(), draw.some(&["GET", "POST"]).into());
-    let condition = json!({"name": "X-Test", "exact": "1"});
-    spec.insert("headers".into(), draw.some(&[condition]).into());
-    let condition = json!({"name": "q", "exact": "1 2"});
-    spec.insert("query".into(), draw.some(&[condition]).into());
+    let conditions = [json!({"name": "X-Test", "exact": "1"}), json!({"name": "X-Test", "regex": "[1-9]"})];
+    spec.insert("headers".into(), draw.some(&conditions).into());
+    let conditions = [json!({"name": "q", "exact": "1 2"}), json!({"name": "key", "present": false})];
+    spec.insert("query".into(), draw.some(&conditions).into());
+    if draw.one_in(4) {
+        spec.insert("sources".into(), draw.some(&["192.0.2.0/24", "10.0.0.0/8", "::1"]).into());
+    }
     if draw.one_in(4) {
         spec.insert("listeners".into(), draw.some(&listeners).into());
     }

@@ -1,0 +1,214 @@
+//! Many routes at one place, told apart by the values that they ask for.
+//!
+//! Routes that ask the same fields and parameters for exact values lie in one table, by the hash of these values: a request
+//! looks its own values up, once for each set of names that is asked for, and no more often than that however many
+//! values there are. A client that sends a name several times makes the gateway look several times; never more often
+//! than there are routes.
+
+use std::cmp::Ordering;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use foldhash::quality::FoldHasher;
+use http::HeaderName;
+use smallvec::SmallVec;
+
+use super::Age;
+use super::asked::Asked;
+use super::conditions::Asks;
+use super::group::Match;
+use crate::index::{self, Index};
+use crate::slots::Slot;
+
+/// See the head of this file.
+#[derive(Clone, Default)]
+pub(super) struct Split {
+    tables: Vec<Table>,
+    len: usize,
+}
+
+/// The routes that ask the same names for exact values.
+#[derive(Clone)]
+struct Table {
+    asks: Arc<[Name]>,
+    lists: Index<List>,
+    len: usize,
+}
+
+enum Name {
+    Header(HeaderName),
+    Query(Box<str>),
+}
+
+/// The routes that ask for the same values, in order of precedence. Should two sets of values have one hash, theirs lie
+/// together: conditions are looked at in any case.
+#[derive(Clone)]
+struct List {
+    hash: u64,
+    matches: Arc<Vec<Match>>,
+}
+
+/// The names under which exact values are asked for, in their one order, and the hash of the values.
+struct Values<'a> {
+    asks: SmallVec<[Asks<'a>; 4]>,
+    hash: u64,
+}
+
+impl<'a> Values<'a> {
+    /// Of several values for one name the first counts.
+    fn of(exact: impl Iterator<Item = (Asks<'a>, &'a [u8])>) -> Self {
+        let mut exact: SmallVec<[_; 4]> = exact.collect();
+        exact.sort_by(|(one, _), (other, _)| one.order().cmp(&other.order()));
+        exact.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        let mut hasher = index::hasher();
+        exact.iter().for_each(|(_, value)| write(&mut hasher, value));
+        Self { hash: hasher.finish(), asks: exact.into_iter().map(|(asks, _)| asks).collect() }
+    }
+}
+
+fn write(hasher: &mut FoldHasher<'static>, value: &[u8]) {
+    hasher.write_usize(value.len());
+    hasher.write(value);
+}
+
+impl Split {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn insert(&mut self, added: Match, age: &dyn Fn(Slot) -> Age) {
+        let values = Values::of(added.exact_values());
+        let at = self.tables.iter().position(|table| table.is_for(&values.asks)).unwrap_or_else(|| {
+            self.tables.push(Table::new(&values.asks));
+            self.tables.len() - 1
+        });
+        let hash = values.hash;
+        drop(values);
+        let table = &mut self.tables[at];
+        let before = table.lists.find(hash, is_under(hash)).map_or(0, |list| list.matches.len());
+        if before == 0 {
+            table.lists.insert(hash, List { hash, matches: Arc::new(vec![added]) });
+            (table.len, self.len) = (table.len + 1, self.len + 1);
+        } else if let Some(list) = table.lists.find_mut(hash, is_under(hash)) {
+            let matches = Arc::make_mut(&mut list.matches);
+            added.put_into(matches, age);
+            matches.shrink_to_fit();
+            let grown = matches.len() - before;
+            (table.len, self.len) = (table.len + grown, self.len + grown);
+        }
+    }
+
+    /// Takes out a route that asks for these values.
+    pub(super) fn remove<'a>(&mut self, exact: impl Iterator<Item = (Asks<'a>, &'a [u8])>, route: Slot) {
+        let values = Values::of(exact);
+        let Some(at) = self.tables.iter().position(|table| table.is_for(&values.asks)) else { return };
+        let table = &mut self.tables[at];
+        let Some(list) = table.lists.find_mut(values.hash, is_under(values.hash)) else { return };
+        let before = list.matches.len();
+        let matches = Arc::make_mut(&mut list.matches);
+        matches.retain(|one| one.route != route);
+        let (gone, is_empty) = (before - matches.len(), matches.is_empty());
+        if is_empty {
+            table.lists.remove(values.hash, is_under(values.hash));
+        }
+        (table.len, self.len) = (table.len - gone, self.len - gone);
+        if table.len == 0 {
+            self.tables.remove(at);
+        }
+    }
+
+    /// All of them in order of precedence.
+    pub(super) fn to_list(&self) -> Vec<Match> {
+        let mut all = Vec::with_capacity(self.len);
+        for table in &self.tables {
+            table.lists.each(&mut |list| all.extend(list.matches.iter().cloned()));
+        }
+        // Those without conditions lie together, and in order: a stable sort keeps it.
+        all.sort_by(Match::precedence);
+        all
+    }
+
+    /// The lists in which a match for the request can be, and how many there are in the others of a table.
+    pub(super) fn visit<'r>(&'r self, asked: &Asked<'_>, mut visit: impl FnMut(&'r [Match])) {
+        for table in &self.tables {
+            table.visit(asked, &mut visit);
+        }
+    }
+}
+
+fn is_under(hash: u64) -> impl Fn(&List) -> bool {
+    move |list| list.hash == hash
+}
+
+impl Name {
+    fn as_asks(&self) -> Asks<'_> {
+        match self {
+            Self::Header(name) => Asks::Header(name),
+            Self::Query(name) => Asks::Query(name),
+        }
+    }
+}
+
+impl Table {
+    fn new(asks: &[Asks<'_>]) -> Self {
+        let owned = asks.iter().map(|asks| match asks {
+            Asks::Header(name) => Name::Header((*name).clone()),
+            Asks::Query(name) => Name::Query((*name).into()),
+        });
+        Self { asks: owned.collect(), lists: Index::default(), len: 0 }
+    }
+
+    fn is_for(&self, asks: &[Asks<'_>]) -> bool {
+        self.asks.iter().map(Name::as_asks).eq(asks.iter().copied())
+    }
+
+    fn visit<'r>(&'r self, asked: &Asked<'_>, visit: &mut impl FnMut(&'r [Match])) {
+        let mut sent: SmallVec<[SmallVec<[&[u8]; 2]>; 2]> = SmallVec::new();
+        let mut combinations = 1_usize;
+        for name in &*self.asks {
+            let mut values: SmallVec<[&[u8]; 2]> = match name {
+                Name::Header(name) => asked.header(name).collect(),
+                Name::Query(name) => asked.parameter(name).collect(),
+            };
+            values.sort_unstable();
+            values.dedup();
+            combinations = combinations.saturating_mul(values.len());
+            if combinations == 0 {
+                return;
+            }
+            sent.push(values);
+        }
+        if combinations > self.len {
+            self.lists.each(&mut |list| visit(&list.matches));
+        } else {
+            self.probe(&sent, &index::hasher(), visit);
+        }
+    }
+
+    /// Looks up every combination of the values.
+    fn probe<'r>(
+        &'r self,
+        sent: &[SmallVec<[&[u8]; 2]>],
+        hasher: &FoldHasher<'static>,
+        visit: &mut impl FnMut(&'r [Match]),
+    ) {
+        let Some((values, rest)) = sent.split_first() else {
+            let hash = hasher.finish();
+            if let Some(list) = self.lists.find(hash, is_under(hash)) {
+                visit(&list.matches);
+            }
+            return;
+        };
+        for value in values {
+            let mut hasher = hasher.clone();
+            write(&mut hasher, value);
+            self.probe(rest, &hasher, visit);
+        }
+    }
+}
+
+/// For finding one's place in a list.
+pub(super) fn is_before(one: &Match, other: &Match, age: &dyn Fn(Slot) -> Age) -> bool {
+    let decided = Match::precedence(one, other).then_with(|| age(one.route).cmp(&age(other.route)));
+    decided == Ordering::Less
+}
