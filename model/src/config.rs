@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use crate::digest::Digest;
 use crate::problem::{Fault, Problem, Problems, closest};
-use crate::resource::{Document, Key, Kind, Mention, Name, Reference, Resource, unknown_reference};
+use crate::resource::{
+    Document, Key, Kind, Mention, Name, Reference, Resource, ShortForm, pointer_in, unknown_reference,
+};
 use crate::secret;
 use crate::sorted::Sorted;
 
@@ -119,6 +121,7 @@ impl Config {
         let mut problems = Problems::new();
         let repeated = repeated(&edits);
         let mut faulty = BTreeMap::new();
+        let mut short_forms = BTreeMap::new();
         let mut changes = Vec::with_capacity(edits.len());
         let mut config = self.clone();
         for (place, edit) in edits.into_iter().enumerate() {
@@ -130,6 +133,11 @@ impl Config {
             }
             match self.parse(key.clone(), &edit, revision) {
                 Ok((change, resource)) if change.before != change.after => {
+                    if let Edit::Put { kind, spec, .. } = &edit
+                        && let Some(short_form) = kind.info().short_form(spec)
+                    {
+                        short_forms.insert(key, short_form);
+                    }
                     config.replace(&change, resource.as_ref());
                     changes.push(change);
                 }
@@ -144,7 +152,7 @@ impl Config {
                 }
             }
         }
-        config.check_references(&changes, &faulty, &mut problems);
+        config.check_references(&changes, &short_forms, &faulty, &mut problems);
         (config, changes, problems)
     }
 
@@ -207,7 +215,13 @@ impl Config {
     }
 
     /// `faulty` are resources with faults of their own and what they refer to; a reference to one of them is good.
-    fn check_references(&self, changes: &[Changed], faulty: &BTreeMap<Key, Vec<Mention>>, problems: &mut Problems) {
+    fn check_references(
+        &self,
+        changes: &[Changed],
+        short_forms: &BTreeMap<Key, ShortForm>,
+        faulty: &BTreeMap<Key, Vec<Mention>>,
+        problems: &mut Problems,
+    ) {
         let mut guesses = 0;
         let mut check = |key: &Key, reference: Reference<'_>| {
             let target = reference.name.parse().map(|name| Key::new(reference.kind, name));
@@ -221,7 +235,10 @@ impl Config {
         };
         for change in changes {
             if let Some(resource) = change.resource() {
-                resource.references(&mut |reference| check(&change.key, reference));
+                resource.references(&mut |Reference { kind, name, pointer }| {
+                    let pointer = pointer_in(short_forms.get(&change.key).copied(), pointer);
+                    check(&change.key, Reference { kind, name, pointer });
+                });
             }
         }
         for (key, mentions) in faulty {

@@ -147,12 +147,12 @@ impl Parsed {
 fn place_of(resource: &Node, pointer: &str, code: &str) -> Place {
     let steps: Vec<String> =
         pointer.split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
-    // What was written in short or in another file is checked in its long form.
-    if let (Some(first), Some(last)) = (steps.first(), steps.last())
+    // What stands in another file is checked in the field that it fills.
+    if let Some(first) = steps.first()
         && resource.get(first).is_none()
-        && let Some((_, short)) = resource.get(last).or_else(|| resource.get(&format!("{first}_file")))
+        && let Some((_, name)) = resource.get(&format!("{first}_file"))
     {
-        return short.at;
+        return name.at;
     }
     let mut here = resource;
     for (index, step) in steps.iter().enumerate() {

@@ -58,6 +58,8 @@ pub struct KindInfo {
     pub secrets: &'static [&'static str],
     /// Fields whose value may be in another file: in a file, `cert_file` may stand for `cert`.
     pub file_fields: &'static [&'static str],
+    /// Fields that are short for others, as JSON pointers: the short one, and what it stands for.
+    short_forms: &'static [(&'static str, &'static str)],
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     parse: fn(Value) -> Result<Resource, Vec<Fault>>,
     mentions: fn(Value) -> Vec<Mention>,
@@ -74,14 +76,16 @@ impl KindInfo {
             summary,
             secrets: T::SECRETS,
             file_fields: T::FILE_FIELDS,
+            short_forms: T::SHORT_FORMS,
             schema: |generator| generator.subschema_for::<T>(),
             parse: parse::<T>,
             mentions: |value| {
+                let short_form = T::KIND.info().short_form(&value);
                 let mut reading = written::read_partly::<T>(value);
                 let mut mentions = Vec::new();
                 if let Some(typed) = reading.typed.take() {
                     typed.into_resource().references(&mut |Reference { kind, name, pointer }| {
-                        let pointer = reading.as_written(&pointer);
+                        let pointer = reading.as_written(&pointer_in(short_form, pointer));
                         mentions.push(Mention { kind, name: name.to_owned(), pointer });
                     });
                 }
@@ -94,6 +98,24 @@ impl KindInfo {
                 faults.is_empty().then(|| typed.into_resource())
             },
         }
+    }
+}
+
+impl KindInfo {
+    /// The short form in which `spec` is written, if it is.
+    pub(crate) fn short_form(&self, spec: &Value) -> Option<ShortForm> {
+        self.short_forms.iter().find(|(short, _)| spec.pointer(short).is_some())
+    }
+}
+
+/// A field that is short for another one, and that one.
+pub(crate) type ShortForm = &'static (&'static str, &'static str);
+
+/// The pointer to a field of the parsed form, as a pointer into what was written.
+pub(crate) fn pointer_in(short_form: Option<ShortForm>, pointer: String) -> String {
+    match short_form {
+        Some((short, long)) if pointer == *long => (*short).to_owned(),
+        _ => pointer,
     }
 }
 
@@ -127,6 +149,8 @@ pub trait Written: Serialize + DeserializeOwned + JsonSchema {
     const KIND: Kind;
     const SECRETS: &'static [&'static str] = &[];
     const FILE_FIELDS: &'static [&'static str] = &[];
+    /// Fields that [`Written::into_resource`] turns into others that hold references: pointers to both.
+    const SHORT_FORMS: &'static [(&'static str, &'static str)] = &[];
 
     /// Reports what the types cannot express.
     fn check(&self, faults: &mut Vec<Fault>);

@@ -98,7 +98,7 @@ fn a_bad_change_is_refused_whole_with_every_problem_and_traffic_does_not_notice(
     let answer = admin.call("PUT", "routes/x", dangling)?;
     assert_eq!(answer.status, 422);
     let error = &answer.json()?["errors"][0];
-    assert_eq!((&error["pointer"], &error["hint"]), (&"/backends/0/service".into(), &"did you mean `orders`?".into()));
+    assert_eq!((&error["pointer"], &error["hint"]), (&"/service".into(), &"did you mean `orders`?".into()));
 
     let (_, failures) = traffic.stop();
     assert!(failures.is_empty(), "{:?}", failures.first());

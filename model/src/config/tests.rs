@@ -56,8 +56,8 @@ fn a_reference_to_nothing_is_a_problem_with_a_guess() {
     assert_eq!(
         told,
         [
-            "route `a` at /backends/0/service: no service is named `oders` (did you mean `orders`?)",
-            "route `b` at /backends/0/service: no service is named `something` \
+            "route `a` at /service: no service is named `oders` (did you mean `orders`?)",
+            "route `b` at /service: no service is named `something` \
              (create the service in the same change, or before it)",
         ]
     );

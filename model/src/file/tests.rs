@@ -134,7 +134,7 @@ consumers: {}
             "10:10 invalid-value /url",
             "11:11 invalid-name /name",
             "13:5 invalid-value ",
-            "17:14 unknown-reference /backends/0/service",
+            "17:14 unknown-reference /service",
             "19:16 invalid-value /timeouts/request",
             "21:25 invalid-value /hosts/1",
             "23:9 missing-field /backends/0/service",

@@ -125,6 +125,7 @@ fn is_ok_status(status: &u16) -> bool {
 
 impl Written for Route {
     const KIND: Kind = Kind::Route;
+    const SHORT_FORMS: &'static [(&'static str, &'static str)] = &[("/service", "/backends/0/service")];
 
     fn check(&self, faults: &mut Vec<Fault>) {
         self.check_destination(faults);
