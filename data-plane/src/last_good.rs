@@ -13,10 +13,11 @@ use model::snapshot::Snapshot;
 use parking_lot::{Condvar, Mutex};
 
 mod files;
+pub mod reader;
 mod record;
 
 use files::Files;
-pub use record::{Position, Record};
+pub use record::{MAGIC, Position, Record};
 
 /// Deltas up to this size wait for the disk; beyond it, the whole snapshot takes their place.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;

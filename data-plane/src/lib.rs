@@ -8,7 +8,7 @@ pub mod clock;
 pub mod cores;
 pub mod current;
 mod http1;
-mod last_good;
+pub mod last_good;
 mod listener;
 pub mod port_holder;
 mod proxy;

@@ -4,18 +4,17 @@
 //! when the journal has grown past the snapshot; the generation before it stays, for the day on which the
 //! newest cannot be read.
 
-use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use model::snapshot::Snapshot;
 
+use super::reader::{self, Loaded};
 use super::record::{MAGIC, Position, Record};
-use crate::sync::build;
 
 /// A journal up to this size is not worth a new snapshot.
 const SMALL_JOURNAL: u64 = 1024 * 1024;
@@ -65,18 +64,25 @@ impl Files {
         let newest = generations.last().copied().unwrap_or(0);
         for generation in generations.into_iter().rev() {
             let path = self.path(generation, "snapshot");
-            let loaded = match Loaded::read(&path, &self.path(generation, "journal")) {
-                Ok(loaded) => loaded,
+            let (loaded, snapshot_bytes) = match self.read(generation) {
+                Ok(read) => read,
                 Err(error) => {
                     tracing::error!("cannot use the last good configuration in {}: {error}", path.display());
                     continue;
                 }
             };
             let snapshot = Arc::new(loaded.snapshot);
+            if let Some(damage) = loaded.damage {
+                let (journal, reached) = (self.path(generation, "journal"), snapshot.revision);
+                tracing::warn!(
+                    "cannot use all of {}: {damage}; revision {reached} is the last whole one in it",
+                    journal.display()
+                );
+            }
             self.generation = newest;
             // A later write may only continue what is whole and newest; otherwise it starts a generation.
-            if generation == newest && loaded.is_intact {
-                self.snapshot_bytes = loaded.snapshot_bytes;
+            if generation == newest && loaded.damage.is_none() {
+                self.snapshot_bytes = snapshot_bytes;
                 self.written = Some(Position::of(&snapshot));
                 self.reopen_journal()?;
             }
@@ -84,6 +90,19 @@ impl Files {
         }
         self.generation = newest;
         Ok(None)
+    }
+
+    /// What a generation holds, and the size of its snapshot.
+    fn read(&self, generation: u64) -> Result<(Loaded, u64), String> {
+        let snapshot = read(&self.path(generation, "snapshot")).map_err(|error| error.to_string())?;
+        let snapshot = snapshot.ok_or("the file vanished")?;
+        let snapshot_bytes = snapshot.len() as u64;
+        let journal = read(&self.path(generation, "journal")).unwrap_or_else(|error| {
+            tracing::warn!("cannot read {generation}.journal in {}: {error}", self.directory.display());
+            // As if nothing in it were whole.
+            Some(Bytes::new())
+        });
+        Ok((reader::read(snapshot, journal)?, snapshot_bytes))
     }
 
     fn generations(&self) -> io::Result<Vec<u64>> {
@@ -199,82 +218,13 @@ impl Files {
     }
 }
 
-struct Loaded {
-    snapshot: Snapshot,
-    snapshot_bytes: u64,
-    /// The journal was readable to its end.
-    is_intact: bool,
-}
-
-impl Loaded {
-    fn read(snapshot: &Path, journal: &Path) -> Result<Self, String> {
-        let mut bytes = read(snapshot)?.ok_or("the file vanished")?;
-        let snapshot_bytes = (MAGIC.len() + bytes.len()) as u64;
-        let whole = Record::take(&mut bytes).filter(|record| record.is_whole() && bytes.is_empty());
-        let whole = whole.ok_or("the file is damaged")?;
-        let (deltas, is_intact) = match read(journal) {
-            Ok(None) => (Vec::new(), true),
-            Ok(Some(bytes)) => deltas(bytes, whole.reached),
-            Err(error) => {
-                tracing::warn!("cannot use {}: {error}", journal.display());
-                (Vec::new(), false)
-            }
-        };
-        if !is_intact {
-            let reached = deltas.last().unwrap_or(&whole).reached.revision;
-            tracing::warn!("{} is damaged; revision {reached} is the last whole one in it", journal.display());
-        }
-        let snapshot = compile(&whole, &deltas)?;
-        Ok(Self { snapshot, snapshot_bytes, is_intact })
+/// The content of a file; nothing if there is no such file.
+fn read(path: &Path) -> io::Result<Option<Bytes>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(Bytes::from(bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-}
-
-/// The records of a journal that follow each other from `start`, and whether that is all of it.
-fn deltas(mut bytes: Bytes, start: Position) -> (Vec<Record>, bool) {
-    let mut records: Vec<Record> = Vec::new();
-    while let Some(record) = Record::take(&mut bytes) {
-        let reached = records.last().map_or(start, |record| record.reached);
-        if record.base != reached {
-            return (records, false);
-        }
-        records.push(record);
-    }
-    (records, bytes.is_empty())
-}
-
-/// One compilation of everything, whatever the number of records: only the last word on each resource counts.
-fn compile(whole: &Record, deltas: &[Record]) -> Result<Snapshot, String> {
-    let mut resources = BTreeMap::new();
-    for record in std::iter::once(whole).chain(deltas) {
-        for envelope in build::envelopes(&record.body) {
-            let envelope = envelope.map_err(|error| error.to_string())?;
-            resources.insert((envelope.kind.clone(), envelope.name.clone()), envelope);
-        }
-    }
-    let reached = deltas.last().unwrap_or(whole).reached;
-    let present = resources.into_values().filter(|envelope| !envelope.removed);
-    let edits = present.map(|envelope| model::wire::edit(&envelope)).collect::<Result<Vec<_>, _>>();
-    let edits = edits.map_err(|problem| problem.to_string())?;
-    let built = Snapshot::default().apply(reached.revision, edits);
-    let (snapshot, _) = built.map_err(|problems| build::summary(&problems))?;
-    if Position::of(&snapshot) != reached {
-        return Err(format!("it does not hold what revision {} held", reached.revision));
-    }
-    Ok(snapshot)
-}
-
-/// What follows the head of a file; nothing if there is no such file.
-fn read(path: &Path) -> Result<Option<Bytes>, String> {
-    let mut bytes = match fs::read(path) {
-        Ok(bytes) => Bytes::from(bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    if bytes.len() < MAGIC.len() || bytes[..MAGIC.len()] != MAGIC {
-        return Err("it was written by another version, or damaged".to_owned());
-    }
-    bytes.advance(MAGIC.len());
-    Ok(Some(bytes))
 }
 
 /// Configurations hold key material.
