@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::nodes::{Introduction, Nodes};
 use crate::publish::Publisher;
 use crate::store::Head;
+use crate::ticket_keys::TicketKeys;
 use crate::token::{Role, Tokens};
 
 mod capabilities;
@@ -49,6 +50,7 @@ pub struct Distribution {
     publisher: Arc<Publisher>,
     tokens: Arc<Tokens>,
     nodes: Arc<Nodes>,
+    ticket_keys: Arc<TicketKeys>,
     encodings: Encodings,
     timing: Timing,
     peers: TaskTracker,
@@ -78,9 +80,15 @@ pub struct Encoded {
 
 impl Distribution {
     #[must_use]
-    pub fn new(publisher: Arc<Publisher>, tokens: Arc<Tokens>, nodes: Arc<Nodes>, timing: Timing) -> Arc<Self> {
+    pub fn new(
+        publisher: Arc<Publisher>,
+        tokens: Arc<Tokens>,
+        nodes: Arc<Nodes>,
+        ticket_keys: Arc<TicketKeys>,
+        timing: Timing,
+    ) -> Arc<Self> {
         let encodings = Encodings::new(publisher.clone());
-        Arc::new(Self { publisher, tokens, nodes, encodings, timing, peers: TaskTracker::new() })
+        Arc::new(Self { publisher, tokens, nodes, ticket_keys, encodings, timing, peers: TaskTracker::new() })
     }
 
     #[must_use]
@@ -185,7 +193,8 @@ impl Distribution {
                 return Err(Status::invalid_argument(format!("its {what} is empty, too long or not printable")));
             }
         }
-        let Some(heads) = self.publisher.watch(&gateway) else {
+        let watched = self.publisher.watch(&gateway).zip(self.ticket_keys.watch(&gateway));
+        let Some((heads, ticket_keys)) = watched else {
             return Err(Status::not_found(format!("there is no gateway `{gateway}`")));
         };
         let held = held.as_ref().map(head_from_wire).transpose()?;
@@ -196,7 +205,7 @@ impl Distribution {
             self.nodes.connect(&gateway, Introduction { node_id: node_id.clone(), hostname, version, serving });
         let standing = Standing::holding(held);
         let distribution = Arc::clone(self);
-        Ok(Peer { distribution, gateway, node_id, session, heads, incoming, outgoing, can, standing })
+        Ok(Peer { distribution, gateway, node_id, session, heads, ticket_keys, incoming, outgoing, can, standing })
     }
 }
 

@@ -19,6 +19,7 @@ pub mod nodes;
 pub mod publish;
 pub mod settings;
 pub mod store;
+pub mod ticket_keys;
 pub mod token;
 
 use api::ApiState;
@@ -28,6 +29,7 @@ use nodes::fleet::Fleet;
 use publish::Publisher;
 use settings::Settings;
 use store::{Store, StoreError};
+use ticket_keys::TicketKeys;
 use token::{Role, TokenError, Tokens};
 
 /// How long a start waits for a database that is not there yet.
@@ -79,6 +81,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     let node_token_file = token::ensure(&*store, Role::Node, &settings.data_dir).await?;
     let tokens = Tokens::new(store.clone());
     let publisher = Publisher::start(store.clone()).await.map_err(database)?;
+    let ticket_keys = TicketKeys::start(store.clone()).await.map_err(database)?;
     let nodes = Nodes::new();
     // Before it serves: who asks for all nodes must not get those of this replica alone.
     let fleet = match store.shared_nodes() {
@@ -101,12 +104,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     parts.spawn(async move { follower.follow(stop_following).await });
     let (follower, stop_following) = (tokens.clone(), stop.clone());
     parts.spawn(async move { follower.follow(stop_following).await });
+    let (follower, stop_following) = (ticket_keys.clone(), stop.clone());
+    parts.spawn(async move { follower.follow(stop_following).await });
     if let Some(fleet) = fleet {
         parts.spawn(fleet.follow(stop.clone()));
     }
     let state = ApiState::new(publisher.clone(), store, tokens.clone(), nodes.clone());
     parts.spawn(api::serve(admin.0, state, stop.clone()));
-    let distribution = Distribution::new(publisher, tokens, nodes, Timing::default());
+    let distribution = Distribution::new(publisher, tokens, nodes, ticket_keys, Timing::default());
     parts.spawn(distribution.serve(stream.0, stop.clone()));
     tracing::info!("the control plane serves the admin API on {} and nodes on {}", running.admin, running.stream);
     ready(running);

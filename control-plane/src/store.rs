@@ -67,6 +67,15 @@ pub trait Store: Send + Sync {
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError>;
 
     async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError>;
+
+    /// Forgets the ticket keys of periods before `oldest`, keeps those of `fresh` whose period has none yet, and
+    /// returns what there is then, the oldest first.
+    async fn turn_ticket_keys(
+        &self,
+        gateway: &str,
+        oldest: u64,
+        fresh: &[TicketKey],
+    ) -> Result<Vec<TicketKey>, StoreError>;
 }
 
 /// Opens the database that `url` names, `postgres://…` or the path of a SQLite file, and brings its tables up to
@@ -150,6 +159,13 @@ pub struct StoredToken {
     pub role: Role,
     /// Says who it was made for.
     pub name: String,
+}
+
+/// What the nodes of a gateway seal session tickets with during one period.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TicketKey {
+    pub period: u64,
+    pub secret: [u8; 32],
 }
 
 /// Why the store did not do it.
@@ -248,6 +264,11 @@ fn token_from_row(row: (String, String, String)) -> Result<StoredToken, StoreErr
     let role = Role::parse(&role)
         .ok_or_else(|| StoreError::Unreadable(format!("token `{name}` has the unknown role `{role}`")))?;
     Ok(StoredToken { hash, role, name })
+}
+
+fn ticket_key_from_row((period, secret): (i64, Vec<u8>)) -> Result<TicketKey, StoreError> {
+    let secret = secret.try_into().map_err(|_| StoreError::Unreadable("a ticket key has not 32 bytes".to_owned()))?;
+    Ok(TicketKey { period: from_column(period)?, secret })
 }
 
 fn digest_from_column(text: &str) -> Result<Digest, StoreError> {

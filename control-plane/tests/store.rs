@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use control_plane::store::{
     self, Head, NodeNews, ResourceChange, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken,
+    TicketKey,
 };
 use control_plane::token::Role;
 use futures_util::StreamExt;
@@ -53,6 +54,7 @@ contract!(
     what_is_loaded_is_of_one_moment,
     many_may_open_a_new_database_at_once,
     tokens_are_kept_once,
+    of_replicas_that_make_ticket_keys_one_wins,
     nodes_are_shared_where_replicas_can_be,
 );
 
@@ -427,4 +429,24 @@ fn document(created: u64, spec: &str) -> Document {
 
 fn part(key: &Key, document: &Document) -> Digest {
     Digest::of_resource(key.kind.singular(), &key.name, document.created, &document.spec)
+}
+
+async fn of_replicas_that_make_ticket_keys_one_wins(url: String) {
+    let store = open(&url).await;
+    store.ensure_gateway("another").await.expect("there may be several");
+    let key = |period, byte| TicketKey { period, secret: [byte; 32] };
+    let offers: Vec<_> = (0..8).map(|byte| [key(5, byte), key(6, byte)]).collect();
+    let turned = join_all(offers.iter().map(|fresh| store.turn_ticket_keys(GATEWAY, 4, fresh))).await;
+    let turned: Vec<_> = turned.into_iter().map(|keys| keys.expect("the database answers")).collect();
+    let [one, two] = &turned[0][..] else { panic!("not two keys") };
+    assert!((one.period, two.period) == (5, 6) && turned.iter().all(|keys| *keys == turned[0]));
+
+    // A restart, or another replica.
+    let store = open(&url).await;
+    let next = store.turn_ticket_keys(GATEWAY, 5, &[key(6, 9), key(7, 9)]).await.expect("the database answers");
+    assert!(next == [one.clone(), two.clone(), key(7, 9)]);
+    let later = store.turn_ticket_keys(GATEWAY, 7, &[]).await.expect("the database answers");
+    assert!(later == [key(7, 9)], "what is older is gone");
+    let other = store.turn_ticket_keys("another", 0, &[]).await.expect("the database answers");
+    assert!(other.is_empty(), "each gateway has its own");
 }

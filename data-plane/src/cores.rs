@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::current::Current;
-use crate::listener::tickets::{Secret, TicketKeys};
+use crate::listener::tickets::TicketKeys;
 use crate::listener::tls::ListenerTls;
 use crate::settings::Settings;
-use crate::sync::Adopt;
+use crate::sync::{Adopt, TicketSecret};
 use crate::telemetry::Telemetry;
 
 pub(crate) mod core;
@@ -73,7 +73,7 @@ impl Cores {
     }
 
     /// Seals session tickets with the first of these keys from now on, and opens those of all of them.
-    pub fn use_ticket_keys(&self, secrets: &[Secret]) {
+    pub fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
         self.0.ticket_keys.replace(secrets);
     }
 
@@ -153,6 +153,10 @@ impl Cores {
 impl Adopt for Cores {
     async fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<(), Problems> {
         Cores::adopt(self, snapshot).await
+    }
+
+    fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
+        Cores::use_ticket_keys(self, secrets);
     }
 }
 

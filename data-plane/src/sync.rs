@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{ClientTlsConfig, Endpoint};
 
 use crate::last_good::{LastGood, Position};
+pub use crate::listener::tickets::Secret as TicketSecret;
 use crate::settings::Settings;
 
 mod backoff;
@@ -37,6 +38,9 @@ pub trait Adopt: Send + std::marker::Sync + 'static {
     /// Returns when every request that starts from now on is served by `snapshot`, or says what in it
     /// cannot be served here and goes on with what was served before.
     fn adopt(&self, snapshot: Arc<Snapshot>) -> impl Future<Output = Result<(), Problems>> + Send;
+
+    /// Seals session tickets with the first of these keys from now on, and opens those of all of them.
+    fn use_ticket_keys(&self, secrets: &[TicketSecret]);
 }
 
 /// What the node knows about its own configuration, for metrics and readiness.

@@ -11,3 +11,10 @@ mod generated {
 }
 
 pub use generated::*;
+
+/// Says how many there are, and nothing of what they are.
+impl std::fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TicketKeys({})", self.secrets.len())
+    }
+}

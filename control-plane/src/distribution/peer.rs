@@ -22,6 +22,7 @@ use super::encodings::{Encoding, head_of};
 use super::{Distribution, head_from_wire, head_to_wire};
 use crate::nodes::{Session, Stage};
 use crate::store::Head;
+use crate::ticket_keys::Secrets;
 
 /// A revision is sent in pieces of this size, so that a heartbeat never waits behind more than one.
 const CHUNK: usize = 256 * 1024;
@@ -33,6 +34,7 @@ pub struct Peer {
     pub node_id: String,
     pub session: Session,
     pub heads: watch::Receiver<Arc<Snapshot>>,
+    pub ticket_keys: watch::Receiver<Secrets>,
     pub incoming: Streaming<NodeMessage>,
     pub outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
     pub can: Capabilities,
@@ -77,6 +79,7 @@ impl Peer {
         let mut heartbeat = interval(timing.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silent_at = Instant::now() + timing.silence;
+        self.send_ticket_keys().await?;
         loop {
             if self.standing.under_way.is_none() {
                 self.offer().await?;
@@ -90,6 +93,10 @@ impl Peer {
                 }
                 changed = self.heads.changed(), if self.standing.under_way.is_none() => {
                     changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
+                }
+                changed = self.ticket_keys.changed() => {
+                    changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
+                    self.send_ticket_keys().await?;
                 }
                 _ = heartbeat.tick() => {
                     let head = head_to_wire(head_of(&self.heads.borrow()));
@@ -122,6 +129,11 @@ impl Peer {
         self.send_encoding(&encoding).await?;
         self.standing.under_way = Some(encoding);
         Ok(())
+    }
+
+    async fn send_ticket_keys(&mut self) -> Result<(), Status> {
+        let secrets = self.ticket_keys.borrow_and_update().to_vec();
+        self.send(FromControl::TicketKeys(proto::TicketKeys { secrets })).await
     }
 
     async fn send_encoding(&self, encoding: &Encoding) -> Result<(), Status> {

@@ -10,8 +10,8 @@ use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 
 use super::{
     Announcement, Head, Loaded, RecordRow, ResourceChange, ResourceRow, Revision, RevisionRecord, RevisionRow, Store,
-    StoreError, StoredToken, changes, hash_to_column, head_from_row, record_from_row, resource_from_row,
-    revision_from_row, to_column, token_from_row,
+    StoreError, StoredToken, TicketKey, changes, hash_to_column, head_from_row, record_from_row, resource_from_row,
+    revision_from_row, ticket_key_from_row, to_column, token_from_row,
 };
 
 mod listen;
@@ -203,6 +203,40 @@ impl Store for PostgresStore {
         bounded(async {
             let rows = sqlx::query_as("SELECT hash, role, name FROM tokens").fetch_all(&self.pool).await?;
             rows.into_iter().map(token_from_row).collect()
+        })
+        .await
+    }
+
+    async fn turn_ticket_keys(
+        &self,
+        gateway: &str,
+        oldest: u64,
+        fresh: &[TicketKey],
+    ) -> Result<Vec<TicketKey>, StoreError> {
+        bounded(async {
+            let mut transaction = self.pool.begin().await?;
+            sqlx::query("DELETE FROM ticket_keys WHERE gateway = $1 AND period < $2")
+                .bind(gateway)
+                .bind(to_column(oldest))
+                .execute(&mut *transaction)
+                .await?;
+            for key in fresh {
+                // Waits for a replica that does the same, and then finds that one's.
+                sqlx::query(
+                    "INSERT INTO ticket_keys (gateway, period, secret) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                )
+                .bind(gateway)
+                .bind(to_column(key.period))
+                .bind(&key.secret[..])
+                .execute(&mut *transaction)
+                .await?;
+            }
+            let rows = sqlx::query_as("SELECT period, secret FROM ticket_keys WHERE gateway = $1 ORDER BY period")
+                .bind(gateway)
+                .fetch_all(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+            rows.into_iter().map(ticket_key_from_row).collect()
         })
         .await
     }

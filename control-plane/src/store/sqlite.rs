@@ -18,8 +18,8 @@ use sqlx::{Sqlite, Transaction};
 
 use super::{
     Announcement, Head, Loaded, RecordRow, ResourceChange, ResourceRow, Revision, RevisionRecord, RevisionRow,
-    SharedNodes, Store, StoreError, StoredToken, changes, hash_to_column, head_from_row, record_from_row,
-    resource_from_row, revision_from_row, to_column, token_from_row,
+    SharedNodes, Store, StoreError, StoredToken, TicketKey, changes, hash_to_column, head_from_row, record_from_row,
+    resource_from_row, revision_from_row, ticket_key_from_row, to_column, token_from_row,
 };
 
 /// How long a statement waits for another process that writes.
@@ -218,6 +218,34 @@ impl Store for SqliteStore {
     async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
         let rows = sqlx::query_as("SELECT hash, role, name FROM tokens").fetch_all(&self.readers).await?;
         rows.into_iter().map(token_from_row).collect()
+    }
+
+    async fn turn_ticket_keys(
+        &self,
+        gateway: &str,
+        oldest: u64,
+        fresh: &[TicketKey],
+    ) -> Result<Vec<TicketKey>, StoreError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query("DELETE FROM ticket_keys WHERE gateway = ? AND period < ?")
+            .bind(gateway)
+            .bind(to_column(oldest))
+            .execute(&mut *transaction)
+            .await?;
+        for key in fresh {
+            sqlx::query("INSERT INTO ticket_keys (gateway, period, secret) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+                .bind(gateway)
+                .bind(to_column(key.period))
+                .bind(&key.secret[..])
+                .execute(&mut *transaction)
+                .await?;
+        }
+        let rows = sqlx::query_as("SELECT period, secret FROM ticket_keys WHERE gateway = ? ORDER BY period")
+            .bind(gateway)
+            .fetch_all(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        rows.into_iter().map(ticket_key_from_row).collect()
     }
 }
 

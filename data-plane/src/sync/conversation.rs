@@ -18,7 +18,7 @@ use tonic::{Code, Request, Status, Streaming};
 
 use super::build::{self, BuildError};
 use super::work::{Outcome, Work};
-use super::{Adopt, Served, Source, Sync};
+use super::{Adopt, Served, Source, Sync, TicketSecret};
 use crate::last_good::{Position, Record};
 
 /// How many compressed bytes one revision may have.
@@ -142,7 +142,9 @@ impl<A: Adopt> Sync<A> {
         arriving: &mut Option<Arriving>,
         outgoing: &Outgoing,
     ) -> Result<(), Lost> {
-        match message.message.ok_or(Lost::Protocol("an empty message"))? {
+        // What a newer control plane says beyond our protocol is no reason to part.
+        let Some(message) = message.message else { return Ok(()) };
+        match message {
             FromControl::Begin(begin) => {
                 if arriving.is_some() || self.work.is_some() {
                     return Err(Lost::Protocol("a revision before the one before is done"));
@@ -166,6 +168,13 @@ impl<A: Adopt> Sync<A> {
                 self.work = Some(Work::start(record, self.held.clone(), Arc::clone(&self.adopt), outgoing.clone()));
             }
             FromControl::Heartbeat(heartbeat) => self.note_head(from_wire(heartbeat.head)?),
+            FromControl::TicketKeys(keys) => {
+                let secrets: Result<Vec<TicketSecret>, _> = keys.secrets.iter().map(|key| key[..].try_into()).collect();
+                match secrets {
+                    Ok(secrets) if !secrets.is_empty() => self.adopt.use_ticket_keys(&secrets),
+                    _ => return Err(Lost::Protocol("ticket keys that are none")),
+                }
+            }
         }
         Ok(())
     }

@@ -5,3 +5,4 @@ mod disk;
 mod faults;
 mod planes;
 mod protocol;
+mod tickets;

@@ -9,9 +9,10 @@ use control_plane::distribution::{self, Distribution};
 use control_plane::nodes::{NodeStatus, Nodes, WaitOutcome};
 use control_plane::publish::{Change, Publisher};
 use control_plane::store::{self, Store, StoredToken};
+use control_plane::ticket_keys::TicketKeys;
 use control_plane::token::{Role, Tokens};
 use data_plane::settings::{ControlPlane as From, Settings};
-use data_plane::sync::{self, Adopt, Status, Sync};
+use data_plane::sync::{self, Adopt, Status, Sync, TicketSecret};
 use model::config::Edit;
 use model::digest::{Digest, sha256};
 use model::problem::{Fault, Problems};
@@ -39,6 +40,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 pub struct ControlPlane {
     pub publisher: Arc<Publisher>,
     pub nodes: Arc<Nodes>,
+    pub ticket_keys: Arc<TicketKeys>,
     pub distribution: Arc<Distribution>,
     pub address: SocketAddr,
     directory: TempDir,
@@ -60,13 +62,14 @@ impl ControlPlane {
 
     async fn on(directory: TempDir, store: Arc<dyn Store>, listener: TcpListener) -> Self {
         let publisher = Publisher::start(store.clone()).await.expect("a publisher");
+        let ticket_keys = TicketKeys::start(store.clone()).await.expect("ticket keys");
         let (nodes, tokens) = (Nodes::new(), Tokens::new(store));
         let timing = distribution::Timing { heartbeat: HEARTBEAT, silence: SILENCE };
-        let distribution = Distribution::new(publisher.clone(), tokens, nodes.clone(), timing);
+        let distribution = Distribution::new(publisher.clone(), tokens, nodes.clone(), ticket_keys.clone(), timing);
         let address = listener.local_addr().expect("it is bound");
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(distribution.clone().serve(listener, shutdown.clone()));
-        Self { publisher, nodes, distribution, address, directory, shutdown, served }
+        Self { publisher, nodes, ticket_keys, distribution, address, directory, shutdown, served }
     }
 
     /// Ends the stream and the memory of it; the database stays.
@@ -141,11 +144,13 @@ pub struct FakeCores {
     served: watch::Sender<Option<Arc<Snapshot>>>,
     /// Adopting waits until this is open.
     gate: watch::Sender<bool>,
+    pub ticket_keys: watch::Sender<Vec<TicketSecret>>,
 }
 
 impl FakeCores {
     pub fn new() -> Self {
-        Self { adopted: Arc::default(), served: watch::Sender::new(None), gate: watch::Sender::new(true) }
+        let (served, gate) = (watch::Sender::new(None), watch::Sender::new(true));
+        Self { adopted: Arc::default(), served, gate, ticket_keys: watch::Sender::default() }
     }
 
     pub fn close_gate(&self) {
@@ -186,6 +191,10 @@ impl Adopt for FakeCores {
         }
         self.served.send_replace(Some(snapshot));
         Ok(())
+    }
+
+    fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
+        self.ticket_keys.send_replace(secrets.to_vec());
     }
 }
 

@@ -42,7 +42,12 @@ impl ByHand {
         }
         let endpoint = Endpoint::from_shared(format!("http://{}", control.address)).expect("a URL");
         let mut client = DistributionClient::new(endpoint.connect().await.expect("it listens"));
-        Ok(Self { outgoing, incoming: client.subscribe(request).await?.into_inner() })
+        let mut node = Self { outgoing, incoming: client.subscribe(request).await?.into_inner() };
+        match node.hear().await? {
+            FromControl::TicketKeys(keys) => assert!(keys.secrets.iter().all(|secret| secret.len() == 32)),
+            other => panic!("ticket keys come first, not {other:?}"),
+        }
+        Ok(node)
     }
 
     async fn say(&self, message: FromNode) {
@@ -60,7 +65,7 @@ impl ByHand {
         let mut body = Vec::new();
         loop {
             match self.hear().await.expect("it goes on") {
-                FromControl::Heartbeat(_) => {}
+                FromControl::Heartbeat(_) | FromControl::TicketKeys(_) => {}
                 FromControl::Begin(sent) => assert!(begin.replace(sent).is_none()),
                 FromControl::Chunk(chunk) => {
                     assert!(chunk.data.len() <= 256 * 1024);

@@ -9,7 +9,9 @@ use http::Method;
 use serde_json::json;
 
 use super::harness::{Api, GATEWAY};
-use crate::store::{Announcement, Head, Loaded, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken};
+use crate::store::{
+    Announcement, Head, Loaded, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken, TicketKey,
+};
 
 /// How a [`Faulty`] store behaves.
 const WORKS: u8 = 0;
@@ -84,6 +86,15 @@ impl Store for Faulty {
 
     async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
         self.store()?.tokens().await
+    }
+
+    async fn turn_ticket_keys(
+        &self,
+        gateway: &str,
+        oldest: u64,
+        fresh: &[TicketKey],
+    ) -> Result<Vec<TicketKey>, StoreError> {
+        self.store()?.turn_ticket_keys(gateway, oldest, fresh).await
     }
 }
 

@@ -1,0 +1,91 @@
+//! The keys of session tickets: made here, so that a client resumes its session on any node of a gateway.
+//!
+//! Time is cut into periods, and each has a key of its own, which whoever is first puts into the store. Nodes seal with
+//! the key of the present period, open with that of the one before, and know the next: whatever the order in which
+//! replicas and nodes notice that a period is over, nobody meets a ticket that cannot be opened. What is older is
+//! deleted, so that it cannot be used to read what was recorded.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Store, StoreError, TicketKey};
+
+/// How long a key seals. Nodes tell clients to keep tickets for so long.
+const PERIOD: Duration = Duration::from_secs(12 * 3600);
+
+/// How often it is looked whether a period is over.
+const POLL: Duration = Duration::from_secs(60);
+
+/// See the head of this file.
+pub struct TicketKeys {
+    store: Arc<dyn Store>,
+    gateways: BTreeMap<String, watch::Sender<Secrets>>,
+}
+
+/// The keys of a gateway. The first seals, all open.
+pub type Secrets = Arc<[Bytes]>;
+
+impl TicketKeys {
+    /// Has keys for the present period, of all gateways that there are.
+    pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, StoreError> {
+        let gateways = store.gateways().await?.into_iter().map(|name| (name, watch::Sender::default())).collect();
+        let keys = Self { store, gateways };
+        keys.turn_to(present()).await?;
+        Ok(Arc::new(keys))
+    }
+
+    /// The keys of a gateway, now and whenever they change.
+    #[must_use]
+    pub fn watch(&self, gateway: &str) -> Option<watch::Receiver<Secrets>> {
+        Some(self.gateways.get(gateway)?.subscribe())
+    }
+
+    /// Has the keys for a period, counted from 1970.
+    pub async fn turn_to(&self, period: u64) -> Result<(), StoreError> {
+        for (gateway, secrets) in &self.gateways {
+            let fresh = [period, period + 1].map(|period| TicketKey { period, secret: random() });
+            let stored = self.store.turn_ticket_keys(gateway, period.saturating_sub(1), &fresh).await?;
+            let (before, mut usable): (Vec<_>, Vec<_>) = stored.iter().partition(|key| key.period < period);
+            usable.extend(before);
+            let usable: Secrets = usable.iter().map(|key| Bytes::copy_from_slice(&key.secret)).collect();
+            secrets.send_if_modified(|known| {
+                let is_new = *known != usable;
+                *known = usable;
+                is_new
+            });
+        }
+        Ok(())
+    }
+
+    /// Turns from period to period until `shutdown`.
+    pub async fn follow(&self, shutdown: CancellationToken) {
+        let mut is_reachable = true;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(POLL) => {}
+            }
+            let turned = self.turn_to(present()).await;
+            if let (Err(error), true) = (&turned, is_reachable) {
+                tracing::error!("cannot look after the keys of session tickets, will keep trying: {error}");
+            }
+            is_reachable = turned.is_ok();
+        }
+    }
+}
+
+fn present() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() / PERIOD.as_secs()
+}
+
+fn random() -> [u8; 32] {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).expect("the system has random numbers");
+    secret
+}
