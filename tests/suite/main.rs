@@ -4,6 +4,7 @@ mod config_change;
 mod drain;
 mod faults;
 mod replicas;
+mod tls;
 
 use std::path::Path;
 
