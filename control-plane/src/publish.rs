@@ -70,13 +70,15 @@ pub struct Published {
     pub revision: u64,
     pub snapshot: Arc<Snapshot>,
     pub changes: Arc<[Changed]>,
+    /// What its author hardly means (see [`model::lint`]).
+    pub warnings: Problems,
     /// Nothing was different, so no revision was made; `revision` is the head.
     pub is_new: bool,
 }
 
 impl fmt::Debug for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { revision, snapshot: _, changes, is_new } = self;
+        let Self { revision, snapshot: _, changes, warnings: _, is_new } = self;
         let changed: Vec<&Key> = changes.iter().map(|change| &change.key).collect();
         f.debug_struct("Published")
             .field("revision", revision)

@@ -85,9 +85,9 @@ impl<T> Index<T> {
         Some(&bucket.values[bucket.place(tag, is_it)?])
     }
 
-    /// Every value, in no order that means anything.
-    pub(crate) fn each<'a>(&'a self, visit: &mut impl FnMut(&'a T)) {
-        self.root.each(visit);
+    /// Whether `holds` is true of every value; they come in no order that means anything, until it is not.
+    pub(crate) fn all<'a>(&'a self, holds: &mut impl FnMut(&'a T) -> bool) -> bool {
+        self.root.all(holds)
     }
 
     #[cfg(test)]
@@ -160,10 +160,10 @@ impl<T> Bucket<T> {
 }
 
 impl<T> Node<T> {
-    fn each<'a>(&'a self, visit: &mut impl FnMut(&'a T)) {
+    fn all<'a>(&'a self, holds: &mut impl FnMut(&'a T) -> bool) -> bool {
         match self {
-            Self::Bucket(bucket) => bucket.values.iter().for_each(visit),
-            Self::Branch(children) => children.iter().for_each(|child| child.each(visit)),
+            Self::Bucket(bucket) => bucket.values.iter().all(holds),
+            Self::Branch(children) => children.iter().all(|child| child.all(holds)),
         }
     }
 }

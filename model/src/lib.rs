@@ -12,6 +12,7 @@ pub mod digest;
 pub mod exchange;
 pub mod file;
 mod index;
+pub mod lint;
 pub mod pattern;
 pub mod policy;
 pub mod problem;

@@ -40,6 +40,7 @@ mod hosts;
 pub mod path;
 mod places;
 mod prefixes;
+pub(crate) mod rivals;
 mod split;
 pub(crate) mod template;
 #[cfg(test)]

@@ -14,12 +14,13 @@ use crate::policy::{Policy, PolicyKind, Step};
 use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
 use crate::resource::service::{LoadBalancing, Protocol, TargetUrl, Timeouts};
-use crate::resource::{Key, Name};
+use crate::resource::{Key, Kind, Name};
 use crate::router::Router;
 use crate::slots::{Named, Slot, Slots};
 use crate::value::Span;
 
 mod compile;
+mod ties;
 mod tls;
 
 pub use tls::{CaBundle, Certificate, ClientCertificates, EndpointTls, ListenerTls};
@@ -155,11 +156,19 @@ impl Snapshot {
     /// The snapshot of revision `revision`, which is this one after `edits`, and what they changed; or
     /// every problem with them.
     pub fn apply(&self, revision: u64, edits: Vec<Edit>) -> Result<(Self, Vec<Changed>), Problems> {
+        let is_written = edits.iter().any(|edit| matches!(edit, Edit::Put { kind: Kind::Route, .. }));
         let (config, changes, mut problems) = self.config.try_apply(edits, revision);
         // Compiled in any case, because that finds problems of its own.
         match compile::compile(self, revision, config, &changes) {
-            Ok(snapshot) if problems.is_empty() => return Ok((snapshot, changes)),
-            Ok(_) => {}
+            Ok(snapshot) => {
+                // What was published once is served, whatever is thought of it later.
+                if is_written {
+                    problems.extend(ties::find(&snapshot, &changes));
+                }
+                if problems.is_empty() {
+                    return Ok((snapshot, changes));
+                }
+            }
             Err(more) => problems.extend(more),
         }
         Err(problems)

@@ -123,7 +123,10 @@ pub async fn send(client: &Client, files: &Files, change: &Change<'_>) -> anyhow
         .with("prune", change.prune)
         .with_some("base", change.base)
         .with_some("message", change.message);
-    client.write(Method::POST, &query.into_path(), Some(files.body())).await.map_err(|error| files.locate_in(error))
+    let applied = client.write(Method::POST, &query.into_path(), Some(files.body())).await;
+    let mut applied: Applied = applied.map_err(|error| files.locate_in(error))?;
+    applied.warnings = applied.warnings.into_iter().map(|warning| files.located(warning)).collect();
+    Ok(applied)
 }
 
 /// Says what is about to be deleted, and which revision that was found in: the change then holds for that one alone.
@@ -146,6 +149,7 @@ pub fn report(applied: &Applied, shown: Shown) -> anyhow::Result<()> {
         .map(|touched| format!("{} {} {}\n", touched.action.sign(), touched.kind, touched.name))
         .collect();
     output::data(&text)?;
+    problems::warn(&applied.warnings);
     output::message(&match (applied.is_new, applied.changes.len()) {
         (false, _) => format!("nothing is different from revision {}", applied.revision),
         (true, 1) => format!("revision {}: 1 change", applied.revision),

@@ -5,11 +5,11 @@ use http::Method;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
-use crate::Outcome;
 use crate::client::{Client, ClientArguments, Query, block_on};
 use crate::files::{FileArguments, Files};
 use crate::output::{self, Paint, Painter, Shown};
 use crate::views::{Action, Change};
+use crate::{Outcome, problems};
 
 /// Show what `apply` would change; ends with 2 if there is anything
 #[derive(Args)]
@@ -46,7 +46,10 @@ pub async fn fetch(
     base: Option<u64>,
 ) -> anyhow::Result<crate::views::Diff> {
     let query = Query::new("config:diff").with("prune", prune).with_some("base", base);
-    client.write(Method::POST, &query.into_path(), Some(files.body())).await.map_err(|error| files.locate_in(error))
+    let found = client.write(Method::POST, &query.into_path(), Some(files.body())).await;
+    let mut found: crate::views::Diff = found.map_err(|error| files.locate_in(error))?;
+    found.warnings = found.warnings.into_iter().map(|warning| files.located(warning)).collect();
+    Ok(found)
 }
 
 pub fn show(found: &crate::views::Diff, shown: Shown) -> anyhow::Result<()> {
@@ -56,6 +59,7 @@ pub fn show(found: &crate::views::Diff, shown: Shown) -> anyhow::Result<()> {
     let painter = Painter::for_stdout();
     let text: Vec<String> = found.changes.iter().map(|change| paragraph(change, &painter)).collect();
     output::data(&text.concat())?;
+    problems::warn(&found.warnings);
     let count = |action| found.changes.iter().filter(|change| change.action == action).count();
     output::message(&match (count(Action::Create), count(Action::Update), count(Action::Delete)) {
         (0, 0, 0) => format!("nothing is different from revision {}", found.from),

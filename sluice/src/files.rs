@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use clap::Args;
 use model::file::{Others, Parsed, Source, Surroundings};
+use model::lint::lint;
 use model::problem::{Fault, Problem, Problems};
 use model::snapshot::Snapshot;
 use serde_json::{Value, json};
@@ -129,13 +130,17 @@ impl Files {
         Err(found)
     }
 
-    /// Compiles the files as the whole configuration of a gateway and counts its resources.
-    pub fn check(&self) -> Result<usize, Problems> {
-        let Some(parsed) = &self.parsed else { return Ok(0) };
+    /// Compiles the files as the whole configuration of a gateway, and looks for what is hardly meant.
+    pub fn check(&self) -> Result<(Snapshot, Vec<Problem>), Problems> {
         let empty = Snapshot::default();
+        let Some(parsed) = &self.parsed else { return Ok((empty, Vec::new())) };
         let edits = parsed.edits_on(&empty, Others::Remove)?;
         match empty.apply(1, edits) {
-            Ok((snapshot, _)) => Ok(snapshot.config.len()),
+            Ok((snapshot, changes)) => {
+                let mut warnings = lint(&snapshot, &changes);
+                parsed.locate(&mut warnings);
+                Ok((snapshot, warnings))
+            }
             Err(mut found) => {
                 parsed.locate(&mut found);
                 Err(found)

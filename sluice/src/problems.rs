@@ -11,6 +11,8 @@ use std::fmt::Write;
 
 use model::problem::{Location, Problem};
 
+use crate::output;
+
 /// One paragraph for each.
 #[must_use]
 pub fn list(problems: &[Problem]) -> String {
@@ -24,6 +26,15 @@ pub fn list(problems: &[Problem]) -> String {
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// Says what is possible and hardly meant, each with its code.
+pub fn warn(warnings: &[Problem]) {
+    for warning in warnings {
+        let mut text = format!("warning[{}]: ", warning.code);
+        paragraph(&mut text, warning);
+        output::message(text.trim_end());
+    }
 }
 
 fn paragraph(text: &mut String, problem: &Problem) {

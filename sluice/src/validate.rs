@@ -21,13 +21,17 @@ pub struct Validate {
 impl Validate {
     pub fn run(self) -> anyhow::Result<Outcome> {
         let checked = self.files.load().and_then(|files| files.check());
-        let found = checked.as_ref().err().cloned().unwrap_or_default();
         if self.output == Shown::Json {
-            output::json(&json!({ "valid": found.is_empty(), "problems": found }))?;
+            let (found, warnings) = match &checked {
+                Ok((_, warnings)) => (&[][..], &**warnings),
+                Err(found) => (&**found, &[][..]),
+            };
+            output::json(&json!({ "valid": checked.is_ok(), "problems": found, "warnings": warnings }))?;
         }
         match checked {
-            Ok(count) => {
-                output::message(&format!("valid: {count} resources"));
+            Ok((snapshot, warnings)) => {
+                problems::warn(&warnings);
+                output::message(&format!("valid: {} resources", snapshot.config.len()));
                 Ok(Outcome::Done)
             }
             Err(found) => bail!("the configuration does not hold\n{}", problems::list(&found)),

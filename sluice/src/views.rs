@@ -26,6 +26,8 @@ pub struct Diff {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,
     pub changes: Vec<Change>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Problem>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -66,6 +68,8 @@ pub struct Applied {
     pub digest: String,
     pub is_new: bool,
     pub changes: Vec<Touched>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Problem>,
 }
 
 #[derive(Deserialize, Serialize)]

@@ -45,6 +45,22 @@ fn the_examples_are_valid() {
 }
 
 #[test]
+fn what_is_hardly_meant_is_valid_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let route = "{ name: r, headers: [{ name: a, exact: b }, { name: a, present: false }], respond: {} }";
+    std::fs::write(&file, format!("version: 1\nroutes:\n  - {route}\n")).unwrap();
+    let output = sluice(&["validate", "-f", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let told = stderr(&output);
+    assert!(told.starts_with("warning[contradicting-conditions]: "), "{told}");
+    assert!(told.contains("gateway.yaml:3:") && told.contains("valid: 1 resources"), "{told}");
+    let output = sluice(&["validate", "-f", file.to_str().unwrap(), "-o", "json"]);
+    let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&json["valid"], &json["warnings"][0]["code"]), (&true.into(), &"contradicting-conditions".into()));
+}
+
+#[test]
 fn the_full_example_is_valid_with_the_certificates_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["api.shop.example".to_owned()]).unwrap();

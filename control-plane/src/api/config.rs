@@ -79,6 +79,9 @@ struct ValidatedView {
     update: usize,
     /// How many it would remove.
     delete: usize,
+    /// What is possible and hardly meant; `/docs/lints/{code}` explains each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Problem>,
 }
 
 pub fn operations() -> Vec<Operation> {
@@ -166,6 +169,7 @@ async fn validate(
         create: count(Action::Create),
         update: count(Action::Update),
         delete: count(Action::Delete),
+        warnings: diff.warnings,
     };
     Ok(at_revision(base, Json(view)))
 }

@@ -1,5 +1,5 @@
 //! What explains this API, served by itself so that it works with no network: the OpenAPI document, a page to
-//! try it out, and one page for each sort of error.
+//! try it out, and one page for each sort of error and of warning.
 
 use std::sync::{Arc, LazyLock};
 
@@ -9,10 +9,11 @@ use axum::response::{IntoResponse, Redirect, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use http::{HeaderValue, Method};
+use model::lint::{LINTS, Lint};
 use model::problem::closest;
 use serde_json::Value;
 
-use super::error::{Error, SORTS, Sort, UNKNOWN_ERROR, UNKNOWN_PATH};
+use super::error::{Error, SORTS, Sort, UNKNOWN_ERROR, UNKNOWN_LINT, UNKNOWN_PATH};
 use super::openapi;
 use super::table::{Operation, operations as all};
 
@@ -51,6 +52,12 @@ pub fn operations() -> Vec<Operation> {
         .about(FAMILY, "Explains the `type` of an error")
         .answers_with(200, "the explanation", HTML, text)
         .errors(&[&UNKNOWN_ERROR]),
+        Operation::new(Method::GET, "/docs/lints/{code}", "getLintPage", |Path(code): Path<String>| async move {
+            lint_page(&code)
+        })
+        .about(FAMILY, "Explains the `code` of a warning")
+        .answers_with(200, "the explanation", HTML, text)
+        .errors(&[&UNKNOWN_LINT]),
     ]
 }
 
@@ -78,29 +85,64 @@ fn asset(file: &str) -> Result<Response, Error> {
 }
 
 fn error_page(code: &str) -> Result<Response, Error> {
+    let codes: Vec<&str> = SORTS.iter().map(|sort| sort.code).collect();
     let Some(sort) = SORTS.iter().find(|sort| sort.code == code) else {
-        let meant = closest(code, SORTS.iter().map(|sort| sort.code));
-        let hint = meant.map(|meant| format!(": did you mean `{meant}`?")).unwrap_or_default();
-        return Err(Error::new(&UNKNOWN_ERROR, format!("there is no error code `{code}`{hint}")));
+        return Err(unknown(&UNKNOWN_ERROR, "error", code, &codes));
     };
-    let headers = [
-        (CONTENT_TYPE, "text/html; charset=utf-8"),
-        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
-    ];
-    Ok((headers, page(sort)).into_response())
+    let Sort { code, status, title, explanation } = sort;
+    Ok(Page { code, title, below: &format!(", status {status}"), explanation, all: "All error codes", codes }.answer())
 }
 
-fn page(sort: &Sort) -> String {
-    let Sort { code, status, title, explanation } = sort;
-    let others: String = SORTS.iter().map(|other| format!("<li><a href=\"{0}\">{0}</a></li>\n", other.code)).collect();
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
-         <style>body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; padding: 0 1rem }}</style>\n\
-         <h1>{title}</h1>\n<p><code>{code}</code>, status {status}</p>\n<p>{}</p>\n\
-         <details><summary>All error codes</summary>\n<ul>\n{others}</ul>\n</details>\n<p><a href=\"/docs/\">All operations</a></p>\n</html>\n",
-        marked_up(explanation),
-    )
+fn lint_page(code: &str) -> Result<Response, Error> {
+    let codes: Vec<&str> = LINTS.iter().map(|lint| lint.code).collect();
+    let Some(lint) = LINTS.iter().find(|lint| lint.code == code) else {
+        return Err(unknown(&UNKNOWN_LINT, "warning", code, &codes));
+    };
+    let Lint { code, summary, explanation } = lint;
+    Ok(Page { code, title: summary, below: "", explanation, all: "All codes of warnings", codes }.answer())
+}
+
+fn unknown(sort: &'static Sort, what: &str, code: &str, codes: &[&str]) -> Error {
+    let meant = closest(code, codes.iter().copied());
+    let hint = meant.map(|meant| format!(": did you mean `{meant}`?")).unwrap_or_default();
+    Error::new(sort, format!("there is no code of a{} {what} `{code}`{hint}", if what == "error" { "n" } else { "" }))
+}
+
+/// A page that explains one code.
+struct Page<'a> {
+    code: &'a str,
+    title: &'a str,
+    /// Behind the code.
+    below: &'a str,
+    /// In paragraphs.
+    explanation: &'a str,
+    /// The heading of the other codes.
+    all: &'a str,
+    codes: Vec<&'a str>,
+}
+
+impl Page<'_> {
+    fn answer(&self) -> Response {
+        let headers = [
+            (CONTENT_TYPE, "text/html; charset=utf-8"),
+            (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+        ];
+        (headers, self.html()).into_response()
+    }
+
+    fn html(&self) -> String {
+        let Self { code, title, below, explanation, all, codes } = self;
+        let others: String = codes.iter().map(|other| format!("<li><a href=\"{other}\">{other}</a></li>\n")).collect();
+        let text: String =
+            explanation.split("\n\n").map(|paragraph| format!("<p>{}</p>\n", marked_up(paragraph))).collect();
+        format!(
+            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
+             <style>body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; padding: 0 1rem }}</style>\n\
+             <h1>{title}</h1>\n<p><code>{code}</code>{below}</p>\n{text}\
+             <details><summary>{all}</summary>\n<ul>\n{others}</ul>\n</details>\n<p><a href=\"/docs/\">All operations</a></p>\n</html>\n",
+        )
+    }
 }
 
 /// Escapes HTML and shows what stands in backquotes as code.

@@ -57,6 +57,8 @@ sorts! {
          that everything starts from."
     UNKNOWN_ERROR "unknown-error" NOT_FOUND "There is no such error code"
         "The pages below `/docs/errors/` explain the codes in the `type` of error answers."
+    UNKNOWN_LINT "unknown-lint" NOT_FOUND "There is no such code of a warning"
+        "The pages below `/docs/lints/` explain the codes of warnings about configurations."
     METHOD_NOT_ALLOWED "method-not-allowed" METHOD_NOT_ALLOWED "This address has no such method"
         "The `Allow` field of the answer lists the methods that are possible there."
     NOT_ACCEPTABLE "not-acceptable" NOT_ACCEPTABLE "This cannot be had in the form asked for"

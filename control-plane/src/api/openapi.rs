@@ -60,6 +60,8 @@ Configures gateways and tells how they are. All that a gateway does is written i
 revision, whole or not at all, and every node serves exactly one revision at a time.
 
 Answers about a gateway carry the field `Sluice-Revision`: the revision that was read, or the one that the write made. \
+\
+A write of something that is possible and hardly meant carries `Sluice-Warning`, once for each. \
 Errors are `application/problem+json` (RFC 9457) and name every fault at once; their `type` leads to an explanation.";
 
 /// A page of a list.

@@ -126,7 +126,7 @@ async fn diff(
         let (before, after) = if from <= to { (older, newer) } else { (newer, older) };
         ChangeView::new(key, before.as_ref(), after.as_ref())
     });
-    Ok(at_revision(to, Json(DiffView { from, to: Some(to), changes: shown.collect() })))
+    Ok(at_revision(to, Json(DiffView { from, to: Some(to), changes: shown.collect(), warnings: Vec::new() })))
 }
 
 type BeforeAndAfter = (Option<Document>, Option<Document>);

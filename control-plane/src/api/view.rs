@@ -1,6 +1,7 @@
 //! What this API shows: the types of its answers. None of them holds a secret.
 
 use model::config::Changed;
+use model::problem::Problem;
 use model::resource::{Document, Key, Kind};
 use model::snapshot::Snapshot;
 use schemars::JsonSchema;
@@ -72,6 +73,9 @@ pub struct DiffView {
     pub to: Option<u64>,
     /// In the order of kinds and names; empty when nothing is different.
     pub changes: Vec<ChangeView>,
+    /// What is possible and hardly meant; `/docs/lints/{code}` explains each. They keep nothing from being applied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Problem>,
 }
 
 /// The difference in one resource.
@@ -110,6 +114,9 @@ pub struct AppliedView {
     pub is_new: bool,
     /// What was changed, without the contents.
     pub changes: Vec<TouchedView>,
+    /// What is possible and hardly meant; `/docs/lints/{code}` explains each. They keep nothing from being applied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Problem>,
     /// How far the nodes are; only when it was asked to wait for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<WaitView>,
@@ -204,7 +211,7 @@ impl DiffView {
         let shown = changes
             .into_iter()
             .map(|change| ChangeView::new(&change.key, change.before.as_ref(), change.after.as_ref()));
-        Self { from: base, to: None, changes: shown.collect() }
+        Self { from: base, to: None, changes: shown.collect(), warnings: checked.warnings.clone() }
     }
 }
 
@@ -223,6 +230,7 @@ impl AppliedView {
             digest: published.snapshot.config.digest().to_string(),
             is_new: published.is_new,
             changes: touched.collect(),
+            warnings: published.warnings.clone(),
             wait,
         }
     }

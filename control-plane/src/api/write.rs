@@ -33,6 +33,10 @@ use crate::store::StoreError;
 
 /// The revision that an answer is about.
 pub const REVISION: HeaderName = HeaderName::from_static("sluice-revision");
+/// What the author of a write hardly means: see [`model::lint`].
+const WARNING: HeaderName = HeaderName::from_static("sluice-warning");
+/// More of them stand in the body, where there is one about the write.
+const MAX_WARNING_FIELDS: usize = 10;
 const MESSAGE: &str = "sluice-message";
 /// A message is a line or two, not a document.
 const MAX_MESSAGE_BYTES: usize = 4096;
@@ -162,6 +166,7 @@ pub async fn carry_out(
     let Write { gateway, params, file, .. } = &write;
     let timeout = wait_timeout(params)?;
     let published = publish(state, gateway, write.change()?).await.map_err(|error| located(error, file.as_deref()))?;
+    let published = with_places(published, file.as_deref());
     let mut wait = None;
     if params.wait.is_some() {
         let share = f64::from(params.share.map_or(100, |share| share.0)) / 100.0;
@@ -184,7 +189,13 @@ pub async fn carry_out(
             }
         }
     }
-    Ok(at_revision(published.revision, answer(&published, wait)))
+    let mut response = at_revision(published.revision, answer(&published, wait));
+    for warning in published.warnings.iter().take(MAX_WARNING_FIELDS) {
+        let name = warning.name.as_deref().unwrap_or_default();
+        let text = format!("{} {name}: {}", warning.code, warning.message);
+        response.headers_mut().append(WARNING, HeaderValue::from_str(&text).map_err(Error::internal)?);
+    }
+    Ok(response)
 }
 
 /// What a write would do, and to which revision, without doing it.
@@ -192,6 +203,7 @@ pub async fn check(state: &ApiState, write: Write) -> Result<(Published, u64), E
     wait_timeout(&write.params)?;
     let checked = state.publisher.check(&write.gateway, &write.change()?).await;
     let checked = checked.map_err(|error| located(error, write.file.as_deref()))?;
+    let checked = with_places(checked, write.file.as_deref());
     // A check numbers the revision that publishing would make.
     let base = checked.revision - u64::from(checked.is_new);
     Ok((checked, base))
@@ -225,6 +237,14 @@ fn located(mut error: PublishError, file: Option<&Parsed>) -> Error {
         file.locate(problems);
     }
     publish_error(error)
+}
+
+/// The same, with the places in the file that the warnings are at.
+fn with_places(mut published: Published, file: Option<&Parsed>) -> Published {
+    if let Some(file) = file {
+        file.locate(&mut published.warnings);
+    }
+    published
 }
 
 /// The write is done, but not everywhere.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use model::config::{Changed, Edit};
 use model::digest::Digest;
+use model::lint::lint;
 use model::snapshot::Snapshot;
 use parking_lot::Mutex;
 use time::OffsetDateTime;
@@ -196,10 +197,12 @@ async fn decide(head: Arc<Snapshot>, change: Change) -> Result<Published, Publis
         let edits = (change.edits)(&head).map_err(PublishError::Refused)?;
         let (snapshot, changes) = head.apply(head.revision + 1, edits).map_err(PublishError::Invalid)?;
         if changes.is_empty() {
-            return Ok(Published { revision: head.revision, snapshot: head, changes: Arc::default(), is_new: false });
+            let (revision, warnings) = (head.revision, Vec::new());
+            return Ok(Published { revision, snapshot: head, changes: Arc::default(), warnings, is_new: false });
         }
+        let warnings = lint(&snapshot, &changes);
         let snapshot = Arc::new(snapshot);
-        Ok(Published { revision: snapshot.revision, snapshot, changes: changes.into(), is_new: true })
+        Ok(Published { revision: snapshot.revision, snapshot, changes: changes.into(), warnings, is_new: true })
     })
     .await
 }

@@ -12,7 +12,7 @@ fn service(name: &str) -> Edit {
 }
 
 fn route(name: &str, service: &str) -> Edit {
-    put(Kind::Route, name, json!({"service": service}))
+    put(Kind::Route, name, json!({"paths": [format!("/{name}")], "service": service}))
 }
 
 fn remove(kind: Kind, name: &str) -> Edit {
@@ -75,7 +75,7 @@ fn what_is_referred_to_may_come_in_the_same_change_and_in_any_order() {
 #[test]
 fn what_is_referred_to_is_not_removed_and_its_users_are_named() {
     let policy = put(Kind::Policy, "auth", json!({"type": "key-auth"}));
-    let user = put(Kind::Route, "user", json!({"respond": {}, "policies": ["auth"]}));
+    let user = put(Kind::Route, "user", json!({"paths": ["/user"], "respond": {}, "policies": ["auth"]}));
     let before =
         apply(&Snapshot::default(), vec![policy, user, service("orders"), route("a", "orders"), route("b", "orders")]);
     let edits = vec![remove(Kind::Policy, "auth"), remove(Kind::Service, "orders")];

@@ -132,7 +132,7 @@ mod tests {
             put(Kind::Policy, "ids", json!({"type": "request-id", "apply_to": "everything"})),
             put(Kind::Service, "s", json!({"url": "http://a:1", "policies": ["of-service"]})),
             put(Kind::Route, "r", json!({"service": "s", "policies": ["of-route", "auth"]})),
-            put(Kind::Route, "plain", json!({"service": "s"})),
+            put(Kind::Route, "plain", json!({"service": "s", "priority": 1})),
             put(
                 Kind::Consumer,
                 "acme",

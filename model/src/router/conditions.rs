@@ -35,6 +35,17 @@ pub(super) enum Test {
     Absent,
 }
 
+impl PartialEq for Test {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(one), Self::Exact(other)) => one == other,
+            (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            (Self::Present, Self::Present) | (Self::Absent, Self::Absent) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Which condition a request does not meet.
 #[expect(dead_code, reason = "for whoever looks on")]
 #[derive(Clone, Copy)]
@@ -137,6 +148,67 @@ impl Conditions {
     }
 }
 
+/// What routes are to one another: see [`super::rivals`].
+impl Conditions {
+    /// Whether nothing but a name would decide between the two, whatever else they ask for.
+    pub(super) fn are_as_specific(one: Option<&Self>, other: Option<&Self>) -> bool {
+        match (one, other) {
+            (None, None) => true,
+            (Some(one), Some(other)) => {
+                one.specificity() == other.specificity() && one.age.created == other.age.created
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+
+    /// Whether there are requests that meet both, while nothing sets the two apart.
+    pub(super) fn is_tied_with(&self, other: &Self) -> bool {
+        /// Nothing means everything, and if one of them is empty then so is the other.
+        fn share<T: PartialEq>(one: &[T], other: &[T]) -> bool {
+            one.is_empty() || one.iter().any(|entry| other.contains(entry))
+        }
+        let sources_meet = self.sources.is_empty()
+            || self.sources.iter().any(|net| other.sources.iter().any(|o| net.contains(o) || o.contains(net)));
+        Self::are_as_specific(Some(self), Some(other))
+            && share(&self.methods, &other.methods)
+            && share(self.listeners.as_deref().unwrap_or(&[]), other.listeners.as_deref().unwrap_or(&[]))
+            && sources_meet
+            && self.headers.iter().all(|test| other.headers.contains(test))
+            && self.query.iter().all(|test| other.query.contains(test))
+    }
+
+    /// Whether the fields, parameters and addresses of every request that meets the other conditions meet these.
+    pub(super) fn covers_fields_of(&self, other: Option<&Self>) -> bool {
+        fn all_follow<N: PartialEq>(tests: &[(N, Test)], given: &[(N, Test)]) -> bool {
+            tests
+                .iter()
+                .all(|(name, test)| given.iter().any(|(other, given)| name == other && test.follows_from(given)))
+        }
+        let (headers, query, sources) =
+            other.map_or((&[][..], &[][..], &[][..]), |other| (&*other.headers, &*other.query, &*other.sources));
+        let covers_sources = self.sources.is_empty()
+            || (!sources.is_empty() && sources.iter().all(|net| holds_network(&self.sources, net)));
+        covers_sources && all_follow(&self.headers, headers) && all_follow(&self.query, query)
+    }
+
+    /// Shows every method and listener that these are for, until `visit` says no.
+    pub(super) fn each_sort(&self, visit: &mut dyn FnMut(Option<&Method>, Option<Slot>) -> bool) -> bool {
+        fn or_any<T>(list: Vec<Option<T>>) -> Vec<Option<T>> {
+            if list.is_empty() { vec![None] } else { list }
+        }
+        let listeners = or_any(self.listeners.iter().flatten().copied().map(Some).collect());
+        let methods = or_any(self.methods.iter().map(Some).collect());
+        methods.iter().all(|method| listeners.iter().all(|listener| visit(*method, *listener)))
+    }
+
+    pub(super) fn takes(&self, method: Option<&Method>, listener: Option<Slot>) -> bool {
+        let takes_method = self.methods.is_empty() || method.is_some_and(|method| self.methods.contains(method));
+        let takes_listener =
+            self.listeners.as_ref().is_none_or(|only| listener.is_some_and(|listener| only.contains(&listener)));
+        takes_method && takes_listener
+    }
+}
+
 /// What a condition is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asks<'a> {
@@ -179,6 +251,15 @@ impl Test {
         })
     }
 
+    /// Whether it holds wherever the other one does.
+    fn follows_from(&self, given: &Self) -> bool {
+        match (self, given) {
+            (Self::Present, Self::Exact(_) | Self::Regex(_)) => true,
+            (Self::Regex(pattern), Self::Exact(value)) => pattern.is_match(value),
+            _ => self == given,
+        }
+    }
+
     fn holds<'v>(&self, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
         match self {
             Self::Exact(exact) => values.any(|value| value == &**exact),
@@ -209,4 +290,10 @@ fn compiled<N, T>(
 fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
     let behind = networks.partition_point(|network| network.network() <= address);
     networks[..behind].last().is_some_and(|network| network.contains(&address))
+}
+
+/// Whether one of the networks, which lie apart in ascending order, holds all of the other.
+fn holds_network(networks: &[IpNet], other: &IpNet) -> bool {
+    let behind = networks.partition_point(|network| network.network() <= other.network());
+    networks[..behind].last().is_some_and(|network| network.contains(other))
 }

@@ -136,6 +136,50 @@ impl Group {
     }
 }
 
+/// What routes are to one another: see [`super::rivals`]. A route that asks for nothing and is alone has no rivals, so that
+/// it is not shown.
+impl Group {
+    /// The match that `is_own`, of a route that asks for these exact values.
+    pub(super) fn own<'a>(
+        &self,
+        exact: impl Iterator<Item = (Asks<'a>, &'a [u8])>,
+        is_own: impl Fn(&Match) -> bool,
+    ) -> Option<&Match> {
+        let list = match self.members.as_deref()? {
+            Members::Few(list) => list,
+            Members::Many(split) => split.list_of(exact),
+        };
+        list.iter().find(|one| is_own(one))
+    }
+
+    /// The list in which a match of this group is.
+    pub(super) fn list_of(&self, own: &Match) -> &[Match] {
+        match self.members.as_deref() {
+            None => &[],
+            Some(Members::Few(list)) => list,
+            Some(Members::Many(split)) => split.list_of(own.exact_values()),
+        }
+    }
+
+    /// The lists in which a match can be that holds wherever `own` does.
+    pub(super) fn each_list_like<'r>(&'r self, own: &Match, visit: &mut impl FnMut(&'r [Match])) {
+        match self.members.as_deref() {
+            None => {}
+            Some(Members::Few(list)) => visit(list),
+            Some(Members::Many(split)) => split.visit(own, visit),
+        }
+    }
+
+    /// Every match, until `visit` has seen enough.
+    pub(super) fn each_match<'r>(&'r self, visit: &mut impl FnMut(&'r Match) -> bool) {
+        match self.members.as_deref() {
+            None => {}
+            Some(Members::Few(list)) => _ = list.iter().all(visit),
+            Some(Members::Many(split)) => _ = split.each_match(visit),
+        }
+    }
+}
+
 /// Makes `best` the first match of a list whose conditions hold, if it is before that.
 fn look_through<'r, O: Observer<'r>>(
     list: &'r [Match],

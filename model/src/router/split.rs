@@ -121,18 +121,54 @@ impl Split {
     pub(super) fn to_list(&self) -> Vec<Match> {
         let mut all = Vec::with_capacity(self.len);
         for table in &self.tables {
-            table.lists.each(&mut |list| all.extend(list.matches.iter().cloned()));
+            table.lists.all(&mut |list| {
+                all.extend(list.matches.iter().cloned());
+                true
+            });
         }
         // Those without conditions lie together, and in order: a stable sort keeps it.
         all.sort_by(Match::precedence);
         all
     }
 
-    /// The lists in which a match for the request can be, and how many there are in the others of a table.
-    pub(super) fn visit<'r>(&'r self, asked: &Asked<'_>, mut visit: impl FnMut(&'r [Match])) {
+    /// The lists in which a match can be for who sends these values.
+    pub(super) fn visit<'r>(&'r self, sender: &impl Sender, mut visit: impl FnMut(&'r [Match])) {
         for table in &self.tables {
-            table.visit(asked, &mut visit);
+            table.visit(sender, &mut visit);
         }
+    }
+
+    /// The list of those that ask for these values.
+    pub(super) fn list_of<'a>(&self, exact: impl Iterator<Item = (Asks<'a>, &'a [u8])>) -> &[Match] {
+        let values = Values::of(exact);
+        let table = self.tables.iter().find(|table| table.is_for(&values.asks));
+        let list = table.and_then(|table| table.lists.find(values.hash, is_under(values.hash)));
+        list.map_or(&[], |list| &list.matches)
+    }
+
+    /// Every match, until `visit` says no.
+    pub(super) fn each_match<'r>(&'r self, visit: &mut impl FnMut(&'r Match) -> bool) -> bool {
+        self.tables.iter().all(|table| table.lists.all(&mut |list| list.matches.iter().all(&mut *visit)))
+    }
+}
+
+/// Who has values: a request, or a route that stands for all requests with the values that it asks for.
+pub(super) trait Sender {
+    fn values(&self, asks: Asks<'_>) -> SmallVec<[&[u8]; 2]>;
+}
+
+impl Sender for Asked<'_> {
+    fn values(&self, asks: Asks<'_>) -> SmallVec<[&[u8]; 2]> {
+        match asks {
+            Asks::Header(name) => self.header(name).collect(),
+            Asks::Query(name) => self.parameter(name).collect(),
+        }
+    }
+}
+
+impl Sender for Match {
+    fn values(&self, asks: Asks<'_>) -> SmallVec<[&[u8]; 2]> {
+        self.exact_values().filter(|(other, _)| *other == asks).map(|(_, value)| value).collect()
     }
 }
 
@@ -162,14 +198,11 @@ impl Table {
         self.asks.iter().map(Name::as_asks).eq(asks.iter().copied())
     }
 
-    fn visit<'r>(&'r self, asked: &Asked<'_>, visit: &mut impl FnMut(&'r [Match])) {
+    fn visit<'r>(&'r self, sender: &impl Sender, visit: &mut impl FnMut(&'r [Match])) {
         let mut sent: SmallVec<[SmallVec<[&[u8]; 2]>; 2]> = SmallVec::new();
         let mut combinations = 1_usize;
         for name in &*self.asks {
-            let mut values: SmallVec<[&[u8]; 2]> = match name {
-                Name::Header(name) => asked.header(name).collect(),
-                Name::Query(name) => asked.parameter(name).collect(),
-            };
+            let mut values = sender.values(name.as_asks());
             values.sort_unstable();
             values.dedup();
             combinations = combinations.saturating_mul(values.len());
@@ -179,7 +212,10 @@ impl Table {
             sent.push(values);
         }
         if combinations > self.len {
-            self.lists.each(&mut |list| visit(&list.matches));
+            self.lists.all(&mut |list| {
+                visit(&list.matches);
+                true
+            });
         } else {
             self.probe(&sent, &index::hasher(), visit);
         }

@@ -20,7 +20,7 @@ use crate::problem::{Fault, Problems};
 use crate::resource::policy::ApplyTo;
 use crate::resource::{self, Key, Kind, Name, Resource};
 use crate::router::Age;
-use crate::slots::Slot;
+use crate::slots::{Slot, Slots};
 
 /// What must exist first comes first.
 const ORDER: [Kind; 7] =
@@ -285,11 +285,7 @@ impl Snapshot {
         if written.enabled {
             let listeners: Vec<Slot> =
                 written.listeners.iter().filter_map(|listener| self.listeners.slot(listener)).collect();
-            let age = |slot: Slot| {
-                let route = self.routes.get(slot).expect("the router holds slots of routes");
-                let key = Key::new(Kind::Route, route.name.clone());
-                Age { created: self.config.get(&key).map_or(0, |document| document.created), name: key.name }
-            };
+            let age = |slot| age_of_route(&self.routes, &self.config, slot);
             self.router.insert(written, slot, &listeners, &age)?;
         }
         Ok(())
@@ -318,4 +314,11 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// The age of a route whose slot the router holds.
+pub(super) fn age_of_route(routes: &Slots<Route>, config: &Config, slot: Slot) -> Age {
+    let route = routes.get(slot).expect("the router holds slots of routes");
+    let key = Key::new(Kind::Route, route.name.clone());
+    Age { created: config.get(&key).map_or(0, |document| document.created), name: key.name }
 }

@@ -44,6 +44,28 @@ async fn a_file_is_one_revision() {
 }
 
 #[tokio::test]
+async fn what_is_hardly_meant_is_told_with_its_place_and_written_all_the_same() {
+    let api = Api::start().await;
+    api.file("config:apply", SHOP).await.expect(200);
+    let text = "version: 1\nroutes:\n  - { name: again, paths: [/orders], service: carts }\n";
+    let expected = "no request can reach this route: `orders` come first wherever it matches";
+    for action in ["config:validate", "config:diff", "config:apply?dry_run=true", "config:apply"] {
+        let warnings = api.file(action, text).await.expect(200).json()["warnings"].clone();
+        assert_eq!(warnings.as_array().map(Vec::len), Some(1), "{action}");
+        assert_eq!((&warnings[0]["code"], &warnings[0]["name"]), (&json!("unreachable-route"), &json!("again")));
+        assert_eq!((&warnings[0]["message"], &warnings[0]["location"]["line"]), (&json!(expected), &json!(3)));
+    }
+    let spec = json!({"paths": ["/x"], "backends": [{"service": "carts", "weight": 0}]});
+    let answer = api.put("routes/x", spec).await.expect(201);
+    let warning = "no-weight x: every backend has weight 0: requests are answered with 503";
+    assert_eq!(answer.header("sluice-warning"), warning);
+    let tie =
+        "version: 1\nroutes:\n  - { name: a, paths: [/y], respond: {} }\n  - { name: b, paths: [/y], respond: {} }\n";
+    let refused = api.file("config:apply", tie).await.expect_error(422, "invalid-configuration");
+    assert_eq!(refused.faults(), ["route a /paths/0 tied-routes"]);
+}
+
+#[tokio::test]
 async fn what_a_file_does_not_mention_stays_unless_it_prunes() {
     let api = Api::start().await;
     api.file("config:apply", SHOP).await.expect(200);

@@ -11,7 +11,8 @@ use crate::api::table::operations;
 
 /// An address of the operation that leads to something, or at least to a handler.
 fn address(path: &str) -> String {
-    path.replace("{gateway}", "default")
+    path.replace("/docs/lints/{code}", "/docs/lints/no-weight")
+        .replace("{gateway}", "default")
         .replace("{name}", "some")
         .replace("{n}", "1")
         .replace("{code}", "internal")
@@ -31,6 +32,7 @@ async fn every_operation_needs_an_admin_token_or_says_nothing_secret() {
         "/docs/",
         "/docs/{file}",
         "/docs/errors/{code}",
+        "/docs/lints/{code}",
     ];
     for operation in operations() {
         let (method, path) = (operation.method.clone(), address(&operation.path));
@@ -139,6 +141,11 @@ async fn the_documentation_needs_no_network() {
     let unknown =
         api.call(Method::GET, "/docs/errors/precondition-faild").send().await.expect_error(404, "unknown-error");
     assert!(unknown.json()["detail"].as_str().expect("a detail").contains("did you mean `precondition-failed`"));
+    for lint in model::lint::LINTS {
+        let explained = api.call(Method::GET, &format!("/docs/lints/{}", lint.code)).send().await.expect(200).text();
+        assert!(explained.contains(&format!("<code>{}</code>", lint.code)), "{explained}");
+    }
+    api.call(Method::GET, "/docs/lints/no-wait").send().await.expect_error(404, "unknown-lint");
 }
 
 #[tokio::test]

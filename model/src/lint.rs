@@ -1,0 +1,152 @@
+//! What a configuration may hold and hardly anybody means: warnings, told when it is written. They keep nothing from being
+//! published.
+//!
+//! Only what a change touches is looked at, so that a warning comes with the change that is its cause.
+
+use std::collections::BTreeSet;
+
+use crate::config::Changed;
+use crate::problem::{Fault, Problem};
+use crate::resource::route::{Condition, Route, ValueMatch};
+use crate::resource::{Key, Kind, Name, Resource};
+use crate::router::rivals::Patience;
+use crate::slots::Slot;
+use crate::snapshot::Snapshot;
+
+/// More warnings about one change than anybody reads.
+const MAX_WARNINGS: usize = 100;
+/// How many routes that a change does not hold are looked at because of it.
+const MAX_OTHERS: usize = 1_000;
+/// How many comparisons of two routes the warnings about one change are worth: a fraction of a second.
+const MAX_COMPARISONS: usize = 1_000_000;
+
+/// One sort of warning.
+pub struct Lint {
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// One line for documentation.
+    pub summary: &'static str,
+    /// What it means and what to do, in paragraphs.
+    pub explanation: &'static str,
+}
+
+/// Every sort of warning, by code.
+pub static LINTS: &[Lint] = &[
+    Lint {
+        code: "contradicting-conditions",
+        summary: "a route asks for a value and for its absence",
+        explanation: "A condition with `present: false` asks that there is no value of that name, and another condition \
+            of the same route asks for one. No request can meet both, so the route never gets one.\n\n\
+            Remove one of the two, or make two routes of it.",
+    },
+    Lint {
+        code: "disabled-listeners",
+        summary: "a route is only for listeners that are disabled",
+        explanation: "Every listener in `listeners` has `enabled: false`, so no request can come in there.\n\n\
+            Enable one of them, add another, or leave `listeners` away: then the route is for all.",
+    },
+    Lint {
+        code: "no-weight",
+        summary: "every backend of a route has weight 0",
+        explanation: "Weights share requests out. Where all of them are 0 there is no service to send a request to, and the \
+            gateway answers 503.\n\n\
+            Give one of the backends a weight. To keep requests away from everything on purpose, `respond` says \
+            clearly with what they are answered.",
+    },
+    Lint {
+        code: "unreachable-route",
+        summary: "a route never gets a request, because others come first wherever it matches",
+        explanation: "For every host and path of the route there are others that match whatever it matches, and that come \
+            first: they are as specific and have a higher `priority`, or they are older. The warning names them. It \
+            comes when such a route is written, and when another route that comes first is.\n\n\
+            Give the route a higher `priority` if it is meant to win, a condition that sets it apart, or remove it. \
+            `sluice explain` shows for one request which routes were looked at and why each lost.\n\n\
+            What several others only cover together is found where methods and listeners are listed, and not where it \
+            takes a proof about regular expressions: a route without this warning may be unreachable all the same.",
+    },
+];
+
+/// The warnings about a change that led to `snapshot`.
+#[must_use]
+pub fn lint(snapshot: &Snapshot, changes: &[Changed]) -> Vec<Problem> {
+    let mut warnings = Vec::new();
+    let mut others = BTreeSet::new();
+    let mut patience = Patience(MAX_COMPARISONS);
+    for change in changes.iter().filter(|change| change.key.kind == Kind::Route) {
+        if warnings.len() >= MAX_WARNINGS {
+            break;
+        }
+        let (Some(Resource::Route(written)), Some(slot)) = (change.resource(), snapshot.routes.slot(&change.key.name))
+        else {
+            continue;
+        };
+        if !written.enabled {
+            continue;
+        }
+        let faults = [contradiction(&written), disabled_listeners(snapshot, &written), no_weight(&written)];
+        let faults = faults.into_iter().flatten().chain(unreachable(snapshot, &written, slot, &mut patience));
+        warnings.extend(faults.map(|fault| fault.at(&change.key)));
+        if others.len() < MAX_OTHERS {
+            others.extend(snapshot.router.behind(&written, slot, &mut patience));
+        }
+    }
+    let changed: BTreeSet<&Name> = changes.iter().map(|change| &change.key.name).collect();
+    for slot in others.into_iter().take(MAX_OTHERS) {
+        let Some(route) = snapshot.routes.get(slot).filter(|route| !changed.contains(&route.name)) else { continue };
+        let key = Key::new(Kind::Route, route.name.clone());
+        let Some(document) = snapshot.config.get(&key) else { continue };
+        if let Ok(Resource::Route(written)) = document.parse(Kind::Route) {
+            warnings.extend(unreachable(snapshot, &written, slot, &mut patience).map(|fault| fault.at(&key)));
+        }
+    }
+    warnings.truncate(MAX_WARNINGS);
+    warnings
+}
+
+fn unreachable(snapshot: &Snapshot, written: &Route, slot: Slot, patience: &mut Patience) -> Option<Fault> {
+    const SHOWN: usize = 5;
+    let covering = snapshot.router.covering(written, slot, patience)?;
+    let name = |slot: &Slot| snapshot.routes.get(*slot).map_or(String::new(), |route| format!("`{}`", route.name));
+    let mut names: Vec<String> = covering.iter().map(name).collect();
+    names.sort();
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let message = format!("no request can reach this route: {}{more} come first wherever it matches", names.join(", "));
+    let fault = Fault::new("", "unreachable-route", message);
+    Some(fault.hint("give it a higher `priority` or a condition that sets it apart, or remove it"))
+}
+
+fn contradiction(written: &Route) -> Option<Fault> {
+    fn of<N: PartialEq>(pointer: &str, conditions: &[Condition<N>]) -> Option<Fault> {
+        let is_absent = |one: &Condition<N>| one.asks() == ValueMatch::Absent;
+        let contradicts = |one: &Condition<N>| {
+            !is_absent(one) && conditions.iter().any(|other| other.name == one.name && is_absent(other))
+        };
+        let at = conditions.iter().position(contradicts)?;
+        let message = "no request can reach this route: another condition asks that there is no value of this name";
+        let fault = Fault::new(format!("{pointer}/{at}"), "contradicting-conditions", message);
+        Some(fault.hint("remove one of the two"))
+    }
+    of("/headers", &written.headers).or_else(|| of("/query", &written.query))
+}
+
+fn disabled_listeners(snapshot: &Snapshot, written: &Route) -> Option<Fault> {
+    let is_disabled = |name: &Name| snapshot.listeners.find(name).is_some_and(|listener| !listener.enabled);
+    if written.listeners.is_empty() || !written.listeners.iter().all(is_disabled) {
+        return None;
+    }
+    let message = "no request can reach this route: all of its listeners are disabled";
+    Some(Fault::new("/listeners", "disabled-listeners", message).hint("enable one of them, or leave `listeners` away"))
+}
+
+fn no_weight(written: &Route) -> Option<Fault> {
+    if written.backends.is_empty() || written.backends.iter().any(|backend| backend.weight > 0) {
+        return None;
+    }
+    let message = "every backend has weight 0: requests are answered with 503";
+    Some(Fault::new("/backends", "no-weight", message).hint("give one of them a weight, or write `respond`"))
+}
+
+#[cfg(test)]
+mod tests;

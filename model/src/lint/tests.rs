@@ -1,0 +1,223 @@
+//! Each warning by an example, and the claim that a route is unreachable against what requests find.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::Edit;
+
+fn put(kind: Kind, name: &str, spec: Value) -> Edit {
+    Edit::Put { kind, name: name.to_owned(), spec }
+}
+
+fn start() -> Snapshot {
+    let edits = vec![
+        put(Kind::Service, "s", json!({"url": "http://127.0.0.1:1"})),
+        put(Kind::Listener, "one", json!({"bind": "127.0.0.1:1"})),
+        put(Kind::Listener, "off", json!({"bind": "127.0.0.1:2", "enabled": false})),
+    ];
+    Snapshot::default().apply(1, edits).expect("valid").0
+}
+
+/// Applies one revision for each route and gives the warnings about the last: name, code and message.
+fn warnings(routes: &[(&str, Value)]) -> Vec<(String, String, String)> {
+    let mut snapshot = start();
+    let mut warnings = Vec::new();
+    for (name, spec) in routes {
+        let mut spec = spec.clone();
+        if spec.get("backends").is_none() {
+            spec["service"] = json!("s");
+        }
+        let (next, changes) = snapshot.apply(snapshot.revision + 1, vec![put(Kind::Route, name, spec)]).expect("valid");
+        warnings = lint(&next, &changes);
+        snapshot = next;
+    }
+    let told = |problem: Problem| (problem.name.unwrap_or_default(), problem.code.into_owned(), problem.message);
+    warnings.into_iter().map(told).collect()
+}
+
+#[track_caller]
+fn assert_unreachable(routes: &[(&str, Value)], route: &str, because: &str) {
+    let message = format!("no request can reach this route: {because} come first wherever it matches");
+    assert_eq!(warnings(routes), [(route.to_owned(), "unreachable-route".to_owned(), message)]);
+}
+
+#[test]
+fn a_route_behind_others_is_told_with_their_names() {
+    let plain = json!({"paths": ["/a"]});
+    assert_unreachable(&[("old", plain.clone()), ("new", plain.clone())], "new", "`old`");
+    assert_eq!(warnings(&[("old", plain.clone()), ("new", json!({"paths": ["/a", "/b"]}))]), []);
+    let methods = |list: &[&str]| json!({"paths": ["/a"], "methods": list});
+    let together = [("get", methods(&["GET"])), ("post", methods(&["POST"])), ("both", methods(&["POST", "GET"]))];
+    assert_unreachable(&together, "both", "`get`, `post`");
+    let more = [("get", methods(&["GET"])), ("post", methods(&["POST"])), ("three", methods(&["POST", "PUT"]))];
+    assert_eq!(warnings(&more), []);
+    // The one that comes first may come later.
+    let first = json!({"paths": ["/a"], "priority": 1});
+    assert_unreachable(&[("old", plain), ("new", first)], "old", "`new`");
+    let header = |test: Value| {
+        let mut spec = json!({"headers": [test]});
+        spec["headers"][0]["name"] = json!("x");
+        spec
+    };
+    let present = ("present", header(json!({"present": true})));
+    let regex = ("regex", header(json!({"regex": "[0-9]+"})));
+    assert_unreachable(&[present.clone(), ("exact", header(json!({"exact": "a"})))], "exact", "`present`");
+    assert_unreachable(&[regex.clone(), ("exact", header(json!({"exact": "12"})))], "exact", "`regex`");
+    assert_eq!(warnings(&[regex, ("exact", header(json!({"exact": "a"})))]), []);
+    let sources = |list: &[&str]| json!({"sources": list});
+    let within = [("wide", sources(&["10.0.0.0/8", "192.0.2.0/24"])), ("narrow", sources(&["10.1.0.0/16"]))];
+    assert_unreachable(&within, "narrow", "`wide`");
+}
+
+#[test]
+fn what_contradicts_itself_or_leads_nowhere_is_told() {
+    let codes =
+        |spec: Value| -> Vec<String> { warnings(&[("r", spec)]).into_iter().map(|(_, code, _)| code).collect() };
+    let absent = json!({"name": "X", "present": false});
+    assert_eq!(codes(json!({"headers": [{"name": "x", "exact": "1"}, absent]})), ["contradicting-conditions"]);
+    assert_eq!(codes(json!({"query": [{"name": "x", "exact": "1"}, {"name": "X", "present": false}]})), [""; 0]);
+    assert_eq!(codes(json!({"listeners": ["off"]})), ["disabled-listeners"]);
+    assert_eq!(codes(json!({"listeners": ["off", "one"]})), [""; 0]);
+    assert_eq!(codes(json!({"backends": [{"service": "s", "weight": 0}]})), ["no-weight"]);
+}
+
+#[test]
+fn every_code_is_in_the_table_in_order() {
+    assert!(LINTS.is_sorted_by_key(|lint| lint.code));
+    let source = include_str!("../lint.rs");
+    for lint in LINTS {
+        assert!(source.matches(&format!("\"{}\"", lint.code)).count() == 2, "{} is told somewhere", lint.code);
+    }
+}
+
+#[test]
+fn routes_that_nothing_sets_apart_are_refused_with_both_names() {
+    let route = |more: Value| {
+        let mut spec = json!({"service": "s", "paths": ["/b", "/a"]});
+        spec.as_object_mut().expect("a map").extend(more.as_object().cloned().unwrap_or_default());
+        spec
+    };
+    let start = start();
+    let apply = |snapshot: &Snapshot, one: Value, other: Value| {
+        let edits = vec![put(Kind::Route, "one", one), put(Kind::Route, "other", other)];
+        snapshot.apply(snapshot.revision + 1, edits).map(|(next, _)| next)
+    };
+    for (one, other) in [
+        (json!({}), json!({})),
+        (json!({"methods": ["GET"]}), json!({"methods": ["POST", "GET"]})),
+        (json!({"sources": ["10.0.0.0/8"]}), json!({"sources": ["10.1.0.0/16"]})),
+        (json!({"headers": [{"name": "x", "exact": "1"}]}), json!({"headers": [{"name": "X", "exact": "1"}]})),
+        (json!({"paths": [{"template": "/{a}"}]}), json!({"paths": [{"template": "/{b}"}]})),
+        (json!({"paths": [{"regex": "/a+"}]}), json!({"paths": [{"regex": "/a+"}]})),
+    ] {
+        let problems = apply(&start, route(one), route(other)).map(drop).expect_err("a tie");
+        assert_eq!(problems.len(), 1);
+        assert_eq!((&*problems[0].code, problems[0].name.as_deref()), ("tied-routes", Some("one")));
+        assert!(problems[0].message.starts_with("`one` and `other` match the same requests"), "{}", problems[0]);
+    }
+    for (one, other) in [
+        (json!({}), json!({"priority": 1})),
+        (json!({"methods": ["GET"]}), json!({"methods": ["POST"]})),
+        (json!({"headers": [{"name": "x", "exact": "1"}]}), json!({"headers": [{"name": "y", "exact": "1"}]})),
+        (json!({"enabled": false}), json!({})),
+        (json!({"paths": [{"regex": "/a+"}]}), json!({"paths": [{"regex": "/[a]+"}]})),
+    ] {
+        assert!(apply(&start, route(one), route(other)).is_ok());
+    }
+    // Age sets apart, and what was published once is not refused when it comes back.
+    let first = start.apply(2, vec![put(Kind::Route, "one", route(json!({})))]).expect("valid").0;
+    let second = first.apply(3, vec![put(Kind::Route, "other", route(json!({})))]).expect("valid").0;
+    let everything = Snapshot::default().config.edits_to(&second.config);
+    assert!(Snapshot::default().apply(3, everything).is_ok());
+}
+
+fn some_route() -> impl Strategy<Value = Value> {
+    let tests = [json!({"exact": "1"}), json!({"regex": "[12]"}), json!({"present": true}), json!({"present": false})];
+    let named = |name: &'static str| {
+        tests.clone().map(|mut test| {
+            test["name"] = json!(name);
+            test
+        })
+    };
+    let headers = [named("x"), named("y")].concat();
+    (
+        subsequence(
+            vec![json!("/"), json!({"exact": "/a"}), json!({"template": "/{t}"}), json!({"regex": "/[ab]"})],
+            1..=2,
+        ),
+        subsequence(vec!["GET", "POST"], 0..=2),
+        prop_oneof![1 => Just(vec![]), 2 => subsequence(headers, 1..=2)],
+        prop_oneof![2 => Just(vec![]), 1 => subsequence(vec!["10.0.0.0/8", "10.1.0.0/16"], 1..=2)],
+        prop_oneof![2 => Just(vec![]), 1 => subsequence(vec!["one", "off"], 1..=2)],
+        select(vec![0, 0, 1]),
+    )
+        .prop_map(|(paths, methods, headers, sources, listeners, priority)| {
+            json!({
+                "paths": paths, "methods": methods, "headers": headers, "sources": sources, "listeners": listeners,
+                "priority": priority, "service": "s",
+            })
+        })
+}
+
+/// The routes that some request of a small world finds.
+fn found(snapshot: &Snapshot) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let values = [&[][..], &["1"], &["2"], &["3"], &["1", "3"]];
+    for path in ["/", "/a", "/b", "/c", "/a/b"] {
+        for method in [http::Method::GET, http::Method::POST, http::Method::PUT] {
+            for (x, y) in values.iter().flat_map(|x| values.iter().map(move |y| (x, y))) {
+                let mut headers = http::HeaderMap::new();
+                x.iter().for_each(|value| _ = headers.append("x", http::HeaderValue::from_static(value)));
+                y.iter().for_each(|value| _ = headers.append("y", http::HeaderValue::from_static(value)));
+                for source in [[10, 1, 0, 1], [10, 2, 0, 1], [192, 0, 2, 1]] {
+                    for listener in ["one", "off"] {
+                        let request = crate::router::Request {
+                            listener: snapshot.listeners.slot(listener),
+                            source: Some(source.into()),
+                            host: "h",
+                            path,
+                            method: &method,
+                            headers: &headers,
+                            query: None,
+                        };
+                        let slot = snapshot.router.find(&request).map(|found| found.route);
+                        found.extend(
+                            slot.and_then(|slot| snapshot.routes.get(slot)).map(|route| route.name.to_string()),
+                        );
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Of few routes, and of so many at one place that they are not in one list.
+    #[test]
+    fn nothing_that_is_called_unreachable_is_found(
+        routes in prop::collection::vec(prop::collection::vec(some_route(), 1..6), 1..8),
+    ) {
+        let mut snapshot = start();
+        let mut count = 0;
+        for revision in routes {
+            let edits = revision.into_iter().map(|spec| {
+                count += 1;
+                put(Kind::Route, &format!("r{count}"), spec)
+            });
+            // Ties are refused.
+            let Ok((next, changes)) = snapshot.apply(snapshot.revision + 1, edits.collect()) else { continue };
+            let found = found(&next);
+            for warning in lint(&next, &changes).into_iter().filter(|warning| warning.code == "unreachable-route") {
+                prop_assert!(!found.contains(warning.name.as_deref().expect("a name")), "{warning}");
+            }
+            snapshot = next;
+        }
+    }
+}
