@@ -336,3 +336,44 @@ async fn a_staple_is_delivered_while_it_is_good() {
     assert_eq!(&*problems[0].pointer, "/ocsp_staple");
     assert!(problems[0].message.contains("it is about another certificate"), "{}", problems[0].message);
 }
+
+#[tokio::test]
+async fn a_request_for_a_host_with_another_certificate_is_misdirected() {
+    let (secure, authority) = (free_address(), Authority::new("Servers"));
+    let made = authority.issue_with("a.test", |params| {
+        params.subject_alt_names.push(rcgen::SanType::DnsName("also.test".try_into().unwrap()));
+    });
+    let mut node = node_with(secure, json!({}), &made, Telemetry::without_log(), vec![]).await;
+    node.change(vec![
+        put(Kind::Certificate, "b", authority.issue("b.test").written()),
+        put(Kind::Certificate, "wild", authority.issue("*.a.test").written()),
+        put(
+            Kind::Listener,
+            "secure",
+            json!({ "bind": secure.to_string(), "tls": { "certificates": ["b", "a", "wild"] } }),
+        ),
+    ])
+    .await
+    .unwrap();
+    let mut nameless = ClientConfig::clone(&client(BOTH, None));
+    nameless.enable_sni = false;
+    let (named, nameless) = (client(BOTH, None), Arc::new(nameless));
+    for (config, host, status) in [
+        (&named, "a.test", 200),
+        (&named, "A.test:8443", 200),
+        (&named, "also.test", 200),
+        (&named, "b.test", 421),
+        (&named, "x.a.test", 421),
+        (&named, "elsewhere.test", 200),
+        (&nameless, "a.test", 200),
+        (&nameless, "b.test", 200),
+    ] {
+        let mut stream = connect(config, secure).await.unwrap();
+        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = within(stream.read_to_string(&mut answer)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
+        assert!(status == 200 || support::problem(&answer)["code"] == "misdirected-request", "{answer}");
+    }
+}

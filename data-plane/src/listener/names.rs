@@ -42,7 +42,19 @@ impl ByServerName {
         names
     }
 
+    /// Whether a certificate names the host, and another one is for a client that asked for `name`.
+    pub fn would_differ(&self, name: &str, host: &str) -> bool {
+        match (self.named(host), self.find(name)) {
+            (Some(its), Some(present)) => !Arc::ptr_eq(its, present),
+            _ => false,
+        }
+    }
+
     fn find(&self, name: &str) -> Option<&Arc<Served>> {
+        self.named(name).or(self.first.as_ref())
+    }
+
+    fn named(&self, name: &str) -> Option<&Arc<Served>> {
         if let Some(served) = self.exact.get(name) {
             return Some(served);
         }
@@ -53,7 +65,7 @@ impl ByServerName {
             }
             rest = suffix;
         }
-        self.first.as_ref()
+        None
     }
 }
 

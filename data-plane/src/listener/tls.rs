@@ -42,6 +42,7 @@ const INTERMEDIATE: &[SupportedCipherSuite] = &[
 #[derive(Clone)]
 pub struct ListenerTls {
     pub config: Arc<ServerConfig>,
+    names: Arc<ByServerName>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     parts: Arc<Parts>,
 }
@@ -49,6 +50,18 @@ pub struct ListenerTls {
 /// What came out of a handshake.
 pub struct Negotiated {
     pub client_certificate: Option<Rc<ClientCertificate>>,
+    /// The name that the client asked for.
+    server_name: Option<Box<str>>,
+    names: Arc<ByServerName>,
+}
+
+impl Negotiated {
+    /// Whether a client that asks for this host gets another certificate, which names it. A host that none names is
+    /// for the routes to judge.
+    #[must_use]
+    pub fn is_misdirected(&self, host: &str) -> bool {
+        self.server_name.as_deref().is_some_and(|name| name != host && self.names.would_differ(name, host))
+    }
 }
 
 /// What the TLS of a listener is made from.
@@ -70,8 +83,8 @@ impl ListenerTls {
         }
         let names = Arc::new(ByServerName::new(&parts.certificates));
         let clients = parts.clients.as_ref().map(|(mode, bundle)| client_verifier(*mode, bundle));
-        let config = Arc::new(parts.config(names, clients.clone(), tickets));
-        Some(Self { config, clients, parts: Arc::new(parts) })
+        let config = Arc::new(parts.config(names.clone(), clients.clone(), tickets));
+        Some(Self { config, names, clients, parts: Arc::new(parts) })
     }
 
     /// What came out of a finished handshake.
@@ -80,7 +93,8 @@ impl ListenerTls {
             Some(der) => Some(Rc::new(ClientCertificate::from_der(der).ok_or(io::ErrorKind::InvalidData)?)),
             None => None,
         };
-        Ok(Negotiated { client_certificate })
+        let server_name = session.server_name().map(Box::from);
+        Ok(Negotiated { client_certificate, server_name, names: self.names.clone() })
     }
 
     /// The certificate that the client has proved to hold. In a session that was resumed it is one from before, so it

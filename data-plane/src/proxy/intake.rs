@@ -37,6 +37,7 @@ pub fn take(parts: request::Parts, body: Body, connection: &Rc<Connection>) -> I
     let read = check_bounds(&survey, &parts.uri, http_body::Body::size_hint(&body).lower(), limits)
         .and_then(|()| check_method(&method, &parts.uri))
         .and_then(|()| read_host(&parts.uri, &mut headers, &survey, version))
+        .and_then(|host| check_directed(host, connection))
         .and_then(|host| Ok((host, read_target(&parts.uri)?)));
     fields::clean_request(&mut headers, &survey);
     fields::forwarded(&mut headers, connection);
@@ -111,6 +112,18 @@ fn read_host(uri: &Uri, headers: &mut HeaderMap, survey: &Survey, version: Versi
     }
     headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| no_name())?);
     Ok(host)
+}
+
+/// A client may send requests for several hosts over one connection, but only for those that its certificate is for
+/// (RFC 9110 section 15.5.20): another host may be for other clients.
+fn check_directed(host: String, connection: &Connection) -> Result<String, Rejection> {
+    match connection.tls.get() {
+        Some(tls) if tls.is_misdirected(&host) => {
+            let detail = "The host is served with another certificate than that of this connection.";
+            Err(Rejection::new(StatusCode::MISDIRECTED_REQUEST, "misdirected-request", detail))
+        }
+        _ => Ok(host),
+    }
 }
 
 /// The canonical path with the query as it came.
