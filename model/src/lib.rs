@@ -10,6 +10,7 @@
 pub mod config;
 pub mod digest;
 pub mod exchange;
+pub mod explain;
 pub mod file;
 mod index;
 pub mod lint;

@@ -34,6 +34,7 @@ use template::Template;
 
 mod asked;
 mod conditions;
+pub mod explain;
 mod group;
 pub mod host;
 mod hosts;
@@ -90,8 +91,8 @@ trait Observer<'r> {
     /// Before the candidates of a group.
     fn enter(&mut self, host: &'r Host, group: &'r Group);
 
-    /// One route whose place the request matches, and whether its conditions hold.
-    fn candidate(&mut self, route: Slot, path: Option<&'r PathMatch>, verdict: Result<(), Failure<'r>>);
+    /// One route whose place the request matches, and whether its conditions hold; without them there may be no match.
+    fn candidate(&mut self, route: Slot, one: Option<&'r Match>, verdict: Result<(), Failure<'r>>);
 }
 
 /// For requests: nobody looks on.
@@ -102,14 +103,14 @@ impl<'r> Observer<'r> for Nobody {
 
     fn enter(&mut self, _: &'r Host, _: &'r Group) {}
 
-    fn candidate(&mut self, _: Slot, _: Option<&'r PathMatch>, _: Result<(), Failure<'r>>) {}
+    fn candidate(&mut self, _: Slot, _: Option<&'r Match>, _: Result<(), Failure<'r>>) {}
 }
 
-impl Found<'_> {
+impl<'r> Found<'r> {
     /// What stands at the names of the template, or in the named groups of the regular expression, that matched.
     /// `path` is that of the request.
     #[must_use]
-    pub fn captures(&self, path: &str) -> Vec<(&str, Range<usize>)> {
+    pub fn captures(&self, path: &str) -> Vec<(&'r str, Range<usize>)> {
         match self.path {
             None => Vec::new(),
             Some(PathMatch::Template(template)) => template.captures(path),

@@ -51,6 +51,12 @@ impl Chain {
         }
     }
 
+    /// In running order, as far as they are known before the caller is.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
     /// Runs the policies until one rejects. What the consumer has of its own joins as soon as it is known,
     /// for the types that have not run yet.
     pub async fn on_request(&mut self, exchange: &mut Exchange) -> Result<(), Rejection> {

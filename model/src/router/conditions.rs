@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::Age;
 use super::asked::Asked;
+use super::explain::Because;
 use crate::pattern::Pattern;
 use crate::problem::Fault;
 use crate::resource::route::{Condition, Route, ValueMatch};
@@ -47,7 +48,6 @@ impl PartialEq for Test {
 }
 
 /// Which condition a request does not meet.
-#[expect(dead_code, reason = "for whoever looks on")]
 #[derive(Clone, Copy)]
 pub(super) enum Failure<'r> {
     Path,
@@ -145,6 +145,28 @@ impl Conditions {
             Some((name, test)) => Err(Failure::Query(name, test)),
             None => Ok(()),
         }
+    }
+}
+
+/// What people are told: see [`super::explain`].
+impl Conditions {
+    pub(super) fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+
+    /// Where the two first differ, of which the second comes later.
+    pub(super) fn decided_by(one: Option<&Self>, other: Option<&Self>) -> Because {
+        let specificity = |conditions: Option<&Self>| conditions.map_or_else(Specificity::default, Self::specificity);
+        let (first, second) = (specificity(one), specificity(other));
+        let steps = [
+            (first.0 != second.0, Because::Method),
+            (first.1 != second.1, Because::Header),
+            (first.2 != second.2, Because::Query),
+            (first.3 != second.3, Because::Source),
+            (first.4 != second.4, Because::Listener),
+            (first.5 != second.5, Because::Priority),
+        ];
+        steps.iter().find(|(differs, _)| *differs).map_or(Because::Age, |(_, because)| *because)
     }
 }
 

@@ -121,6 +121,15 @@ impl Group {
         self.members = Some(Arc::new(members));
     }
 
+    /// How many matches there are.
+    pub(super) fn len(&self) -> usize {
+        match self.members.as_deref() {
+            None => 1,
+            Some(Members::Few(list)) => list.len(),
+            Some(Members::Many(split)) => split.len(),
+        }
+    }
+
     /// The first match whose conditions hold.
     pub(super) fn find<'r, O: Observer<'r>>(&'r self, asked: &Asked<'_>, observer: &mut O) -> Option<Found<'r>> {
         let mut best = None;
@@ -193,7 +202,7 @@ fn look_through<'r, O: Observer<'r>>(
             return;
         }
         let verdict = one.check(asked);
-        observer.candidate(one.route, one.path.as_deref(), verdict);
+        observer.candidate(one.route, Some(one), verdict);
         if verdict.is_ok() && is_before {
             *best = Some(one);
         }

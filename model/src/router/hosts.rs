@@ -59,7 +59,6 @@ struct OtherGroups {
 }
 
 impl Host {
-    #[expect(dead_code, reason = "for whoever looks on")]
     pub(super) fn pattern(&self) -> &str {
         self.pattern.as_str()
     }

@@ -16,6 +16,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 /// Why a path is refused. Each is a 400 for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PathFault {
@@ -87,12 +90,39 @@ pub fn canonical(path: &str) -> Result<Cow<'_, str>, PathFault> {
     if is_plain(path.as_bytes()) {
         return Ok(Cow::Borrowed(path));
     }
+    let text = by_steps(path, &mut |_, _| {})?;
+    Ok(if text == path { Cow::Borrowed(path) } else { Cow::Owned(text) })
+}
+
+/// One step to the canonical form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// As it came.
+    Received,
+    /// Escapes have one spelling, and only what needs one is escaped.
+    Escapes,
+    /// There are no empty segments and no dot segments.
+    Segments,
+}
+
+/// [`canonical`] with what the path is after each step.
+pub fn trace(path: &str) -> (Vec<(Step, String)>, Result<String, PathFault>) {
+    let mut steps = Vec::new();
+    let result = by_steps(path, &mut |step, path| steps.push((step, path.to_owned())));
+    (steps, result)
+}
+
+fn by_steps(path: &str, after: &mut dyn FnMut(Step, &str)) -> Result<String, PathFault> {
+    after(Step::Received, path);
     if !path.starts_with('/') {
         return Err(PathFault::NotAbsolute);
     }
     let decoded = decode(path.as_bytes())?;
+    after(Step::Escapes, &decoded);
     let text = without_dot_segments(&decoded)?;
-    Ok(if text == path { Cow::Borrowed(path) } else { Cow::Owned(text) })
+    after(Step::Segments, &text);
+    Ok(text)
 }
 
 /// What one byte means in a path.
@@ -294,6 +324,16 @@ mod tests {
         #[test]
         fn no_text_is_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = canonical(&String::from_utf8_lossy(&bytes));
+        }
+
+        #[test]
+        fn the_steps_lead_to_the_canonical_path(path in "/?[a.%/25eEfF;~\\\\{ä]{0,24}") {
+            let (steps, end) = trace(&path);
+            prop_assert_eq!(&end, &canonical(&path).map(Cow::into_owned));
+            prop_assert_eq!(&steps[0], &(Step::Received, path));
+            if let Ok(end) = end {
+                prop_assert_eq!(steps.last(), Some(&(Step::Segments, end)));
+            }
         }
 
         #[test]

@@ -94,7 +94,6 @@ fn name(segment: &str) -> Option<&str> {
 /// The names of a template, ready to be looked up in paths.
 #[derive(Debug)]
 pub(super) struct Template {
-    #[expect(dead_code, reason = "for whoever looks on")]
     pub(super) text: Box<str>,
     /// Name and place, in ascending order of places.
     names: Box<[(u8, Box<str>)]>,

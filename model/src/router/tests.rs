@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -11,9 +11,11 @@ use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 
 use super::Request;
+use super::explain::{Candidate, Verdict};
 use crate::config::Edit;
 use crate::resource::route::{PathPattern, Route, ValueMatch};
 use crate::resource::{Document, Key, Kind, Resource};
+use crate::slots::Slot;
 use crate::snapshot::Snapshot;
 use crate::value::Network;
 
@@ -41,23 +43,35 @@ impl Ask {
 
     /// The same, with what it captures.
     fn found(&self, snapshot: &Snapshot) -> Option<(String, Vec<(String, &'static str)>)> {
+        let headers = self.headers();
+        let found = snapshot.router.find(&self.request(snapshot, &headers))?;
+        let captures = found.captures(self.path).into_iter().map(|(name, at)| (name.to_owned(), &self.path[at]));
+        Some((name_of(snapshot, found.route), captures.collect()))
+    }
+
+    fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let request = Request {
+        headers
+    }
+
+    fn request<'a>(&'a self, snapshot: &Snapshot, headers: &'a HeaderMap) -> Request<'a> {
+        Request {
             listener: self.listener.and_then(|name| snapshot.listeners.slot(name)),
             source: self.source,
             host: self.host,
             path: self.path,
             method: &self.method,
-            headers: &headers,
+            headers,
             query: self.query,
-        };
-        let found = snapshot.router.find(&request)?;
-        let captures = found.captures(self.path).into_iter().map(|(name, at)| (name.to_owned(), &self.path[at]));
-        Some((snapshot.routes.get(found.route).expect("a route").name.to_string(), captures.collect()))
+        }
     }
+}
+
+fn name_of(snapshot: &Snapshot, route: Slot) -> String {
+    snapshot.routes.get(route).expect("a route").name.to_string()
 }
 
 /// A gateway with two listeners, a service and these routes, each of a revision of its own.
@@ -430,6 +444,37 @@ fn is_left_to_chance(routes: &[(u64, String, Route)], ask: &Ask) -> bool {
     (other_rank, other_age) == (rank, age) && ask_the_same && !has_regex(best)
 }
 
+/// The explanation of a request names the route that it finds and every other that matches, and is right about each.
+fn explains_what_is_found(
+    snapshot: &Snapshot,
+    routes: &[(u64, String, Route)],
+    ask: &Ask,
+) -> Result<(), TestCaseError> {
+    let headers = ask.headers();
+    let trace = snapshot.router.explain(&ask.request(snapshot, &headers));
+    prop_assert_eq!(trace.found.map(|found| name_of(snapshot, found.route)), ask.route(snapshot));
+    let mut won = Vec::new();
+    let mut matching = BTreeSet::new();
+    for Candidate { route, host, path, verdict } in &trace.candidates {
+        let name = name_of(snapshot, *route);
+        let (_, _, written) = routes.iter().find(|(_, other, _)| *other == name).expect("a route that is written");
+        // The route as if it had this host and this path alone.
+        let hosts = Some(host).filter(|host| !host.is_empty()).map(|host| host.parse().expect("a host"));
+        let alone = Route { hosts: hosts.into_iter().collect(), paths: vec![path.clone()], ..written.clone() };
+        prop_assert_eq!(rank(&alone, ask).is_some(), !matches!(verdict, Verdict::Failed(..)), "{} {:?}", name, verdict);
+        if *verdict == Verdict::Won {
+            won.push(name.clone());
+        }
+        if !matches!(verdict, Verdict::Failed(..)) {
+            matching.insert(name);
+        }
+    }
+    prop_assert_eq!(&won, &ask.route(snapshot).into_iter().collect::<Vec<_>>());
+    let expected = routes.iter().filter(|(.., route)| route.enabled && rank(route, ask).is_some());
+    prop_assert_eq!(matching, expected.map(|(_, name, _)| name.clone()).collect::<BTreeSet<_>>());
+    Ok(())
+}
+
 fn some_hosts() -> impl Strategy<Value = Vec<&'static str>> {
     subsequence(vec!["a.x", "b.a.x", "*.x", "*.a.x", "c"], 0..=2)
 }
@@ -529,6 +574,7 @@ fn agrees_with_a_linear_search(revisions: Vec<Revision>, asks: &[Ask]) -> Result
         for ask in asks {
             prop_assert_eq!(ask.route(&snapshot), naive(&routes, ask).map(str::to_owned), "{:?}", ask);
             prop_assert!(!is_left_to_chance(&routes, ask), "{:?}", ask);
+            explains_what_is_found(&snapshot, &routes, ask)?;
         }
     }
     let everything = Snapshot::default().config.edits_to(&snapshot.config);

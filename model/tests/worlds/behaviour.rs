@@ -1,5 +1,6 @@
 //! What a snapshot is and does, told by name, so that two can be compared whatever their slots are.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -7,8 +8,10 @@ use std::task::{Context, Poll, Waker};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use model::exchange::{Client, Exchange, RequestHead, ResponseHead, Scheme, Time};
+use model::explain::{Explanation, Question, SentField, explain};
 use model::policy::{Chain, Step};
 use model::resource::consumer::KeyHash;
+use model::resource::route::{HeaderField, MethodName};
 use model::router;
 use model::slots::Slot;
 use model::snapshot::{Action, Snapshot};
@@ -138,6 +141,7 @@ fn answer(
     exchange.route = found.map(|found| found.route);
     let at = listener.and_then(|slot| snapshot.listeners.get(slot));
     let route = exchange.route().cloned();
+    agrees(&exchange, &explained(snapshot, &exchange));
     let mut chain = Chain::merge(
         snapshot,
         [
@@ -164,6 +168,51 @@ fn answer(
         exchange.request.headers,
         head.headers,
     )
+}
+
+/// What the gateway says it would do with the request.
+fn explained(snapshot: &Snapshot, exchange: &Exchange) -> Explanation {
+    let request = &exchange.request;
+    let sent = request.headers.iter().map(|(name, value)| SentField {
+        name: HeaderField(name.clone()),
+        value: value.to_str().expect("text").to_owned(),
+    });
+    let host = SentField { name: HeaderField(http::header::HOST), value: request.host.clone() };
+    let listener = exchange.listener.and_then(|slot| snapshot.listeners.get(slot));
+    let question = Question {
+        method: MethodName(request.method.clone()),
+        url: request.target.to_string(),
+        headers: sent.chain([host]).collect(),
+        source: Some(exchange.client.address.ip()),
+        listener: listener.map(|listener| listener.name.clone()),
+    };
+    explain(snapshot, &question).unwrap_or_else(|faults| panic!("{faults:?}"))
+}
+
+/// What is said agrees with what is done: the route, and for each service that may get the request the policies.
+fn agrees(exchange: &Exchange, said: &Explanation) {
+    let snapshot = &exchange.snapshot;
+    let route = exchange.route();
+    assert_eq!(said.route.as_ref(), route.map(|route| &route.name));
+    for outcome in &said.outcomes {
+        let service = outcome.service.as_ref().map(|name| snapshot.services.find(name).expect("a service"));
+        let listener = exchange.listener.and_then(|slot| snapshot.listeners.get(slot));
+        let chain = Chain::merge(
+            snapshot,
+            [
+                &snapshot.everything,
+                listener.map_or(&[], |listener| &listener.policies),
+                service.map_or(&[], |service| &service.policies),
+                route.map_or(&[], |route| route.policies()),
+            ],
+        );
+        let named: Vec<String> = outcome.policies.iter().map(|policy| policy.policy.to_string()).collect();
+        assert_eq!(named, steps(snapshot, chain.steps()));
+    }
+    let drawn: BTreeSet<_> = (0..64).filter_map(|draw| route?.draw_service(draw)).collect();
+    let services: BTreeSet<_> =
+        said.outcomes.iter().filter_map(|outcome| snapshot.services.slot(outcome.service.as_ref()?)).collect();
+    assert_eq!(drawn, services);
 }
 
 /// The result of a future that does not wait.

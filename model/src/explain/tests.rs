@@ -1,0 +1,141 @@
+//! One request explained from end to end, and what is wrong with questions.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::Edit;
+use crate::resource::Kind;
+
+fn snapshot() -> Snapshot {
+    let put = |(kind, name, spec): (Kind, &str, Value)| Edit::Put { kind, name: name.to_owned(), spec };
+    let headers = |more: Value| {
+        let mut spec = json!({"type": "headers", "config": {"request": {"set": {"X-A": "1"}}}});
+        spec.as_object_mut().expect("a map").extend(more.as_object().cloned().unwrap_or_default());
+        spec
+    };
+    let edits = [
+        (Kind::Policy, "ids", json!({"type": "request-id", "apply_to": "everything"})),
+        (Kind::Policy, "common", headers(json!({"apply_to": "everything"}))),
+        (Kind::Policy, "of-service", headers(json!({}))),
+        (Kind::Policy, "of-route", headers(json!({}))),
+        (Kind::Policy, "off", json!({"type": "key-auth", "enabled": false})),
+        (Kind::Listener, "web", json!({"bind": "127.0.0.1:8080"})),
+        (Kind::Listener, "other", json!({"bind": "127.0.0.1:9090"})),
+        (Kind::Service, "a", json!({"url": "http://a:1", "policies": ["of-service"], "timeouts": {"idle": "1m"}})),
+        (Kind::Service, "b", json!({"url": "http://b:1"})),
+        (
+            Kind::Route,
+            "order",
+            json!({
+                "hosts": ["shop.example"], "paths": [{"template": "/orders/{id}"}], "methods": ["GET"],
+                "policies": ["of-route", "off"], "timeouts": {"request": "5s"},
+                "backends": [{"service": "a", "weight": 9}, {"service": "b", "weight": 1}],
+            }),
+        ),
+        (Kind::Route, "writes", json!({"paths": [{"template": "/orders/{id}"}], "methods": ["PUT"], "service": "b"})),
+        (
+            Kind::Route,
+            "beta",
+            json!({"paths": ["/orders"], "headers": [{"name": "x-beta", "exact": "1"}], "service": "b"}),
+        ),
+        (Kind::Route, "orders", json!({"paths": ["/orders"], "service": "a"})),
+    ];
+    Snapshot::default().apply(1, edits.map(put).into()).expect("valid").0
+}
+
+fn question(more: &Value) -> Question {
+    let mut question = json!({"url": "http://Shop.example:8080//orders/./%37?page=2"});
+    question.as_object_mut().expect("a map").extend(more.as_object().cloned().unwrap_or_default());
+    serde_json::from_value(question).expect("a question")
+}
+
+fn told(question: &Question) -> Value {
+    serde_json::to_value(explain(&snapshot(), question).expect("an explanation")).expect("plain data")
+}
+
+#[test]
+fn a_request_is_explained_from_its_path_to_its_policies() {
+    let told = told(&question(&json!({})));
+    let steps = json!([
+        {"step": "received", "path": "//orders/./%37"},
+        {"step": "escapes", "path": "//orders/./7"},
+        {"step": "segments", "path": "/orders/7"},
+    ]);
+    assert_eq!(told["path"]["steps"], steps);
+    assert_eq!(told["host"], json!({"received": "Shop.example:8080", "canonical": "shop.example"}));
+    assert_eq!((&told["listener"], &told["route"]), (&json!("web"), &json!("order")));
+    assert_eq!(told["captures"], json!([{"name": "id", "value": "7"}]));
+    let candidates = json!([
+        {"route": "order", "host": "shop.example", "path": {"template": "/orders/{id}"}, "verdict": "won"},
+        {"route": "writes", "path": {"template": "/orders/{id}"}, "verdict": "no-match", "because": "method",
+            "detail": "the method is none of PUT"},
+        {"route": "beta", "path": {"prefix": "/orders"}, "verdict": "no-match", "because": "header",
+            "detail": "header `x-beta`: no value is `1`"},
+        {"route": "orders", "path": {"prefix": "/orders"}, "verdict": "lost", "because": "host",
+            "detail": "its host is less specific"},
+    ]);
+    assert_eq!(told["candidates"], candidates);
+    let ids = json!({"policy": "ids", "type": "request-id", "from": "everything"});
+    let of_route =
+        |replaced: Value| json!({"policy": "of-route", "type": "headers", "from": "route", "instead_of": replaced});
+    let common = json!({"policy": "common", "from": "everything"});
+    let outcomes = json!([
+        {
+            "service": "a", "share": {"weight": 9, "total": 10},
+            "policies": [ids, of_route(json!([common, {"policy": "of-service", "from": "service"}]))],
+            "settings": [
+                {"name": "timeouts.connect", "value": "2s", "from": "default"},
+                {"name": "timeouts.request", "value": "5s", "from": "route"},
+                {"name": "timeouts.idle", "value": "1m", "from": "service"},
+            ],
+        },
+        {
+            "service": "b", "share": {"weight": 1, "total": 10},
+            "policies": [ids, of_route(json!([common]))],
+            "settings": [
+                {"name": "timeouts.connect", "value": "2s", "from": "default"},
+                {"name": "timeouts.request", "value": "5s", "from": "route"},
+                {"name": "timeouts.idle", "value": "5m", "from": "default"},
+            ],
+        },
+    ]);
+    assert_eq!(told["outcomes"], outcomes);
+}
+
+#[test]
+fn what_is_refused_or_not_found_is_explained_too() {
+    let refused = told(&question(&json!({"url": "http://shop.example:8080/a%2fb"})));
+    assert_eq!(refused["path"]["refused"]["code"], "path-encoded-slash");
+    assert_eq!((&refused["route"], &refused["outcomes"]), (&Value::Null, &json!([])));
+    let host = told(&question(&json!({"headers": [{"name": "Host", "value": "a b"}]})));
+    assert_eq!(host["host"]["refused"]["code"], "host-invalid-name");
+    let nothing = told(&question(&json!({"url": "/nothing", "headers": [{"name": "Host", "value": "x"}]})));
+    assert_eq!((&nothing["listener"], &nothing["candidates"]), (&Value::Null, &json!([])));
+    assert_eq!(nothing["outcomes"][0]["status"], 404);
+}
+
+#[test]
+fn questions_that_cannot_be_understood_are_faults() {
+    let faults = |more: Value| -> Vec<String> {
+        let faults = explain(&snapshot(), &question(&more)).expect_err("faults");
+        faults.into_iter().map(|fault| format!("{} {}", fault.pointer, fault.hint.unwrap_or_default())).collect()
+    };
+    assert_eq!(faults(json!({"listener": "wbe"})), ["/listener did you mean `web`?"]);
+    assert!(faults(json!({"url": "shop.example/"}))[0].starts_with("/url write"));
+    assert_eq!(faults(json!({"headers": [{"name": "a", "value": "b\nc"}]})), ["/headers/0/value "]);
+}
+
+/// A place with very many routes: what a request cannot match is counted, not listed.
+#[test]
+fn routes_that_ask_for_other_values_are_counted() {
+    let route = |number: u32| {
+        let spec = json!({"headers": [{"name": "x-tenant", "exact": number.to_string()}], "respond": {}});
+        Edit::Put { kind: Kind::Route, name: format!("t{number}"), spec }
+    };
+    let snapshot = Snapshot::default().apply(1, (0..1000).map(route).collect()).expect("valid").0;
+    let headers = json!([{"name": "X-Tenant", "value": "7"}, {"name": "X-Tenant", "value": "9"}]);
+    let told = explain(&snapshot, &question(&json!({"headers": headers}))).expect("an explanation");
+    let verdicts: Vec<_> = told.candidates.iter().map(|one| (one.route.as_str(), one.verdict, one.because)).collect();
+    assert_eq!(verdicts, [("t7", Said::Won, None), ("t9", Said::Lost, Some(Because::Age))]);
+    assert_eq!((told.omitted, told.other_values), (0, 998));
+}
