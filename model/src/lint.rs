@@ -13,6 +13,8 @@ use crate::router::rivals::Patience;
 use crate::slots::Slot;
 use crate::snapshot::Snapshot;
 
+mod certificates;
+
 /// More warnings about one change than anybody reads.
 const MAX_WARNINGS: usize = 100;
 /// How many routes that a change does not hold are looked at because of it.
@@ -33,6 +35,14 @@ pub struct Lint {
 /// Every sort of warning, by code.
 pub static LINTS: &[Lint] = &[
     Lint {
+        code: "certificate-validity",
+        summary: "a certificate has expired, or is not valid yet",
+        explanation: "Every certificate says from when and until when it is valid. Whoever checks one outside that time \
+            refuses the connection: clients for a certificate of a listener, listeners and services for authorities of a \
+            CA bundle. It is looked at when the certificate is written.\n\n\
+            Write one that is valid now. It takes effect without a dropped connection.",
+    },
+    Lint {
         code: "contradicting-conditions",
         summary: "a route asks for a value and for its absence",
         explanation: "A condition with `present: false` asks that there is no value of that name, and another condition \
@@ -44,6 +54,14 @@ pub static LINTS: &[Lint] = &[
         summary: "a route is only for listeners that are disabled",
         explanation: "Every listener in `listeners` has `enabled: false`, so no request can come in there.\n\n\
             Enable one of them, add another, or leave `listeners` away: then the route is for all.",
+    },
+    Lint {
+        code: "host-not-in-certificate",
+        summary: "a certificate is to answer a host that it does not name",
+        explanation: "`hosts` says for which server names a certificate is served. Clients accept it only for the names in \
+            it, so those that ask for the host will end the connection.\n\n\
+            Have the certificate issued for that host too, or take the host out: without `hosts`, the names in the \
+            certificate count.",
     },
     Lint {
         code: "no-weight",
@@ -66,10 +84,13 @@ pub static LINTS: &[Lint] = &[
     },
 ];
 
-/// The warnings about a change that led to `snapshot`.
+/// The warnings about a change that led to `snapshot`; `now` is in seconds since 1970.
 #[must_use]
-pub fn lint(snapshot: &Snapshot, changes: &[Changed]) -> Vec<Problem> {
-    let mut warnings = Vec::new();
+pub fn lint(snapshot: &Snapshot, changes: &[Changed], now: u64) -> Vec<Problem> {
+    let of_certificates = |change: &Changed| {
+        certificates::lint(change, now).into_iter().map(|fault| fault.at(&change.key)).collect::<Vec<_>>()
+    };
+    let mut warnings: Vec<Problem> = changes.iter().flat_map(of_certificates).take(MAX_WARNINGS).collect();
     let mut others = BTreeSet::new();
     let mut patience = Patience(MAX_COMPARISONS);
     for change in changes.iter().filter(|change| change.key.kind == Kind::Route) {

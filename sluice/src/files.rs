@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::anyhow;
 use clap::Args;
@@ -137,7 +138,8 @@ impl Files {
         let edits = parsed.edits_on(&empty, Others::Remove)?;
         match empty.apply(1, edits) {
             Ok((snapshot, changes)) => {
-                let mut warnings = lint(&snapshot, &changes);
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+                let mut warnings = lint(&snapshot, &changes, now);
                 parsed.locate(&mut warnings);
                 Ok((snapshot, warnings))
             }

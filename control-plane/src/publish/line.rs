@@ -200,7 +200,8 @@ async fn decide(head: Arc<Snapshot>, change: Change) -> Result<Published, Publis
             let (revision, warnings) = (head.revision, Vec::new());
             return Ok(Published { revision, snapshot: head, changes: Arc::default(), warnings, is_new: false });
         }
-        let warnings = lint(&snapshot, &changes);
+        let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
+        let warnings = lint(&snapshot, &changes, now);
         let snapshot = Arc::new(snapshot);
         Ok(Published { revision: snapshot.revision, snapshot, changes: changes.into(), warnings, is_new: true })
     })

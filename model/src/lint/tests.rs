@@ -13,6 +13,9 @@ fn put(kind: Kind, name: &str, spec: Value) -> Edit {
     Edit::Put { kind, name: name.to_owned(), spec }
 }
 
+/// 2026-11-24
+const NOW: u64 = 1_795_478_400;
+
 fn start() -> Snapshot {
     let edits = vec![
         put(Kind::Service, "s", json!({"url": "http://127.0.0.1:1"})),
@@ -32,7 +35,7 @@ fn warnings(routes: &[(&str, Value)]) -> Vec<(String, String, String)> {
             spec["service"] = json!("s");
         }
         let (next, changes) = snapshot.apply(snapshot.revision + 1, vec![put(Kind::Route, name, spec)]).expect("valid");
-        warnings = lint(&next, &changes);
+        warnings = lint(&next, &changes, NOW);
         snapshot = next;
     }
     let told = |problem: Problem| (problem.name.unwrap_or_default(), problem.code.into_owned(), problem.message);
@@ -88,7 +91,7 @@ fn what_contradicts_itself_or_leads_nowhere_is_told() {
 #[test]
 fn every_code_is_in_the_table_in_order() {
     assert!(LINTS.is_sorted_by_key(|lint| lint.code));
-    let source = include_str!("../lint.rs");
+    let source = concat!(include_str!("../lint.rs"), include_str!("certificates.rs"));
     for lint in LINTS {
         assert!(source.matches(&format!("\"{}\"", lint.code)).count() == 2, "{} is told somewhere", lint.code);
     }
@@ -214,10 +217,59 @@ proptest! {
             // Ties are refused.
             let Ok((next, changes)) = snapshot.apply(snapshot.revision + 1, edits.collect()) else { continue };
             let found = found(&next);
-            for warning in lint(&next, &changes).into_iter().filter(|warning| warning.code == "unreachable-route") {
+            for warning in lint(&next, &changes, NOW).into_iter().filter(|warning| warning.code == "unreachable-route") {
                 prop_assert!(!found.contains(warning.name.as_deref().expect("a name")), "{warning}");
             }
             snapshot = next;
         }
     }
+}
+
+#[test]
+fn certificates_that_nobody_will_accept_are_told() {
+    let made = |names: &[&str], from: (i32, u8), until: (i32, u8)| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = rcgen::CertificateParams::new(names).expect("names");
+        params.not_before = rcgen::date_time_ymd(from.0, from.1, 1);
+        params.not_after = rcgen::date_time_ymd(until.0, until.1, 1);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        (params.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
+    };
+    let told = |kind: Kind, spec: Value| -> Vec<String> {
+        let (next, changes) = start().apply(2, vec![put(kind, "a", spec)]).expect("valid");
+        let told = |problem: Problem| format!("{} {} {}", problem.pointer, problem.code, problem.message);
+        lint(&next, &changes, NOW).into_iter().map(told).collect()
+    };
+    let good = made(&["a.test", "*.b.test"], (2026, 11), (2026, 12));
+    let old = made(&["a.test"], (2020, 1), (2026, 11));
+    let early = made(&["a.test"], (2026, 12), (2027, 1));
+    let written = |(cert, key): &(String, String), hosts: &[&str]| json!({"cert": cert, "key": key, "hosts": hosts});
+    for (spec, expected) in [
+        (written(&good, &[]), None),
+        (written(&good, &["A.test", "x.b.test", "*.b.test"]), None),
+        (written(&old, &[]), Some("/cert certificate-validity certificate 1, of ``, expired on 2026-11-01")),
+        (written(&early, &[]), Some("/cert certificate-validity certificate 1, of ``, is not valid before 2026-12-01")),
+        (
+            written(&good, &["a.test", "b.test"]),
+            Some("/hosts/1 host-not-in-certificate the certificate is not for `b.test`"),
+        ),
+        (
+            written(&good, &["x.y.b.test"]),
+            Some("/hosts/0 host-not-in-certificate the certificate is not for `x.y.b.test`"),
+        ),
+        (written(&good, &["*.test"]), Some("/hosts/0 host-not-in-certificate the certificate is not for `*.test`")),
+    ] {
+        let found = told(Kind::Certificate, spec);
+        let is_right = match (&found[..], expected) {
+            ([], None) => true,
+            ([one], Some(expected)) => one.replace("CN=rcgen self signed cert", "").starts_with(expected),
+            _ => false,
+        };
+        assert!(is_right, "{expected:?}: {found:?}");
+    }
+    let mut off = written(&old, &[]);
+    off["enabled"] = false.into();
+    assert_eq!(told(Kind::Certificate, off), Vec::<String>::new());
+    let found = told(Kind::CaBundle, json!({"certs": format!("{}{}", good.0, old.0)}));
+    assert!(found.len() == 1 && found[0].starts_with("/certs certificate-validity certificate 2"), "{found:?}");
 }

@@ -96,7 +96,7 @@ impl Certificate {
 }
 
 /// The certificates of a text in PEM: at least one, and each can be looked into.
-pub(super) fn chain(pointer: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, Vec<Fault>> {
+pub(crate) fn chain(pointer: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, Vec<Fault>> {
     let wrong = |what: String| Fault::new(pointer, "invalid-certificate", what);
     if pem.contains("PRIVATE KEY-----") {
         let fault = wrong("there is a private key in it, which everybody could read here".to_owned());
