@@ -17,8 +17,12 @@ use smallvec::SmallVec;
 use crate::clock::{Clock, Deadline};
 use crate::http1;
 
-/// A request or response body on its way through the gateway.
-pub struct Body {
+/// A request or response body on its way through the gateway. Nothing stands for a body of which nothing is to come and
+/// nobody waits for the end; the rest lies elsewhere, because heads are moved about with their bodies many times.
+pub struct Body(Option<Box<Passage>>);
+
+/// A body with all that hangs on it.
+struct Passage {
     source: Source,
     patience: Patience,
     /// How many bytes may still come.
@@ -105,19 +109,19 @@ struct Rate {
 impl Body {
     #[must_use]
     pub fn empty() -> Self {
-        Self::of(Source::Empty)
+        Self(None)
     }
 
     #[must_use]
     pub fn full(bytes: Bytes) -> Self {
-        Self::of(if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) })
+        if bytes.is_empty() { Self::empty() } else { Self::of(Source::Full(bytes)) }
     }
 
     /// A body that comes over HTTP/2.
     #[must_use]
     pub fn incoming(incoming: Incoming) -> Self {
         let is_empty = http_body::Body::is_end_stream(&incoming);
-        Self::of(if is_empty { Source::Empty } else { Source::Http2(incoming) })
+        if is_empty { Self::empty() } else { Self::of(Source::Http2(incoming)) }
     }
 
     /// A body that comes over HTTP/1.1.
@@ -127,7 +131,7 @@ impl Body {
     }
 
     fn of(source: Source) -> Self {
-        Self {
+        Self(Some(Box::new(Passage {
             source,
             patience: Patience::Endless,
             allowance: u64::MAX,
@@ -135,14 +139,26 @@ impl Body {
             tally: None,
             pace: None,
             ends: SmallVec::new(),
+        })))
+    }
+
+    fn passage(&mut self) -> &mut Passage {
+        if self.0.is_none() {
+            *self = Self::of(Source::Empty);
         }
+        self.0.as_mut().expect("there is one now")
+    }
+
+    /// What waits and limits concerns a body only of which something comes from outside.
+    fn coming(&mut self) -> Option<&mut Passage> {
+        self.0.as_deref_mut().filter(|passage| !matches!(passage.source, Source::Empty | Source::Full(_)))
     }
 
     /// Fails with [`Failure::Idle`] when no frame comes for `span`.
     #[must_use]
     pub fn with_idle_timeout(mut self, clock: &Clock, span: Duration) -> Self {
-        if !matches!(self.source, Source::Empty | Source::Full(_)) {
-            self.patience = Patience::Idle { clock: clock.clone(), span, deadline: None };
+        if let Some(passage) = self.coming() {
+            passage.patience = Patience::Idle { clock: clock.clone(), span, deadline: None };
         }
         self
     }
@@ -150,10 +166,10 @@ impl Body {
     /// Fails with [`Failure::TooSlow`] when less comes in any `window` of waiting.
     #[must_use]
     pub fn with_minimum_rate(mut self, clock: &Clock, bytes_per_second: u64, window: Duration) -> Self {
-        if !matches!(self.source, Source::Empty | Source::Full(_)) {
+        if let Some(passage) = self.coming() {
             let (waited, bytes) = (Duration::ZERO, 0);
             let rate = Rate { clock: clock.clone(), bytes_per_second, window, waited, bytes, waiting: None };
-            self.patience = Patience::Rate(Box::new(rate));
+            passage.patience = Patience::Rate(Box::new(rate));
         }
         self
     }
@@ -161,26 +177,28 @@ impl Body {
     /// Fails with [`Failure::TooLarge`] when more than `bytes` come.
     #[must_use]
     pub fn with_limit(mut self, bytes: u64) -> Self {
-        self.allowance = bytes;
+        if let Some(passage) = &mut self.0 {
+            passage.allowance = bytes;
+        }
         self
     }
 
     #[must_use]
     pub fn with_tally(mut self, tally: Rc<Tally>) -> Self {
-        self.tally = Some(tally);
+        self.passage().tally = Some(tally);
         self
     }
 
     /// What counts it; whoever asks first begins the count.
     pub fn tally(&mut self) -> Rc<Tally> {
-        Rc::clone(self.tally.get_or_insert_with(Rc::default))
+        Rc::clone(self.passage().tally.get_or_insert_with(Rc::default))
     }
 
     /// Counts itself in `withheld` while its receiver takes no more.
     #[must_use]
     pub fn with_pace(mut self, withheld: Rc<Cell<u32>>) -> Self {
-        if !self.is_empty() {
-            self.pace = Some(Pace { withheld, is_counted: false });
+        if let Some(passage) = self.0.as_deref_mut().filter(|passage| !passage.source.is_end()) {
+            passage.pace = Some(Pace { withheld, is_counted: false });
         }
         self
     }
@@ -188,14 +206,48 @@ impl Body {
     /// Adds what happens when it ends. What was added last happens first.
     #[must_use]
     pub fn with_end(mut self, end: Box<dyn End>) -> Self {
-        self.ends.push(end);
+        self.passage().ends.push(end);
         self
     }
 
     /// Whether there is nothing to come, known without waiting.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.source.is_end()
+        self.0.as_ref().is_none_or(|passage| passage.source.is_end())
+    }
+}
+
+impl Passage {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if let Some(pace) = &mut self.pace {
+            pace.set(false);
+        }
+        let frame = match self.source.poll(context) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let failure = ready!(self.patience.poll(context));
+                return Poll::Ready(Some(Err(self.fail(failure))));
+            }
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => match self.account(&frame) {
+                Ok(()) => {
+                    // Behind trailers comes nothing, and who took them does not ask again.
+                    if frame.is_trailers() || self.source.is_end() {
+                        self.finish(Ending::Complete);
+                    } else if let Some(pace) = &mut self.pace {
+                        pace.set(true);
+                    }
+                    Some(Ok(frame))
+                }
+                Err(failure) => Some(Err(self.fail(failure))),
+            },
+            Some(Err(failure)) => Some(Err(self.fail(failure))),
+            None => {
+                self.finish(Ending::Complete);
+                None
+            }
+        })
     }
 
     fn finish(&mut self, ending: Ending) {
@@ -249,6 +301,17 @@ impl Source {
         };
         let frame = ready!(http_body::Body::poll_frame(incoming, context));
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Failure::Broken)))
+    }
+}
+
+impl Source {
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Http1(incoming) => incoming.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Http2(incoming) => http_body::Body::size_hint(incoming),
+        }
     }
 }
 
@@ -329,53 +392,19 @@ impl http_body::Body for Body {
     type Error = Failure;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let this = &mut *self;
-        if let Some(pace) = &mut this.pace {
-            pace.set(false);
-        }
-        let frame = match this.source.poll(context) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                let failure = ready!(this.patience.poll(context));
-                return Poll::Ready(Some(Err(this.fail(failure))));
-            }
-        };
-        match frame {
-            Some(Ok(frame)) => match this.account(&frame) {
-                Ok(()) => {
-                    // Behind trailers comes nothing, and who took them does not ask again.
-                    if frame.is_trailers() || this.source.is_end() {
-                        this.finish(Ending::Complete);
-                    } else if let Some(pace) = &mut this.pace {
-                        pace.set(true);
-                    }
-                    Poll::Ready(Some(Ok(frame)))
-                }
-                Err(failure) => Poll::Ready(Some(Err(this.fail(failure)))),
-            },
-            Some(Err(failure)) => Poll::Ready(Some(Err(this.fail(failure)))),
-            None => {
-                this.finish(Ending::Complete);
-                Poll::Ready(None)
-            }
-        }
+        self.0.as_mut().map_or(Poll::Ready(None), |passage| passage.poll_frame(context))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end()
+        self.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Http1(incoming) => incoming.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Source::Http2(incoming) => http_body::Body::size_hint(incoming),
-        }
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |passage| passage.source.size_hint())
     }
 }
 
-impl Drop for Body {
+impl Drop for Passage {
     fn drop(&mut self) {
         let ending = if self.source.is_end() { Ending::Complete } else { Ending::Dropped };
         self.finish(ending);

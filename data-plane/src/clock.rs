@@ -36,6 +36,8 @@ struct Shared {
     start: Instant,
     /// When the wall clock was last read, and its distance from the monotonic one then.
     unix: Cell<(u64, u64)>,
+    /// What the wall clock was when somebody asked last.
+    recent_unix_ms: Cell<u64>,
     wheel: RefCell<Wheel>,
     earlier: Notify,
 }
@@ -46,6 +48,7 @@ impl Clock {
         let shared = Shared {
             start: *START,
             unix: Cell::new((0, unix_ms())),
+            recent_unix_ms: Cell::new(unix_ms()),
             wheel: RefCell::new(Wheel::new()),
             earlier: Notify::new(),
         };
@@ -64,7 +67,15 @@ impl Clock {
             offset_ms = unix_ms() - monotonic_ns / 1_000_000;
             self.0.unix.set((monotonic_ns, offset_ms));
         }
-        Time { monotonic_ns, unix_ms: offset_ms + monotonic_ns / 1_000_000 }
+        let unix_ms = offset_ms + monotonic_ns / 1_000_000;
+        self.0.recent_unix_ms.set(unix_ms);
+        Time { monotonic_ns, unix_ms }
+    }
+
+    /// What the wall clock was when somebody asked last: for who serves a request and needs to know the second.
+    #[must_use]
+    pub fn recent_unix_ms(&self) -> u64 {
+        self.0.recent_unix_ms.get()
     }
 
     /// Ready once `after` has passed, and up to two ticks later.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use smallvec::SmallVec;
 
 use crate::slots::Slot;
 use crate::snapshot::{Consumer, Route, Service, Snapshot};
@@ -33,7 +32,7 @@ pub struct Exchange {
     pub consumer: Option<Slot>,
     request_id: Option<HeaderValue>,
     entropy: u64,
-    response_fields: SmallVec<[(HeaderName, HeaderValue); 4]>,
+    response_fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// The head of a request, with what routing and policies decide on in canonical form.
@@ -100,7 +99,7 @@ impl Exchange {
             consumer: None,
             request_id: None,
             entropy,
-            response_fields: SmallVec::new(),
+            response_fields: Vec::new(),
         }
     }
 

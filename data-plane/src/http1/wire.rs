@@ -32,6 +32,35 @@ const COPY_BYTES: usize = 4 * 1024;
 /// Interim responses to one request (RFC 9110 section 15.2): enough for any use, and not without end.
 const MAX_INTERIM: u8 = 16;
 
+/// Buffers that a core keeps for the next connection that has something to read or to say: those that were used last are
+/// still in the cache of the processor.
+const SPARE_BUFFERS: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer with room for this much.
+fn take_buffer(room: usize) -> BytesMut {
+    let mut buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    buffer.reserve(room);
+    buffer
+}
+
+/// Gives a buffer up, unless it has grown large.
+fn leave_buffer(buffer: &mut BytesMut) {
+    let mut buffer = std::mem::take(buffer);
+    buffer.clear();
+    // What messages still hold of it comes back when they are gone.
+    if buffer.try_reclaim(READ_BYTES) && buffer.capacity() <= 2 * READ_BYTES {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_BUFFERS {
+                spare.push(buffer);
+            }
+        });
+    }
+}
+
 /// What has passed on a connection, for who looks at it from outside.
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -191,12 +220,15 @@ impl Wire {
         if self.input.capacity() == self.input.len() {
             // Without traffic there is nothing to hold memory for.
             ready!(self.stream.poll_read_ready(context));
-            self.input.reserve(self.read_bytes);
+            match self.input.is_empty() {
+                true => self.input = take_buffer(self.read_bytes),
+                false => self.input.reserve(self.read_bytes),
+            }
         }
         let room = self.input.capacity() - self.input.len();
         let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.stream), context, &mut self.input) else {
             if self.input.is_empty() {
-                self.input = BytesMut::new();
+                leave_buffer(&mut self.input);
             }
             return Poll::Pending;
         };
@@ -286,6 +318,9 @@ impl Wire {
 
     /// Where heads are written.
     pub fn output(&mut self) -> &mut BytesMut {
+        if self.output.is_empty() {
+            self.output = take_buffer(READ_BYTES);
+        }
         &mut self.output
     }
 
@@ -341,7 +376,7 @@ impl Wire {
             self.tail.advance(of_tail);
             self.tail_end = &self.tail_end[count - of_output - of_tail..];
         }
-        self.output = BytesMut::new();
+        leave_buffer(&mut self.output);
         self.tail = Bytes::new();
         self.owes_flush = true;
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;

@@ -199,7 +199,7 @@ fn begin_answer(
         (true, _) => None,
     };
     let (core, output) = (&connection.core, wire.output());
-    let unix_ms = core.clock.now().unix_ms;
+    let unix_ms = core.clock.recent_unix_ms();
     response_head(output, head.status, &head.headers, announced, word, &core.http.date, unix_ms);
     (Pump::new(body, length, asked.wants_trailers), stays)
 }
