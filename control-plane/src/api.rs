@@ -29,6 +29,7 @@ mod config;
 mod docs;
 mod envelope;
 pub mod error;
+mod explain;
 mod gateways;
 mod merge_patch;
 mod nodes;
@@ -138,7 +139,7 @@ async fn nothing_here(request: Request) -> Error {
     let path = request.uri().path();
     let meant = path.strip_prefix("/v1/gateways/").and_then(|rest| {
         let collection = rest.split('/').nth(1)?;
-        let actions = ["config", "config:apply", "config:diff", "config:validate", "revisions", "nodes"];
+        let actions = ["config", "config:apply", "config:diff", "config:validate", "explain", "revisions", "nodes"];
         let known = KINDS.iter().map(|info| info.plural).chain(actions);
         did_you_mean(collection, known.filter(|known| *known != collection))
     });

@@ -173,32 +173,43 @@ impl Publisher {
         author: String,
         message: String,
     ) -> Result<Change, PublishError> {
+        let (head, edits) = self.edits_back(gateway, to).await?;
+        let base = Some(head.revision);
+        Ok(Change { author, message, base, edits: Arc::new(move |_| Ok(edits.clone())) })
+    }
+
+    /// What a gateway was at a revision. This walks back from the head.
+    pub async fn at(&self, gateway: &str, revision: u64) -> Result<Arc<Snapshot>, PublishError> {
+        let (head, edits) = self.edits_back(gateway, revision).await?;
+        let applied = line::blocking(move || head.apply(revision, edits)).await;
+        applied.map(|(snapshot, _)| Arc::new(snapshot)).map_err(PublishError::Invalid)
+    }
+
+    /// The head, and the edits that turn it into what revision `to` was.
+    async fn edits_back(&self, gateway: &str, to: u64) -> Result<(Arc<Snapshot>, Vec<Edit>), PublishError> {
         let line = self.line(gateway)?;
         line.catch_up().await?;
-        let head = line.head().revision;
-        if to > head {
+        let head = line.head();
+        if to > head.revision {
             return Err(PublishError::UnknownRevision(to));
         }
         // The first revision after `to` that touched a resource knows what it was at `to`.
         let mut then: BTreeMap<Key, Option<Document>> = BTreeMap::new();
         let mut at = to;
-        while at < head {
+        while at < head.revision {
             let records = self.store.changes_since(gateway, at, PAGE).await?;
-            for record in records.iter().take_while(|record| record.revision.number <= head) {
+            for record in records.iter().take_while(|record| record.revision.number <= head.revision) {
                 for change in &*record.changes {
                     then.entry(change.key.clone()).or_insert_with(|| change.before.clone());
                 }
             }
             at = records.last().ok_or(PublishError::UnknownRevision(to))?.revision.number;
         }
-        let edits: Vec<Edit> = then
-            .into_iter()
-            .map(|(key, document)| match document {
-                Some(document) => Edit::Restore { key, document },
-                None => Edit::Remove { key },
-            })
-            .collect();
-        Ok(Change { author, message, base: Some(head), edits: Arc::new(move |_| Ok(edits.clone())) })
+        let edit = |(key, document)| match document {
+            Some(document) => Edit::Restore { key, document },
+            None => Edit::Remove { key },
+        };
+        Ok((head, then.into_iter().map(edit).collect()))
     }
 
     /// Keeps the heads up with what other replicas publish, until `shutdown`. Also after the database was

@@ -9,6 +9,7 @@ mod apply;
 mod client;
 mod completion;
 mod diff;
+mod explain;
 mod export;
 mod files;
 mod logging;
@@ -55,6 +56,7 @@ enum Command {
     Validate(validate::Validate),
     Diff(diff::Diff),
     Apply(apply::Apply),
+    Explain(explain::Explain),
     Export(export::Export),
     Get(resources::Get),
     Delete(resources::Delete),
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
         Command::Validate(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Apply(command) => command.run(),
+        Command::Explain(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Get(command) => command.run(),
         Command::Delete(command) => command.run(),

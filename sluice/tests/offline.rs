@@ -61,6 +61,26 @@ fn what_is_hardly_meant_is_valid_with_a_warning() {
 }
 
 #[test]
+fn a_request_is_explained_without_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let routes =
+        "  - { name: order, paths: [{ template: \"/orders/{id}\" }], respond: {} }\n  - { name: any, respond: {} }\n";
+    std::fs::write(&file, format!("version: 1\nroutes:\n{routes}")).unwrap();
+    let file = file.to_str().unwrap();
+    let output = sluice(&["explain", "GET", "http://shop.example//orders/7", "-H", "X-A: 1", "-f", file]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for expected in ["path      /orders/7", "route     order", "capture   id = 7", "lost: its path is less specific"] {
+        assert!(stdout(&output).contains(expected), "{expected} in {}", stdout(&output));
+    }
+    let output = sluice(&["explain", "GET", "/x", "-f", file, "-o", "json"]);
+    let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&json["route"], &json["outcomes"][0]["status"]), (&"any".into(), &200.into()));
+    let output = sluice(&["explain", "GET", "shop", "-f", file]);
+    assert!(output.status.code() == Some(1) && stderr(&output).contains("is no URL"), "{}", stderr(&output));
+}
+
+#[test]
 fn the_full_example_is_valid_with_the_certificates_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["api.shop.example".to_owned()]).unwrap();

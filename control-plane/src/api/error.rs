@@ -41,6 +41,9 @@ sorts! {
     INVALID_PARAMETERS "invalid-parameters" BAD_REQUEST "A parameter is wrong"
         "A query parameter or a header field is unknown, or its value is not possible. `errors` names each of them and what \
          is possible. Nothing was changed."
+    INVALID_QUESTION "invalid-question" UNPROCESSABLE_ENTITY "The request that is asked about cannot be understood"
+        "The description of a request that is to be explained has fields that are unknown or not possible, or names a listener \
+         that is not there. `errors` names each of them."
     UNAUTHENTICATED "unauthenticated" UNAUTHORIZED "A valid token is needed"
         "Send `Authorization: Bearer <token>`. The control plane made an admin token when it started for the first time and \
          wrote it into the file `admin-token` in its data folder; only its hash is stored."

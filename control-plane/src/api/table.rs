@@ -172,12 +172,13 @@ pub fn needs_token(path: &str) -> bool {
 /// Every operation, in the order of the document.
 #[must_use]
 pub fn operations() -> Vec<Operation> {
-    let families: [fn() -> Vec<Operation>; 7] = [
+    let families: [fn() -> Vec<Operation>; 8] = [
         super::gateways::operations,
         super::resources::operations,
         super::config::operations,
         super::revisions::operations,
         super::nodes::operations,
+        super::explain::operations,
         super::probes::operations,
         super::docs::operations,
     ];

@@ -40,18 +40,18 @@ pub struct SentField {
 }
 
 /// What would be done with a request, and why.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     pub path: PathExplained,
     pub host: HostExplained,
     /// The listener; absent if it could be none or several, and then routes for certain listeners do not match.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<Name>,
     /// The route that the request belongs to; absent if none matches, or if the path or the host is refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Name>,
     /// What stands in the path where its template has a name or its regular expression a named group.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub captures: Vec<Capture>,
     /// The routes that were looked at, the most specific first.
     pub candidates: Vec<CandidateExplained>,
@@ -64,35 +64,35 @@ pub struct Explanation {
 }
 
 /// How the path becomes the one that decides.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PathExplained {
     pub steps: Vec<PathStep>,
     /// Why it is refused with 400; absent if it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedBecause>,
 }
 
 /// The path after a step.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PathStep {
     pub step: path::Step,
     pub path: String,
 }
 
 /// How the host becomes the one that decides.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HostExplained {
     pub received: String,
     /// Absent if it is refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canonical: Option<String>,
     /// Why it is refused with 400; absent if it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedBecause>,
 }
 
 /// Why a request is refused before a route is looked for.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RefusedBecause {
     /// The code of the answer.
     pub code: String,
@@ -100,32 +100,32 @@ pub struct RefusedBecause {
 }
 
 /// A part of the path under its name.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Capture {
     pub name: String,
     pub value: String,
 }
 
 /// A route that was looked at.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CandidateExplained {
     pub route: Name,
     /// The host of it that matches; absent for every host.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// The path of it that is at this place.
     pub path: PathPattern,
     pub verdict: Said,
     /// What decided against it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<Because>,
     /// The same as a sentence.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
 /// What became of a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Said {
     Won,
@@ -135,52 +135,52 @@ pub enum Said {
 }
 
 /// Where the request may go, with what it meets on the way.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// Absent where the gateway answers itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Name>,
     /// Which part of the requests goes there: the weight among all weights. Absent if all do.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<WeightOf>,
     /// The status with which the gateway answers itself, unless a policy does so earlier.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// In running order.
     pub policies: Vec<PolicyExplained>,
     /// How long is waited, and who says so.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<Setting>,
 }
 
 /// A weight and the sum of all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WeightOf {
     pub weight: u32,
     pub total: u64,
 }
 
 /// A policy that runs.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyExplained {
     pub policy: Name,
     #[serde(rename = "type")]
     pub type_name: String,
     pub from: Origin,
     /// Policies of the same type that are attached less closely, and therefore do not run.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instead_of: Vec<Replaced>,
 }
 
 /// A policy that does not run, because one of the same type is attached more closely.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Replaced {
     pub policy: Name,
     pub from: Origin,
 }
 
 /// Where a policy is attached, or a setting is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     Everything,
@@ -191,7 +191,7 @@ pub enum Origin {
 }
 
 /// A setting, its value, and where it comes from.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Setting {
     pub name: String,
     pub value: String,

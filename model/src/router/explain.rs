@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::conditions::{Conditions, Failure, Test};
 use super::group::{Group, Match, PathMatch};
@@ -47,7 +47,7 @@ pub enum Verdict {
 }
 
 /// What decided about a candidate. For one that matches: in what the winner comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Because {
     Host,

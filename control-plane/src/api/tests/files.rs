@@ -66,6 +66,27 @@ async fn what_is_hardly_meant_is_told_with_its_place_and_written_all_the_same() 
 }
 
 #[tokio::test]
+async fn a_request_is_explained_by_any_revision() {
+    let api = Api::start().await;
+    api.file("config:apply", SHOP).await.expect(200);
+    api.delete("routes/orders").await.expect(204);
+    let explain = async |address: &str, question: Value| {
+        api.call(Method::POST, &format!("{GATEWAY}/{address}")).json(&question).send().await
+    };
+    let question = json!({"url": "http://shop.example/orders//7"});
+    let now = explain("explain", question.clone()).await.expect(200);
+    assert_eq!((now.revision(), &now.json()["route"]), (2, &Value::Null));
+    let before = explain("explain?revision=1", question.clone()).await.expect(200);
+    assert_eq!((before.revision(), &before.json()["route"]), (1, &json!("orders")));
+    assert_eq!(before.json()["path"]["steps"][2]["path"], "/orders/7");
+    assert_eq!(before.json()["outcomes"][0]["policies"][0]["from"], "everything");
+    explain("explain?revision=9", question).await.expect_error(404, "unknown-revision");
+    let refused = explain("explain", json!({"url": "orders", "listener": "x"})).await;
+    assert_eq!(refused.expect_error(422, "invalid-question").faults(), ["- - /url invalid-value"]);
+    assert_eq!(api.revision(), 2, "nothing is written");
+}
+
+#[tokio::test]
 async fn what_a_file_does_not_mention_stays_unless_it_prunes() {
     let api = Api::start().await;
     api.file("config:apply", SHOP).await.expect(200);
