@@ -283,22 +283,6 @@ async fn nobody_resumes_past_a_demand_for_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_expires_ends_its_sessions() {
-    let (secure, partners) = (free_address(), Authority::new("Partners"));
-    let made = Authority::new("Servers").issue("a.test");
-    let node = node_with(secure, demand("required"), &made, Telemetry::without_log(), vec![partners.bundle()]).await;
-    let end = std::time::SystemTime::now() + std::time::Duration::from_secs(3);
-    let brief = partners.issue_with("orders", |params| params.not_after = end.into());
-    let client = client(ONLY_1_3, Some(&brief));
-    assert_eq!(visit(&client, secure).await.unwrap(), (FULL, true));
-    // Certificates end with a whole second.
-    tokio::time::sleep(end.duration_since(std::time::SystemTime::now()).unwrap_or_default()).await;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    assert_eq!(visit(&client, secure).await.unwrap(), (RESUMED, false));
-    node.until_counted(|counts| counts.refusals.get("tls-handshake-failed") == Some(&1)).await;
-}
-
-#[tokio::test]
 async fn a_staple_is_delivered_while_it_is_good() {
     let secure = free_address();
     let authority = Authority::new("Servers");

@@ -12,7 +12,7 @@ use crate::output::{self, Format};
 /// Show resources of a kind, or one of them
 #[derive(Args)]
 pub struct Get {
-    /// listeners, certificates, ca_bundles, services, routes, policies or consumers; the singular will do
+    /// A kind of resource, such as `listeners` or `routes`; the singular will do
     #[arg(value_parser = parse_kind)]
     kind: Kind,
 
@@ -32,7 +32,7 @@ pub struct Get {
 /// Delete a resource
 #[derive(Args)]
 pub struct Delete {
-    /// listener, certificate, ca_bundle, service, route, policy or consumer
+    /// A kind of resource, such as `route`
     #[arg(value_parser = parse_kind)]
     kind: Kind,
 

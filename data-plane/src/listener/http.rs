@@ -15,6 +15,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -88,7 +89,7 @@ async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, tls: ListenerT
     let acceptor = TlsAcceptor::from(tls.config.clone());
     let shake_hands = async {
         let stream = acceptor.accept(stream).await?;
-        let negotiated = tls.negotiated(stream.get_ref().1)?;
+        let negotiated = tls.negotiated(stream.get_ref().1, UnixTime::now())?;
         Ok::<_, std::io::Error>((stream, negotiated))
     };
     let (stream, negotiated) = tokio::select! {

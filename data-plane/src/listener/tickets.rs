@@ -62,9 +62,9 @@ impl TicketKeys {
         Arc::new(Ticketer { keys: self.clone(), purpose })
     }
 
-    fn current(&self) -> Arc<Ring> {
+    fn current(&self, max_age: Duration) -> Arc<Ring> {
         let ring = self.0.load_full();
-        if ring.since.elapsed() < MAX_AGE {
+        if ring.since.elapsed() < max_age {
             return ring;
         }
         let next = Arc::new(Ring::of(&[fresh()]));
@@ -115,7 +115,7 @@ impl ProducesTickets for Ticketer {
 
     /// Name of the key, nonce, and the sealed session with its tag.
     fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
-        let ring = self.keys.current();
+        let ring = self.keys.current(MAX_AGE);
         let key = ring.keys.first()?;
         let mut sealed = Vec::with_capacity(session.len() + MAX_TAG_LEN);
         sealed.extend_from_slice(session);
@@ -130,7 +130,7 @@ impl ProducesTickets for Ticketer {
         }
         let (name, rest) = ticket.split_at_checked(Key::NAME_BYTES)?;
         let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
-        let ring = self.keys.current();
+        let ring = self.keys.current(MAX_AGE);
         let key = ring.keys.iter().find(|key| key.name == name)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut opened = sealed.to_vec();
@@ -171,6 +171,18 @@ mod tests {
             assert_eq!(there.decrypt(&ticket).is_some(), opens);
             assert_eq!(other.for_purpose(ELSEWHERE).decrypt(&ticket), None, "another purpose");
         }
+    }
+
+    #[test]
+    fn keys_that_are_too_old_are_given_up() {
+        let keys = TicketKeys::alone();
+        keys.replace(&[[1; 32], [2; 32]]);
+        let ticket = keys.for_purpose(HERE).encrypt(b"a session").expect("a ticket");
+        assert_eq!(keys.current(MAX_AGE).keys.len(), 2);
+        assert_eq!(keys.current(Duration::ZERO).keys.len(), 1);
+        assert_eq!(keys.for_purpose(HERE).decrypt(&ticket), None);
+        let ticket = keys.for_purpose(HERE).encrypt(b"a session").expect("it has one of its own");
+        assert!(keys.for_purpose(HERE).decrypt(&ticket).is_some());
     }
 
     proptest! {

@@ -87,9 +87,9 @@ impl ListenerTls {
         Some(Self { config, names, clients, parts: Arc::new(parts) })
     }
 
-    /// What came out of a finished handshake.
-    pub fn negotiated(&self, session: &ServerConnection) -> io::Result<Negotiated> {
-        let client_certificate = match self.client_certificate(session)? {
+    /// What came out of a handshake that has just finished.
+    pub fn negotiated(&self, session: &ServerConnection, now: UnixTime) -> io::Result<Negotiated> {
+        let client_certificate = match self.client_certificate(session, now)? {
             Some(der) => Some(Rc::new(ClientCertificate::from_der(der).ok_or(io::ErrorKind::InvalidData)?)),
             None => None,
         };
@@ -99,12 +99,16 @@ impl ListenerTls {
 
     /// The certificate that the client has proved to hold. In a session that was resumed it is one from before, so it
     /// is checked again: it may have expired.
-    fn client_certificate<'c>(&self, session: &'c ServerConnection) -> io::Result<Option<&'c CertificateDer<'static>>> {
+    fn client_certificate<'s>(
+        &self,
+        session: &'s ServerConnection,
+        now: UnixTime,
+    ) -> io::Result<Option<&'s CertificateDer<'static>>> {
         let (Some(clients), Some([certificate, rest @ ..])) = (&self.clients, session.peer_certificates()) else {
             return Ok(None);
         };
         if session.handshake_kind() == Some(HandshakeKind::Resumed) {
-            let verified = clients.verify_client_cert(certificate, rest, UnixTime::now());
+            let verified = clients.verify_client_cert(certificate, rest, now);
             verified.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
         Ok(Some(certificate))
@@ -181,4 +185,122 @@ fn client_verifier(mode: ClientCertificateMode, bundle: &CaBundle) -> Arc<dyn Cl
         verifier = verifier.allow_unauthenticated();
     }
     verifier.build().expect("a bundle is not empty, and there are no revocation lists")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use model::config::Edit;
+    use model::resource::Kind;
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+    use serde_json::json;
+
+    use super::*;
+
+    /// The client's part is not what is looked at here.
+    #[derive(Debug)]
+    struct Anyone;
+
+    impl ServerCertVerifier for Anyone {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    fn shake_hands(client: &Arc<ClientConfig>, tls: &ListenerTls) -> ServerConnection {
+        let name = ServerName::try_from("a.test").expect("a name");
+        let mut client = ClientConnection::new(client.clone(), name).expect("a client");
+        let mut server = ServerConnection::new(tls.config.clone()).expect("a server");
+        while client.wants_write() || server.wants_write() {
+            let (mut from_client, mut from_server) = (Vec::new(), Vec::new());
+            while client.wants_write() {
+                client.write_tls(&mut from_client).expect("memory takes all");
+            }
+            let mut rest = &*from_client;
+            while server.read_tls(&mut rest).expect("it is open") > 0 {
+                server.process_new_packets().expect("a good client");
+            }
+            while server.wants_write() {
+                server.write_tls(&mut from_server).expect("memory takes all");
+            }
+            let mut rest = &*from_server;
+            while client.read_tls(&mut rest).expect("it is open") > 0 {
+                client.process_new_packets().expect("a good server");
+            }
+        }
+        server
+    }
+
+    #[test]
+    fn a_session_holds_no_longer_than_the_certificate_of_its_client() {
+        let until = UnixTime::now().as_secs() + 3600;
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(["a.test".to_owned()]).expect("a name");
+        params.not_after = time::OffsetDateTime::from_unix_timestamp(until.cast_signed()).expect("a time");
+        let cert = params.self_signed(&key).expect("a certificate");
+        let put = |kind, name: &str, spec| Edit::Put { kind, name: name.into(), spec };
+        let demand = json!({"certificates": ["a"], "client_certificate": {"ca_bundle": "a"}});
+        let edits = vec![
+            put(Kind::Certificate, "a", json!({"cert": cert.pem(), "key": key.serialize_pem()})),
+            put(Kind::CaBundle, "a", json!({"certs": cert.pem()})),
+            put(Kind::Listener, "a", json!({"bind": "127.0.0.1:1", "tls": demand})),
+        ];
+        let (snapshot, _) = Snapshot::default().apply(1, edits).expect("a good listener");
+        let listener = snapshot.listeners.find("a").expect("it is there");
+        let tls = ListenerTls::of(listener, &snapshot, None, &TicketKeys::alone()).expect("it has TLS");
+        let client = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_client_auth_cert(
+                vec![cert.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
+            )
+            .expect("a certificate with its key");
+        let client = Arc::new(client);
+
+        let at = |seconds: u64| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let first = shake_hands(&client, &tls);
+        assert_eq!(first.handshake_kind(), Some(HandshakeKind::Full));
+        let known = tls.negotiated(&first, at(until - 1)).expect("it is good").client_certificate.expect("it is known");
+        let second = shake_hands(&client, &tls);
+        assert_eq!(second.handshake_kind(), Some(HandshakeKind::Resumed));
+        let still = tls.negotiated(&second, at(until - 1)).expect("it is good").client_certificate;
+        assert_eq!(still.as_deref(), Some(&*known));
+        assert!(tls.negotiated(&second, at(until + 1)).is_err());
+    }
 }
