@@ -50,8 +50,21 @@ impl SqliteStore {
             .foreign_keys(true);
         let pool =
             |connections| SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None);
-        let writer = pool(1).connect_with(options.clone()).await?;
-        migrate(&writer).await?;
+        // Several that open a new file at once: the change to a write-ahead log does not wait for another's lock.
+        let mut tries = 0;
+        let writer = loop {
+            let opened: Result<SqlitePool, StoreError> = async {
+                let writer = pool(1).connect_with(options.clone()).await?;
+                migrate(&writer).await?;
+                Ok(writer)
+            }
+            .await;
+            match opened {
+                Err(StoreError::Unavailable(_)) if tries < 100 => tries += 1,
+                opened => break opened?,
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
         let readers = pool(READERS).connect_with(options.read_only(true)).await?;
         Ok(Self { writer, readers })
     }
