@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -24,6 +24,8 @@ use super::{
 
 /// How long a statement waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long opening waits before it looks again whether another process still holds the file.
+const LOCKED_RETRY: Duration = Duration::from_millis(20);
 const READERS: u32 = 4;
 /// Resources handed to one statement, which bounds the size of its parameter.
 const CHUNK: usize = 1000;
@@ -48,23 +50,8 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true);
-        let pool =
-            |connections| SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None);
-        // Several that open a new file at once: the change to a write-ahead log does not wait for another's lock.
-        let mut tries = 0;
-        let writer = loop {
-            let opened: Result<SqlitePool, StoreError> = async {
-                let writer = pool(1).connect_with(options.clone()).await?;
-                migrate(&writer).await?;
-                Ok(writer)
-            }
-            .await;
-            match opened {
-                Err(StoreError::Unavailable(_)) if tries < 100 => tries += 1,
-                opened => break opened?,
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        };
+        let writer = open_writer(&options).await?;
+        migrate(&writer).await?;
         let readers = pool(READERS).connect_with(options.read_only(true)).await?;
         Ok(Self { writer, readers })
     }
@@ -74,6 +61,27 @@ impl SqliteStore {
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None)
+}
+
+/// Opens the one connection that writes. Where several open a new file at once, SQLite does not let its change to a
+/// write-ahead log wait as a statement would: the wait is here.
+async fn open_writer(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match pool(1).connect_with(options.clone()).await {
+            Err(error) if is_locked(&error) && Instant::now() < deadline => tokio::time::sleep(LOCKED_RETRY).await,
+            opened => return opened,
+        }
+    }
+}
+
+/// `SQLITE_BUSY`, the primary code: another connection holds the file.
+fn is_locked(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "5")
 }
 
 /// Keys of certificates are stored in it, so nobody else may read the file. SQLite gives the same rights
