@@ -31,6 +31,7 @@ mod envelope;
 pub mod error;
 mod explain;
 mod gateways;
+mod json;
 mod merge_patch;
 mod nodes;
 mod openapi;

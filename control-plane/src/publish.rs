@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use model::config::{Changed, Edit};
 use model::digest::Digest;
 use model::problem::Problems;
-use model::resource::{Document, Key};
+use model::resource::{Document, Key, Kind};
 use model::snapshot::Snapshot;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,11 @@ pub enum Refused {
     PreconditionFailed {
         key: Key,
         current: Option<Document>,
+    },
+    /// It would remove most of what there is, of each kind so many, and its author did not say so.
+    MassDelete {
+        removed: Vec<(Kind, usize)>,
+        total: usize,
     },
     Problems(Problems),
 }

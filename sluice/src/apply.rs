@@ -31,6 +31,10 @@ pub struct Apply {
     #[arg(long)]
     prune: bool,
 
+    /// Go on also where --prune deletes more than half of ten resources or more
+    #[arg(long, requires = "prune")]
+    allow_mass_delete: bool,
+
     /// Check everything, show the differences, change nothing
     #[arg(long)]
     dry_run: bool,
@@ -102,7 +106,8 @@ impl Apply {
             } else {
                 self.base
             };
-            let change = Change { prune: self.prune, base, message: self.message.as_deref() };
+            let Self { prune, allow_mass_delete, .. } = self;
+            let change = Change { prune, allow_mass_delete, base, message: self.message.as_deref() };
             let applied = send(&client, &files, &change).await?;
             report(&applied, self.output)?;
             self.waiting.wait_for(&client, applied.revision, &files).await
@@ -113,6 +118,7 @@ impl Apply {
 /// How files are applied.
 pub struct Change<'a> {
     pub prune: bool,
+    pub allow_mass_delete: bool,
     pub base: Option<u64>,
     pub message: Option<&'a str>,
 }
@@ -121,6 +127,7 @@ pub struct Change<'a> {
 pub async fn send(client: &Client, files: &Files, change: &Change<'_>) -> anyhow::Result<Applied> {
     let query = Query::new("config:apply")
         .with("prune", change.prune)
+        .with_some("allow_mass_delete", change.allow_mass_delete.then_some(true))
         .with_some("base", change.base)
         .with_some("message", change.message);
     let applied = client.write(Method::POST, &query.into_path(), Some(files.body())).await;

@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::{ACCEPT, CONTENT_TYPE, VARY};
@@ -12,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use model::config::Edit;
 use model::file::{self, Others, Parsed, Secrets, Source, Surroundings};
 use model::problem::Problem;
-use model::resource::Key;
+use model::resource::{KINDS, Key, Kind};
 use model::snapshot::Snapshot;
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -20,9 +19,11 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::conditions::MESSAGE_HEADER;
 use super::error::{
-    EMPTY_PRUNE, Error, INVALID_BODY, INVALID_CONFIGURATION, NOT_ACCEPTABLE, REFUSED_BY_NODE, REVISION_CONFLICT,
+    EMPTY_PRUNE, Error, INVALID_BODY, INVALID_CONFIGURATION, MASS_DELETE, NOT_ACCEPTABLE, REFUSED_BY_NODE,
+    REVISION_CONFLICT,
 };
 use super::gateways::AtGateway;
+use super::json::Json;
 use super::request::{FileBody, Params};
 use super::table::{HeaderField, Operation};
 use super::view::{Action, AppliedView, DiffView};
@@ -33,6 +34,8 @@ const FAMILY: &str = "configuration";
 const FILE: &[&str] = &["application/yaml", "application/json"];
 const ACCEPT_HEADER: &[HeaderField] =
     &[HeaderField { name: "Accept", description: "`application/yaml` or `application/json`. Default: YAML." }];
+/// Of fewer resources, all may go: that is somebody trying things.
+const SMALLEST_GUARDED: usize = 10;
 /// How a file that was sent is called in problems.
 const BODY_NAME: &str = "body";
 
@@ -52,6 +55,9 @@ struct ApplyParams {
     /// `true`: removes every resource that the file does not mention. Default: they stay.
     #[serde(default)]
     prune: bool,
+    /// `true`: `prune` may remove more than half of the resources, also where there are ten or more. Default: that is 409.
+    #[serde(default)]
+    allow_mass_delete: bool,
     /// `true`: checks everything and writes nothing; the answer shows what would change.
     #[serde(default)]
     dry_run: bool,
@@ -119,7 +125,7 @@ pub fn operations() -> Vec<Operation> {
             .or_diff_on_dry_run()
             .answers::<AppliedView>(202, "it is written, but the nodes do not serve it yet")
             .errors(&write_errors)
-            .errors(&[&REFUSED_BY_NODE]),
+            .errors(&[&MASS_DELETE, &REFUSED_BY_NODE]),
     ]
 }
 
@@ -191,8 +197,12 @@ async fn apply(
     Params(params): Params<ApplyParams>,
     body: FileBody,
 ) -> Result<Response, Error> {
-    let ApplyParams { prune, dry_run, base, wait, timeout, share, message } = params;
+    let ApplyParams { prune, allow_mass_delete, dry_run, base, wait, timeout, share, message } = params;
     let mut write = read(body, gateway.name, prune, base).await?;
+    if !allow_mass_delete && !dry_run {
+        let edits = write.edits;
+        write.edits = Arc::new(move |head: &Snapshot| edits(head).and_then(|edits| expected(head, edits)));
+    }
     write.author = author;
     write.params = WriteParams { dry_run, base, wait, timeout, share, message };
     carry_out(&state, write, |published, wait| Json(AppliedView::new(published, wait)).into_response()).await
@@ -240,6 +250,20 @@ fn edits(parsed: &Parsed, head: &Snapshot, others: Others) -> Result<Vec<Edit>, 
     let more = head.apply(head.revision + 1, edits).err().into_iter().flatten();
     problems.extend(more.filter(|problem| !known.contains(&place(problem))));
     Err(Refused::Problems(problems))
+}
+
+/// The edits, unless they remove so much that it is hardly meant.
+fn expected(head: &Snapshot, edits: Vec<Edit>) -> Result<Vec<Edit>, Refused> {
+    let total = head.config.len();
+    let of_kind =
+        |kind: Kind| edits.iter().filter(|edit| matches!(edit, Edit::Remove { key } if key.kind == kind)).count();
+    let removed = KINDS.iter().map(|info| (info.kind, of_kind(info.kind))).filter(|(_, count)| *count > 0);
+    let removed: Vec<_> = removed.collect();
+    let count: usize = removed.iter().map(|(_, count)| count).sum();
+    if total >= SMALLEST_GUARDED && count * 2 > total {
+        return Err(Refused::MassDelete { removed, total });
+    }
+    Ok(edits)
 }
 
 /// Reading and writing a large file takes a while.

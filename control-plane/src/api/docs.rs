@@ -62,7 +62,7 @@ pub fn operations() -> Vec<Operation> {
 }
 
 async fn document() -> Response {
-    static TEXT: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(openapi::document(&all()).to_string()));
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| format!("{}\n", openapi::document(&all())).into());
     ([(CONTENT_TYPE, "application/json")], TEXT.clone()).into_response()
 }
 

@@ -13,6 +13,8 @@ use model::problem::{Location, Problem, Problems};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::json;
+
 /// A sort of error: what a client may tell errors apart by.
 #[derive(Debug)]
 pub struct Sort {
@@ -77,6 +79,10 @@ sorts! {
     EMPTY_PRUNE "empty-prune" CONFLICT "This would remove everything"
         "The file holds no resource, and `prune` removes whatever a file does not hold: most likely the wrong file was sent. \
          Nothing was changed. Who really wants an empty gateway removes its resources one by one."
+    MASS_DELETE "mass-delete" CONFLICT "This would remove most of the configuration"
+        "There are ten resources or more, the file was applied with `prune`, and more than half of them would be removed: often \
+         that is a wrong file, or a wrong gateway. Nothing was changed. `config:diff` shows what would be; if it is meant, \
+         say `allow_mass_delete=true`, or `sluice apply --prune --allow-mass-delete`."
     PRECONDITION_FAILED "precondition-failed" PRECONDITION_FAILED "The resource is not the one you saw"
         "`If-Match` or `If-None-Match` did not hold: someone changed, created or removed the resource in between. Nothing was \
          changed. Get it again, repeat the change on what you got, and send it with the new `ETag`."
@@ -207,7 +213,7 @@ impl Error {
             revision: self.revision,
             errors: &self.errors,
         };
-        let body = serde_json::to_vec(&view).expect("errors are plain data");
+        let body = json::line(&view).expect("errors are plain data");
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.sort.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -241,13 +247,14 @@ pub fn fault(pointer: &str, code: &'static str, message: impl Into<String>) -> P
     }
 }
 
-/// A body that is not JSON, with the place where reading it stopped.
+/// A body that is not JSON, or says a thing twice, with the place where reading it stopped.
 #[must_use]
 pub fn invalid_json(text: &[u8], error: &serde_json::Error) -> Error {
     let whole = error.to_string();
     let message = whole.rfind(" at line ").map_or(whole.as_str(), |end| &whole[..end]);
     let (line, column) = (error.line().max(1), error.column().max(1));
-    let mut problem = fault("", "invalid-json", format!("the body is not JSON: {message}"));
+    let message = if error.is_data() { message.to_owned() } else { format!("the body is not JSON: {message}") };
+    let mut problem = fault("", "invalid-json", message);
     problem.location = Some(Location {
         file: "body".to_owned(),
         line: u32::try_from(line).unwrap_or(u32::MAX),

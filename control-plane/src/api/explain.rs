@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::Method;
@@ -15,6 +14,7 @@ use serde::Deserialize;
 use super::ApiState;
 use super::error::{Error, INVALID_QUESTION, UNKNOWN_REVISION, fault};
 use super::gateways::AtGateway;
+use super::json::Json;
 use super::request::{JsonBody, Params};
 use super::table::Operation;
 use super::write::{at_revision, publish_error};

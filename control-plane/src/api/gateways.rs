@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{FromRequestParts, State};
 use axum::response::Response;
 use http::Method;
@@ -11,6 +10,7 @@ use model::snapshot::Snapshot;
 
 use super::ApiState;
 use super::error::{Error, UNKNOWN_GATEWAY};
+use super::json::Json;
 use super::request::path_parameter;
 use super::table::Operation;
 use super::view::{GatewayView, PageView};

@@ -1,6 +1,5 @@
 //! Nodes: who serves what.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::Method;
@@ -9,6 +8,7 @@ use serde::Serialize;
 
 use super::ApiState;
 use super::gateways::AtGateway;
+use super::json::Json;
 use super::table::Operation;
 use super::write::at_revision;
 use crate::nodes::{Convergence, NodeStatus};

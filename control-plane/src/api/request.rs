@@ -21,6 +21,7 @@ use super::error::{
     BODY_TIMEOUT, Error, INVALID_BODY, INVALID_PARAMETERS, METHOD_NOT_ALLOWED, TOO_LARGE, UNKNOWN_RESOURCE,
     UNKNOWN_REVISION, UNSUPPORTED_MEDIA_TYPE, fault, invalid_json,
 };
+use super::json;
 
 /// Largest single resource.
 pub const MAX_RESOURCE_BYTES: usize = 1024 * 1024;
@@ -195,7 +196,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
         media_type(request.headers(), &["application/json", "application/merge-patch+json"])?;
         let body = read_body(request, MAX_RESOURCE_BYTES).await?;
-        serde_json::from_slice(&body).map(Self).map_err(|error| invalid_json(&body, &error))
+        json::read(&body).map(Self).map_err(|error| invalid_json(&body, &error))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{FromRequestParts, OriginalUri, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{ETAG, LINK};
@@ -23,6 +22,7 @@ use super::error::{
     UNKNOWN_RESOURCE, fault,
 };
 use super::gateways::AtGateway;
+use super::json::Json;
 use super::merge_patch::merge;
 use super::openapi::page_schema;
 use super::request::{JsonBody, Params, WrittenName};

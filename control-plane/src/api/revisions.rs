@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse, Response};
 use http::Method;
@@ -16,6 +15,7 @@ use super::error::{
     Error, INVALID_CONFIGURATION, INVALID_PARAMETERS, REFUSED_BY_NODE, REVISION_CONFLICT, UNKNOWN_REVISION, fault,
 };
 use super::gateways::AtGateway;
+use super::json::Json;
 use super::request::{Params, RevisionNumber, RollbackNumber};
 use super::resources::{limit_of, next_page};
 use super::table::Operation;

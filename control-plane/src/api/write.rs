@@ -5,14 +5,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use model::config::Edit;
 use model::file::Parsed;
-use model::resource::Key;
+use model::resource::{Key, Kind};
 use model::snapshot::Snapshot;
 use model::value::Span;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -23,9 +22,10 @@ use super::ApiState;
 use super::conditions;
 use super::envelope::Identity;
 use super::error::{
-    Error, INVALID_PARAMETERS, REFUSED_BY_NODE, REVISION_CONFLICT, UNKNOWN_GATEWAY, UNKNOWN_RESOURCE, UNKNOWN_REVISION,
-    fault,
+    Error, INVALID_PARAMETERS, MASS_DELETE, REFUSED_BY_NODE, REVISION_CONFLICT, UNKNOWN_GATEWAY, UNKNOWN_RESOURCE,
+    UNKNOWN_REVISION, fault,
 };
+use super::json::Json;
 use super::view::{AppliedView, DiffView, WaitState, WaitView};
 use crate::nodes::WaitOutcome;
 use crate::publish::{Change, PublishError, Published, Refused};
@@ -193,6 +193,8 @@ pub async fn carry_out(
     for warning in published.warnings.iter().take(MAX_WARNING_FIELDS) {
         let name = warning.name.as_deref().unwrap_or_default();
         let text = format!("{} {name}: {}", warning.code, warning.message);
+        // The write is done: no character of a warning may make a failure of it.
+        let text: String = text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
         response.headers_mut().append(WARNING, HeaderValue::from_str(&text).map_err(Error::internal)?);
     }
     Ok(response)
@@ -300,11 +302,24 @@ pub fn publish_error(error: PublishError) -> Error {
         PublishError::Refused(Refused::PreconditionFailed { key, current }) => {
             conditions::failed(&key, current.as_ref())
         }
+        PublishError::Refused(Refused::MassDelete { removed, total }) => mass_delete(&removed, total),
         PublishError::Refused(Refused::Problems(problems)) | PublishError::Invalid(problems) => {
             Error::invalid(problems)
         }
         PublishError::Store(error) => store_error(error),
     }
+}
+
+fn mass_delete(removed: &[(Kind, usize)], total: usize) -> Error {
+    let count: usize = removed.iter().map(|(_, count)| count).sum();
+    let named = |(kind, count): &(Kind, usize)| match count {
+        1 => format!("1 {kind}"),
+        _ => format!("{count} {}", kind.plural()),
+    };
+    let kinds = removed.iter().map(named).collect::<Vec<_>>().join(", ");
+    let detail =
+        format!("this would remove {count} of {total} resources: {kinds}; if it is meant, allow a mass delete");
+    Error::new(&MASS_DELETE, detail)
 }
 
 pub fn store_error(error: StoreError) -> Error {

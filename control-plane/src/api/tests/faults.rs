@@ -103,6 +103,14 @@ async fn bodies_that_cannot_be_read() {
         .send()
         .await
         .expect_error(413, "too-large");
+    for (method, address) in [(Method::PUT, "services/a"), (Method::PATCH, "services/a")] {
+        let address = format!("{GATEWAY}/{address}");
+        let twice = Body::from("{\n  \"url\": \"http://a:1\",\n  \"url\": \"http://b:1\"\n}");
+        let call = api.call(method, &address).header("content-type", "application/json").body(twice);
+        let error = call.send().await.expect_error(400, "invalid-body").json()["errors"][0].clone();
+        assert_eq!(error["message"], "the field `url` is written twice");
+        assert_eq!(error["location"]["line"], 3);
+    }
     let deep = "[".repeat(100_000);
     api.call(Method::PUT, &address)
         .header("content-type", "application/json")

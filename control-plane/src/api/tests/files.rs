@@ -87,6 +87,29 @@ async fn a_request_is_explained_by_any_revision() {
 }
 
 #[tokio::test]
+async fn a_prune_that_takes_most_away_has_to_be_meant() {
+    let api = Api::start().await;
+    let services = |count: usize| {
+        let list: String = (0..count).map(|n| format!("  - {{ name: s{n}, url: 'http://a:1' }}\n")).collect();
+        format!("version: 1\nservices:\n{list}")
+    };
+    api.file("config:apply", &format!("{}routes:\n  - {{ name: r, service: s9 }}\n", services(10))).await.expect(200);
+    let few = services(3);
+    let refused = api.file("config:apply?prune=true", &few).await.expect_error(409, "mass-delete");
+    let told = "this would remove 8 of 11 resources: 7 services, 1 route; if it is meant, allow a mass delete";
+    assert_eq!(refused.json()["detail"], told);
+    assert_eq!(api.revision(), 1);
+    api.file("config:apply?prune=true&dry_run=true", &few).await.expect(200);
+    api.file("config:apply", &few).await.expect(200);
+    // Half of eleven and less is not most of them.
+    api.file("config:apply?prune=true", &services(6)).await.expect(200);
+    // Of fewer than ten, all but one may go.
+    api.file("config:apply?prune=true", &services(1)).await.expect(200);
+    api.file("config:apply", &services(10)).await.expect(200);
+    api.file("config:apply?prune=true&allow_mass_delete=true", &few).await.expect(200);
+}
+
+#[tokio::test]
 async fn what_a_file_does_not_mention_stays_unless_it_prunes() {
     let api = Api::start().await;
     api.file("config:apply", SHOP).await.expect(200);

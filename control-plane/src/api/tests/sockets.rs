@@ -17,7 +17,7 @@ async fn it_serves_until_it_is_asked_to_stop_and_finishes_what_it_began() {
 
     let mut idle = TcpStream::connect(address).await.expect("it listens");
     idle.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it reads");
-    assert!(read_until(&mut idle, "\"ok\"}").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(read_until(&mut idle, "\"ok\"}\n").await.starts_with("HTTP/1.1 200 OK\r\n"));
 
     let mut busy = TcpStream::connect(address).await.expect("it listens");
     let body = "{\"url\":\"http://127.0.0.1:9\"}";
