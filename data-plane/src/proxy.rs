@@ -13,6 +13,7 @@ use crate::body::Body;
 use crate::listener::connection::Connection;
 
 pub mod fields;
+mod filters;
 mod forward;
 mod intake;
 pub mod record;
@@ -37,6 +38,9 @@ pub async fn answer(connection: &Rc<Connection>, request: request::Parts, body: 
         None => pass(&mut record, &mut chain, forward::Onward { body, upgrade }).await,
     };
     let mut reply = passed.unwrap_or_else(|rejection| reject::reply(&rejection, &mut record));
+    if record.is_filtered {
+        filters::change_response(&record.exchange, &mut reply.head);
+    }
     chain.on_response(&mut record.exchange, &mut reply.head);
     record.exchange.finish_head(&mut reply.head);
     record.finish(reply)
@@ -58,7 +62,9 @@ async fn pass(record: &mut Record, chain: &mut Chain, onward: forward::Onward) -
     });
     exchange.route = found.map(|found| found.route);
     let route = exchange.route.and_then(|slot| snapshot.routes.get(slot));
-    exchange.service = route.and_then(|route| route.draw_service(fastrand::u64(..)));
+    if let Some((service, backend)) = route.and_then(|route| route.draw_service(fastrand::u64(..))) {
+        (exchange.service, exchange.backend) = (Some(service), backend);
+    }
     let service = exchange.service.and_then(|slot| snapshot.services.get(slot));
     *chain = Chain::merge(
         &snapshot,
@@ -73,10 +79,18 @@ async fn pass(record: &mut Record, chain: &mut Chain, onward: forward::Onward) -
         record.policy = chain.last().map(|step| step.policy);
         return Err(rejection);
     }
-    match route.map(|route| &route.action) {
-        None => Err(no_route()),
-        Some(Action::Respond(fixed)) => Ok(fixed_reply(fixed, &record.exchange.request.method)),
-        Some(Action::Forward(_) | Action::Split(_)) => forward::forward(record, onward).await,
+    let (Some(found), Some(route)) = (found, route) else { return Err(no_route()) };
+    record.is_filtered = route.filters_of(record.exchange.backend).next().is_some();
+    match &route.action {
+        Action::Respond(fixed) => Ok(fixed_reply(fixed, &record.exchange.request.method)),
+        Action::Redirect(redirect) => filters::redirect(record, &found, redirect),
+        Action::Forward(_) | Action::Split(_) => {
+            if record.is_filtered {
+                let filters = route.filters_of(record.exchange.backend);
+                filters::change_request(record, &found, filters)?;
+            }
+            forward::forward(record, onward).await
+        }
     }
 }
 

@@ -26,8 +26,10 @@ pub struct Exchange {
     pub listener: Option<Slot>,
     /// Set by the router.
     pub route: Option<Slot>,
-    /// The backend that was drawn for it; absent for fixed answers.
+    /// The backend that was drawn for it; absent where the gateway answers itself.
     pub service: Option<Slot>,
+    /// Its place in the list of the route's backends.
+    pub backend: usize,
     /// Set by the policy that recognised the caller.
     pub consumer: Option<Slot>,
     request_id: Option<HeaderValue>,
@@ -96,6 +98,7 @@ impl Exchange {
             listener: None,
             route: None,
             service: None,
+            backend: 0,
             consumer: None,
             request_id: None,
             entropy,

@@ -16,8 +16,10 @@ use crate::router::{Request, host, path};
 use crate::slots::Slot;
 use crate::snapshot::{Action, Listener, Route, Service, Snapshot};
 use crate::value::Span;
+use filters::Asked;
 use http::{HeaderMap, HeaderValue};
 
+mod filters;
 mod form;
 
 pub use form::{
@@ -66,11 +68,15 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
     let route = found.and_then(|found| snapshot.routes.get(found.route));
     explanation.route = route.map(|route| route.name.clone());
     let captures = found.map(|found| found.captures(&path)).unwrap_or_default();
-    let capture = |(name, at): (&str, Range<usize>)| Capture { name: name.to_owned(), value: path[at].to_owned() };
-    explanation.captures = captures.into_iter().map(capture).collect();
+    let capture =
+        |(name, at): &(&str, Range<usize>)| Capture { name: (*name).to_owned(), value: path[at.clone()].to_owned() };
+    explanation.captures = captures.iter().map(capture).collect();
     explanation.candidates = candidates.into_iter().filter_map(|one| candidate(snapshot, one)).collect();
     (explanation.omitted, explanation.other_values) = (omitted, other_values);
-    explanation.outcomes = outcomes(snapshot, listener.map(|(_, listener)| listener), route);
+    let listener = listener.map(|(_, listener)| listener);
+    let (scheme, port) = filters::entry(listener, url.is_https, url.port);
+    let asked = Asked { scheme, port, host: &host, path: &path, query: url.query, captures: &captures };
+    explanation.outcomes = outcomes(snapshot, listener, route, &asked);
     Ok(explanation)
 }
 
@@ -175,20 +181,35 @@ fn behind(because: Because) -> &'static str {
     }
 }
 
-fn outcomes(snapshot: &Snapshot, listener: Option<&Listener>, route: Option<&Route>) -> Vec<Outcome> {
-    let of = |service: Option<Slot>, share, status| {
-        let service = service.and_then(|slot| snapshot.services.get(slot)).map(|service| &**service);
-        outcome(snapshot, listener, service, route, (share, status))
+/// What may become of a request that belongs to the route.
+fn outcomes(
+    snapshot: &Snapshot,
+    listener: Option<&Listener>,
+    route: Option<&Route>,
+    asked: &Asked<'_>,
+) -> Vec<Outcome> {
+    let to = |service: Slot, backend: usize, share| {
+        let service = snapshot.services.get(service).map(|service| &**service);
+        let filters = route.map_or_else(Vec::new, |route| asked.filters(route, backend));
+        Outcome { share, filters, ..outcome(snapshot, listener, service, route) }
     };
+    let answered =
+        |status: u16, filters| Outcome { status: Some(status), filters, ..outcome(snapshot, listener, None, route) };
+    let own = || route.map_or_else(Vec::new, |route| asked.filters(route, 0));
     match route.map(|route| &route.action) {
-        None => vec![of(None, None, Some(404))],
-        Some(Action::Respond(fixed)) => vec![of(None, None, Some(fixed.status.as_u16()))],
-        Some(Action::Forward(service)) => vec![of(Some(*service), None, None)],
-        Some(Action::Split(split)) if split.backends.is_empty() => vec![of(None, None, Some(503))],
+        None => vec![answered(404, Vec::new())],
+        Some(Action::Respond(fixed)) => vec![answered(fixed.status.as_u16(), own())],
+        Some(Action::Redirect(redirect)) => {
+            let filters = std::iter::once(asked.redirect(redirect)).chain(own());
+            vec![answered(redirect.status.as_u16(), filters.collect())]
+        }
+        Some(Action::Forward(service)) => vec![to(*service, 0, None)],
+        Some(Action::Split(split)) if split.backends.is_empty() => vec![answered(500, own())],
         Some(Action::Split(split)) => {
             let total = split.total_weight;
-            let backends = split.backends.iter();
-            backends.map(|(slot, weight)| of(Some(*slot), Some(WeightOf { weight: *weight, total }), None)).collect()
+            let share = |weight| (split.backends.len() > 1).then_some(WeightOf { weight, total });
+            let backends = split.backends.iter().enumerate();
+            backends.map(|(place, backend)| to(backend.service, place, share(backend.weight))).collect()
         }
     }
 }
@@ -198,7 +219,6 @@ fn outcome(
     listener: Option<&Listener>,
     service: Option<&Service>,
     route: Option<&Route>,
-    (share, status): (Option<WeightOf>, Option<u16>),
 ) -> Outcome {
     let attachments: [(Origin, &[Step]); 4] = [
         (Origin::Everything, &snapshot.everything),
@@ -209,7 +229,8 @@ fn outcome(
     let chain = Chain::merge(snapshot, attachments.map(|(_, steps)| steps));
     let policies = chain.steps().iter().filter_map(|step| policy(snapshot, &attachments, *step)).collect();
     let settings = service.map_or_else(Vec::new, |service| settings(service, route));
-    Outcome { service: service.map(|service| service.name.clone()), share, status, policies, settings }
+    let service = service.map(|service| service.name.clone());
+    Outcome { service, share: None, status: None, policies, filters: Vec::new(), settings }
 }
 
 /// A step of a merged chain, with where it comes from and what it stands in for.

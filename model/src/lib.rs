@@ -12,6 +12,7 @@ pub mod digest;
 pub mod exchange;
 pub mod explain;
 pub mod file;
+pub mod filter;
 mod index;
 pub mod lint;
 pub mod pattern;

@@ -67,7 +67,7 @@ pub static LINTS: &[Lint] = &[
         code: "no-weight",
         summary: "every backend of a route has weight 0",
         explanation: "Weights share requests out. Where all of them are 0 there is no service to send a request to, and the \
-            gateway answers 503.\n\n\
+            gateway answers 500.\n\n\
             Give one of the backends a weight. To keep requests away from everything on purpose, `respond` says \
             clearly with what they are answered.",
     },

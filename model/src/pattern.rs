@@ -41,7 +41,9 @@ impl Pattern {
         let automaton = automaton(&hir).ok_or_else(too_large)?;
         let at_start = start::Config::new().anchored(Anchored::Yes);
         let start = automaton.start_state(&at_start).map_err(|_| too_large())?;
-        let groups = if has_named_groups(&hir) {
+        let mut names = Vec::new();
+        add_names(&hir, &mut names);
+        let groups = if !names.is_empty() {
             let whole = Hir::concat(vec![hir, Hir::look(regex_syntax::hir::Look::End)]);
             let nfa = nfa(&whole, WhichCaptures::All).ok_or_else(too_large)?;
             Some(Box::new(PikeVM::new_from_nfa(nfa).map_err(|_| too_large())?))
@@ -84,6 +86,28 @@ impl Pattern {
 /// Why a text is no expression, as far as that can be told without compiling it.
 pub fn check(text: &str) -> Option<Fault> {
     parse(text).err()
+}
+
+/// The names of its groups; none of a text that is no expression.
+#[must_use]
+pub fn names(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    if let Ok(hir) = parse(text) {
+        add_names(&hir, &mut names);
+    }
+    names
+}
+
+fn add_names(hir: &Hir, names: &mut Vec<String>) {
+    match hir.kind() {
+        HirKind::Capture(capture) => {
+            names.extend(capture.name.as_deref().map(str::to_owned));
+            add_names(&capture.sub, names);
+        }
+        HirKind::Repetition(repetition) => add_names(&repetition.sub, names),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().for_each(|part| add_names(part, names)),
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => {}
+    }
 }
 
 /// What every text that the expression matches begins with.
@@ -147,15 +171,6 @@ fn too_large() -> Fault {
     let message = format!("the regular expression takes more than {} KiB compiled", MAX_AUTOMATON_BYTES / 1024);
     Fault::new("", "regex-too-large", message)
         .hint("repeat fewer characters a counted number of times, or write `*` and `+` instead of counts")
-}
-
-fn has_named_groups(hir: &Hir) -> bool {
-    match hir.kind() {
-        HirKind::Capture(capture) => capture.name.is_some() || has_named_groups(&capture.sub),
-        HirKind::Repetition(repetition) => has_named_groups(&repetition.sub),
-        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().any(has_named_groups),
-        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => false,
-    }
 }
 
 fn nfa(hir: &Hir, captures: WhichCaptures) -> Option<NFA> {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdSet};
 
 use crate::config::{Changed, Config, Edit};
+use crate::filter::Filters;
+use crate::filter::redirect::Redirect;
 use crate::policy::{Policy, PolicyKind, Step};
 use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
@@ -101,6 +103,7 @@ pub struct Route {
 struct RouteSettings {
     timeouts: RouteTimeouts,
     policies: Arc<[Step]>,
+    filters: Option<Filters>,
 }
 
 /// What happens to a request that matched.
@@ -108,17 +111,26 @@ struct RouteSettings {
 pub enum Action {
     /// All to one service: the common case, without a list.
     Forward(Slot),
-    /// Shared out by weight.
+    /// Shared out by weight, or changed for a backend.
     Split(Arc<Split>),
     Respond(Arc<FixedResponse>),
+    Redirect(Arc<Redirect>),
 }
 
 /// Backends with weights.
 #[derive(Debug)]
 pub struct Split {
-    /// Service and weight; entries of weight 0 are left out.
-    pub backends: Vec<(Slot, u32)>,
+    /// Those of weight 0 are left out.
+    pub backends: Vec<Backend>,
     pub total_weight: u64,
+}
+
+/// A service that gets a share of a route's requests.
+#[derive(Debug)]
+pub struct Backend {
+    pub service: Slot,
+    pub weight: u32,
+    pub filters: Option<Box<Filters>>,
 }
 
 /// An answer of the gateway itself.
@@ -192,19 +204,39 @@ impl Route {
         self.settings.as_ref().map_or_else(RouteTimeouts::default, |settings| settings.timeouts)
     }
 
-    /// The service for one request; `draw` is a random number. Nothing for fixed answers and for routes
-    /// whose backends all have weight 0.
+    /// What it changes in every request and response.
     #[must_use]
-    pub fn draw_service(&self, draw: u64) -> Option<Slot> {
+    pub fn filters(&self) -> Option<&Filters> {
+        self.settings.as_ref()?.filters.as_ref()
+    }
+
+    /// What it changes for one backend, by its place in the list of a [`Split`].
+    #[must_use]
+    pub fn backend_filters(&self, backend: usize) -> Option<&Filters> {
         match &self.action {
-            Action::Forward(slot) => Some(*slot),
-            Action::Respond(_) => None,
+            Action::Split(split) => split.backends.get(backend)?.filters.as_deref(),
+            Action::Forward(_) | Action::Respond(_) | Action::Redirect(_) => None,
+        }
+    }
+
+    /// Both, in the order in which they change a request.
+    pub fn filters_of(&self, backend: usize) -> impl DoubleEndedIterator<Item = &Filters> {
+        self.filters().into_iter().chain(self.backend_filters(backend))
+    }
+
+    /// The service for one request, and its place in the list of backends; `draw` is a random number. Nothing where the
+    /// gateway answers itself, which it also does if all backends have weight 0.
+    #[must_use]
+    pub fn draw_service(&self, draw: u64) -> Option<(Slot, usize)> {
+        match &self.action {
+            Action::Forward(slot) => Some((*slot, 0)),
+            Action::Respond(_) | Action::Redirect(_) => None,
             Action::Split(split) => {
                 let mut rest = draw.checked_rem(split.total_weight)?;
-                for (slot, weight) in &split.backends {
-                    match rest.checked_sub(u64::from(*weight)) {
+                for (place, backend) in split.backends.iter().enumerate() {
+                    match rest.checked_sub(u64::from(backend.weight)) {
                         Some(left) => rest = left,
-                        None => return Some(*slot),
+                        None => return Some((backend.service, place)),
                     }
                 }
                 None

@@ -174,8 +174,8 @@ fn effects(outcome: &Outcomes) -> Vec<Vec<String>> {
             if instead.is_empty() { String::new() } else { format!(", instead of {}", instead.join(" and ")) };
         vec![policy.type_name.clone(), policy.policy.to_string(), word(&policy.from) + &instead]
     });
-    let settings =
-        outcome.settings.iter().map(|setting| vec![setting.name.clone(), setting.value.clone(), word(&setting.from)]);
+    let settings = outcome.filters.iter().chain(&outcome.settings);
+    let settings = settings.map(|setting| vec![setting.name.clone(), setting.value.clone(), word(&setting.from)]);
     policies.chain(settings).collect()
 }
 

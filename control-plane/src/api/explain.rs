@@ -32,8 +32,8 @@ pub fn operations() -> Vec<Operation> {
             .about("explain", "What would be done with a request, and why")
             .description(
                 "Shows each step to the canonical path, the listener, every route that is looked at with what decides against it, \
-                 the route that wins, its captures, and the policies and timeouts with where they come from. Nothing is sent \
-                 and nothing is written. It is read from the same tables that requests are matched by.",
+                 the route that wins, its captures, and the policies, filters and timeouts with where they come from. \
+                 Nothing is sent and nothing is written. It is read from the same tables that requests are matched by.",
             )
             .query::<ExplainParams>()
             .body(&["application/json"], |generator| generator.subschema_for::<Question>())

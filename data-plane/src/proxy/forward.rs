@@ -24,7 +24,7 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
     let core = &connection.core;
     let snapshot = record.exchange.snapshot.clone();
     let Some((slot, service)) = record.exchange.service.zip(record.exchange.service()) else {
-        return Err(UpstreamError::NoTarget.rejection());
+        return Err(no_backend());
     };
     let own = record.exchange.route().map(|route| route.timeouts());
     let timeout = own.and_then(|own| own.request).unwrap_or(service.timeouts.request).get();
@@ -37,6 +37,12 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
         unanswered.error.rejection()
     })?;
     reply(record, response, wants_upgrade, idle)
+}
+
+/// Every backend of the route has weight 0 (HTTPRoute, BackendRefs).
+fn no_backend() -> Rejection {
+    let detail = "The route leads to no service at the moment.";
+    Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no-backend", detail)
 }
 
 fn request(record: &mut Record, onward: Onward, timeout: Duration) -> UpstreamRequest {
@@ -60,7 +66,7 @@ fn request(record: &mut Record, onward: Onward, timeout: Duration) -> UpstreamRe
     }
     UpstreamRequest {
         method: record.exchange.request.method.clone(),
-        target: record.exchange.request.target.clone(),
+        target: record.rewritten.take().unwrap_or_else(|| record.exchange.request.target.clone()),
         headers,
         body,
         interim: (record.version == Version::HTTP_11).then(|| record.connection.interim.clone()),

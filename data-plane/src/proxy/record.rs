@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Response, StatusCode, Version};
 use model::exchange::{Exchange, RequestHead};
 use model::rejection::Rejection;
@@ -28,6 +29,10 @@ pub struct Record {
     pub code: Option<&'static str>,
     /// The policy that rejected.
     pub policy: Option<Slot>,
+    /// It came as far as the filters of its route, and there are some.
+    pub is_filtered: bool,
+    /// What the service gets in place of the target that the route was found by.
+    pub rewritten: Option<PathAndQuery>,
     pub target: Option<Rc<str>>,
     pub upstream_ns: Option<u64>,
     /// Of the request body, while it comes.
@@ -58,6 +63,8 @@ impl Record {
             status: None,
             code: None,
             policy: None,
+            is_filtered: false,
+            rewritten: None,
             target: None,
             upstream_ns: None,
             tally: None,

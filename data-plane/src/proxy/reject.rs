@@ -77,6 +77,8 @@ fn grpc_status(rejection: &Rejection) -> u16 {
     const UNAVAILABLE: u16 = 14;
     const UNAUTHENTICATED: u16 = 16;
     match rejection.status {
+        // GRPCRoute, BackendRefs.
+        _ if rejection.code == "no-backend" => UNAVAILABLE,
         StatusCode::UNAUTHORIZED => UNAUTHENTICATED,
         StatusCode::FORBIDDEN => PERMISSION_DENIED,
         StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => UNIMPLEMENTED,

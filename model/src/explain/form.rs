@@ -148,6 +148,9 @@ pub struct Outcome {
     pub status: Option<u16>,
     /// In running order.
     pub policies: Vec<PolicyExplained>,
+    /// What is changed in the request and in its response, and where a redirect leads; in the order in which it is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Setting>,
     /// How long is waited, and who says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<Setting>,
@@ -187,6 +190,8 @@ pub enum Origin {
     Listener,
     Service,
     Route,
+    /// One of the backends of the route.
+    Backend,
     Default,
 }
 

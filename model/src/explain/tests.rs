@@ -115,6 +115,56 @@ fn what_is_refused_or_not_found_is_explained_too() {
 }
 
 #[test]
+fn filters_are_told_in_the_order_in_which_they_act() {
+    let edits = |value: &str| json!({"add": {"x": value}, "remove": ["y"]});
+    let route = json!({
+        "paths": [{"template": "/v1/{id}"}], "request_headers": edits("route"), "response_headers": edits("route"),
+        "rewrite": {"host": "route.internal", "path": {"template": "/v2/{id}"}},
+        "backends": [
+            {"service": "a"},
+            {"service": "b", "rewrite": {"host": "b.internal"}, "request_headers": edits("b"), "response_headers": edits("b")},
+        ],
+    });
+    let moved = json!({"paths": ["/old"], "redirect": {"scheme": "https", "path": {"replace_prefix": "/new"}}});
+    let put = |(name, spec): (&str, Value)| Edit::Put { kind: Kind::Route, name: name.to_owned(), spec };
+    let snapshot = snapshot().apply(2, [("v1", route), ("moved", moved)].map(put).into()).expect("valid").0;
+    let told = |url: &str| -> Vec<Vec<String>> {
+        let told = explain(&snapshot, &question(&json!({"url": url}))).expect("an explanation");
+        let one = |filter: Setting| format!("{} {} {}", filter.name, filter.value, word(filter.from));
+        told.outcomes.into_iter().map(|outcome| outcome.filters.into_iter().map(one).collect()).collect()
+    };
+    let outcomes = told("http://shop.example:8080/v1/7?q");
+    let expected = [
+        "rewrite.host route.internal route",
+        "rewrite.path /v2/7 route",
+        "request_headers.remove y route",
+        "request_headers.add x: route route",
+        "response_headers.remove y route",
+        "response_headers.add x: route route",
+    ];
+    assert_eq!(outcomes[0], expected);
+    let expected = [
+        "rewrite.host b.internal backend",
+        "rewrite.path /v2/7 route",
+        "request_headers.remove y route",
+        "request_headers.add x: route route",
+        "request_headers.remove y backend",
+        "request_headers.add x: b backend",
+        "response_headers.remove y backend",
+        "response_headers.add x: b backend",
+        "response_headers.remove y route",
+        "response_headers.add x: route route",
+    ];
+    assert_eq!(outcomes[1], expected);
+    let moved = told("http://shop.example:8080/old/a?q=1");
+    assert_eq!(moved, [["redirect https://shop.example/new/a?q=1 route"]]);
+}
+
+fn word(origin: Origin) -> String {
+    serde_json::to_value(origin).expect("plain data").as_str().expect("a word").to_owned()
+}
+
+#[test]
 fn questions_that_cannot_be_understood_are_faults() {
     let faults = |more: Value| -> Vec<String> {
         let faults = explain(&snapshot(), &question(&more)).expect_err("faults");

@@ -53,7 +53,9 @@ pub struct Compiled {
     response: Edits,
 }
 
-struct Edits {
+/// Edits that are ready to be made.
+#[derive(Debug, Default)]
+pub struct Edits {
     remove: Vec<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
     add: Vec<(HeaderName, HeaderValue)>,
@@ -75,7 +77,8 @@ impl PolicySpec for Headers {
 }
 
 impl FieldEdits {
-    fn compile(&self, pointer: &str, faults: &mut Vec<Fault>) -> Edits {
+    /// What is wrong in it goes into `faults`, below `pointer`.
+    pub(crate) fn compile(&self, pointer: &str, faults: &mut Vec<Fault>) -> Edits {
         let remove = self.remove.iter().enumerate().filter_map(|(index, name)| {
             field_name(name).map_err(|fault| faults.push(fault.below(&format!("{pointer}/remove/{index}")))).ok()
         });
@@ -117,7 +120,7 @@ fn field_name(text: &str) -> Result<HeaderName, Fault> {
     let name = HeaderName::from_bytes(text.as_bytes())
         .map_err(|_| Fault::new("", "invalid-value", format!("`{text}` is no name of a header field")))?;
     let hint = match name.as_str() {
-        "host" => "the host that a service gets is that of its target or of the request, not of this policy",
+        "host" => "the host that a service gets is that of the request: write `rewrite: { host: … }` on the route",
         "connection" | "keep-alive" | "te" | "trailer" | "upgrade" => {
             "it belongs to one connection, which the gateway looks after"
         }
@@ -142,7 +145,22 @@ impl Policy for Compiled {
 }
 
 impl Edits {
-    fn apply(&self, headers: &mut HeaderMap) {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Each edit, in the order in which they are made: what is done, and to which field.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let field = |(name, value): &(HeaderName, HeaderValue)| {
+            format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
+        };
+        let remove = self.remove.iter().map(|name| ("remove", name.to_string()));
+        let set = self.set.iter().map(move |one| ("set", field(one)));
+        remove.chain(set).chain(self.add.iter().map(move |one| ("add", field(one))))
+    }
+
+    pub fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
             headers.remove(name);
         }

@@ -7,9 +7,12 @@ use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_tru
 use crate::problem::Fault;
 use crate::value::{HostPattern, Network, Span};
 
+mod change;
 mod condition;
 mod path;
 
+pub use crate::policy::headers::FieldEdits;
+pub use change::{PathRewrite, Redirect, RegexRewrite, Rewrite, UrlScheme};
 pub use condition::{Condition, HeaderCondition, HeaderField, MethodName, QueryCondition, ValueMatch};
 pub use path::PathPattern;
 
@@ -53,9 +56,21 @@ pub struct Route {
     /// Where matching requests go, shared out by weight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,
-    /// A fixed answer, instead of backends.
+    /// A fixed answer, instead of backends. `response_headers` adds fields to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub respond: Option<FixedResponse>,
+    /// An answer that sends the client elsewhere, instead of backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+    /// Another host or path for the service.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rewrite: Rewrite,
+    /// Fields that the service gets, edited behind all policies.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub request_headers: FieldEdits,
+    /// Fields that the client gets, from the service or from the gateway in its place; edited before all policies.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub response_headers: FieldEdits,
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: RouteTimeouts,
     /// Policies for these requests. The running order is that of the types, not of this list.
@@ -78,6 +93,15 @@ pub struct Backend {
     /// Share of the requests, relative to the other backends; 0 sends none. Default: 1. At most 1000000.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: u32,
+    /// Another host or path for this service, each in place of what the route says.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rewrite: Rewrite,
+    /// Fields that this service gets, edited behind those of the route.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub request_headers: FieldEdits,
+    /// Fields that the client gets from this service, edited before those of the route.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub response_headers: FieldEdits,
 }
 
 /// An answer of the gateway itself.
@@ -129,6 +153,7 @@ impl Written for Route {
 
     fn check(&self, faults: &mut Vec<Fault>) {
         self.check_destination(faults);
+        self.check_changes(faults);
         for (index, pattern) in self.paths.iter().enumerate() {
             if let Some(fault) = pattern.check() {
                 faults.push(fault.below(&format!("/paths/{index}")));
@@ -161,24 +186,55 @@ impl Written for Route {
 
     fn into_resource(mut self) -> Resource {
         if let Some(service) = self.service.take() {
-            self.backends = vec![Backend { service, weight: 1 }];
+            self.backends = vec![Backend::of(service)];
         }
         Resource::Route(Box::new(self))
     }
 }
 
+impl Backend {
+    /// All that it gets goes there unchanged.
+    #[must_use]
+    pub fn of(service: Name) -> Self {
+        let (request_headers, response_headers) = Default::default();
+        Self { service, weight: 1, rewrite: Rewrite::default(), request_headers, response_headers }
+    }
+}
+
 impl Route {
+    /// What requests and responses are changed to.
+    fn check_changes(&self, faults: &mut Vec<Fault>) {
+        if let Some(redirect) = &self.redirect {
+            redirect.check(&self.paths, faults);
+        }
+        self.rewrite.check("/rewrite", &self.paths, faults);
+        for (index, backend) in self.backends.iter().enumerate() {
+            backend.rewrite.check(&format!("/backends/{index}/rewrite"), &self.paths, faults);
+        }
+        let answers = match (&self.respond, &self.redirect) {
+            (Some(_), _) => "respond",
+            (_, Some(_)) => "redirect",
+            _ => return,
+        };
+        let forwards = [("rewrite", is_default(&self.rewrite)), ("request_headers", is_default(&self.request_headers))];
+        for (field, _) in forwards.iter().filter(|(_, is_default)| !is_default) {
+            let message = format!("`{field}` is for a service, and `{answers}` lets no request go to one");
+            faults.push(Fault::new(format!("/{field}"), "conflicting-fields", message).hint("write one of the two"));
+        }
+    }
+
     fn check_destination(&self, faults: &mut Vec<Fault>) {
         let said = [
             ("service", self.service.is_some()),
             ("backends", !self.backends.is_empty()),
             ("respond", self.respond.is_some()),
+            ("redirect", self.redirect.is_some()),
         ];
         let mut said = said.iter().filter(|(_, is_said)| *is_said);
         match (said.next(), said.next()) {
             (None, _) => faults.push(
                 Fault::new("/backends", "missing-value", "the route leads nowhere")
-                    .hint("write `service`, `backends` or `respond`"),
+                    .hint("write `service`, `backends`, `respond` or `redirect`"),
             ),
             (Some((first, _)), Some((second, _))) => faults.push(Fault::new(
                 format!("/{second}"),
@@ -198,6 +254,10 @@ impl Route {
             if !(200..=599).contains(&respond.status) {
                 let message = format!("{} is no final status", respond.status);
                 faults.push(Fault::new("/respond/status", "invalid-value", message).hint("use 200 to 599"));
+            }
+            if matches!(respond.status, 204 | 205 | 304) && !respond.body.is_empty() {
+                let message = format!("an answer of status {} has no body", respond.status);
+                faults.push(Fault::new("/respond/body", "conflicting-fields", message).hint("leave `body` away"));
             }
             if respond.body.len() > 64 * 1024 {
                 let message = format!("a body of {} bytes is too large", respond.body.len());

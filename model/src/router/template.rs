@@ -91,6 +91,11 @@ fn name(segment: &str) -> Option<&str> {
     segment.strip_prefix('{')?.strip_suffix('}')
 }
 
+/// The names in a template.
+pub(crate) fn names(template: &str) -> impl Iterator<Item = &str> {
+    segments(template).filter_map(name)
+}
+
 /// The names of a template, ready to be looked up in paths.
 #[derive(Debug)]
 pub(super) struct Template {

@@ -11,10 +11,12 @@ use std::sync::Arc;
 
 use super::tls::Holding;
 use super::{
-    Action, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Route, RouteSettings, RouteTimeouts, Service,
-    Snapshot, Split, Target,
+    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Route, RouteSettings, RouteTimeouts,
+    Service, Snapshot, Split, Target,
 };
 use crate::config::{Changed, Config};
+use crate::filter::Filters;
+use crate::filter::redirect::Redirect;
 use crate::policy::Step;
 use crate::problem::{Fault, Problems};
 use crate::resource::policy::ApplyTo;
@@ -273,14 +275,16 @@ impl Snapshot {
 
     fn learn_route(&mut self, name: &Name, written: &resource::Route) -> Result<(), Vec<Fault>> {
         let resource::route::RouteTimeouts { request, idle } = written.timeouts;
+        let filters = Filters::of_route(written);
+        let action = self.action(written);
         let has_settings = !written.policies.is_empty() || request.is_some() || idle.is_some();
-        let settings = if has_settings {
+        let settings = if has_settings || !matches!(filters, Ok(None)) {
             let policies = self.steps(&written.policies)?;
-            Some(Arc::new(RouteSettings { timeouts: RouteTimeouts { request, idle }, policies }))
+            Some(Arc::new(RouteSettings { timeouts: RouteTimeouts { request, idle }, policies, filters: filters? }))
         } else {
             None
         };
-        let compiled = Route { name: name.clone(), action: self.action(written), settings };
+        let compiled = Route { name: name.clone(), action: action?, settings };
         let slot = self.routes.put(compiled);
         if written.enabled {
             let listeners: Vec<Slot> =
@@ -291,28 +295,40 @@ impl Snapshot {
         Ok(())
     }
 
-    fn action(&self, written: &resource::Route) -> Action {
+    fn action(&self, written: &resource::Route) -> Result<Action, Vec<Fault>> {
         if let Some(respond) = &written.respond {
             let content_type = respond.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
-            return Action::Respond(Arc::new(FixedResponse {
+            return Ok(Action::Respond(Arc::new(FixedResponse {
                 status: http::StatusCode::from_u16(respond.status).expect("the status was checked"),
                 content_type: content_type.parse().expect("the content type was checked"),
                 body: respond.body.clone().into(),
-            }));
+            })));
         }
-        let backends: Vec<(Slot, u32)> = written
-            .backends
-            .iter()
-            .filter(|backend| backend.weight > 0)
-            .filter_map(|backend| Some((self.services.slot(&backend.service)?, backend.weight)))
-            .collect();
-        match backends[..] {
-            [(only, _)] => Action::Forward(only),
-            _ => {
-                let total_weight = backends.iter().map(|(_, weight)| u64::from(*weight)).sum();
-                Action::Split(Arc::new(Split { backends, total_weight }))
+        if let Some(redirect) = &written.redirect {
+            return Ok(Action::Redirect(Arc::new(Redirect::compile(redirect, &written.paths)?)));
+        }
+        let mut backends = Vec::with_capacity(written.backends.len());
+        let mut faults = Vec::new();
+        for (index, backend) in written.backends.iter().enumerate() {
+            match (Filters::of_backend(backend, &written.paths), self.services.slot(&backend.service)) {
+                (Err(found), _) => {
+                    faults.extend(found.into_iter().map(|fault| fault.below(&format!("/backends/{index}"))));
+                }
+                (Ok(filters), Some(service)) if backend.weight > 0 => {
+                    backends.push(Backend { service, weight: backend.weight, filters: filters.map(Box::new) });
+                }
+                // Missing ones were reported with the references.
+                (Ok(_), _) => {}
             }
         }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        if let [Backend { service, filters: None, .. }] = backends[..] {
+            return Ok(Action::Forward(service));
+        }
+        let total_weight = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        Ok(Action::Split(Arc::new(Split { backends, total_weight })))
     }
 }
 

@@ -14,7 +14,7 @@ use model::resource::consumer::KeyHash;
 use model::resource::route::{HeaderField, MethodName};
 use model::router;
 use model::slots::Slot;
-use model::snapshot::{Action, Snapshot};
+use model::snapshot::{Action, Backend, Snapshot};
 
 use crate::universe::KEYS;
 
@@ -92,13 +92,16 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
         let action = match &route.action {
             Action::Forward(slot) => service(slot),
             Action::Split(split) => {
-                let backends: Vec<_> = split.backends.iter().map(|(slot, weight)| (service(slot), weight)).collect();
+                let backend = |one: &Backend| format!("{} {} {:?}", service(&one.service), one.weight, one.filters);
+                let backends: Vec<_> = split.backends.iter().map(backend).collect();
                 format!("{backends:?} of {}", split.total_weight)
             }
             Action::Respond(fixed) => format!("{fixed:?}"),
+            Action::Redirect(redirect) => format!("{redirect:?}"),
         };
         let policies = steps(snapshot, route.policies());
-        told.push(format!("route {} {action} {:?} {policies:?}", route.name, route.timeouts()));
+        let (timeouts, filters) = (route.timeouts(), route.filters());
+        told.push(format!("route {} {action} {timeouts:?} {filters:?} {policies:?}", route.name));
     }
     for (_, policy) in snapshot.policies.iter() {
         told.push(format!("policy {} {} {}", policy.name, policy.kind.name, policy.enabled));
@@ -209,7 +212,7 @@ fn agrees(exchange: &Exchange, said: &Explanation) {
         let named: Vec<String> = outcome.policies.iter().map(|policy| policy.policy.to_string()).collect();
         assert_eq!(named, steps(snapshot, chain.steps()));
     }
-    let drawn: BTreeSet<_> = (0..64).filter_map(|draw| route?.draw_service(draw)).collect();
+    let drawn: BTreeSet<_> = (0..64).filter_map(|draw| Some(route?.draw_service(draw)?.0)).collect();
     let services: BTreeSet<_> =
         said.outcomes.iter().filter_map(|outcome| snapshot.services.slot(outcome.service.as_ref()?)).collect();
     assert_eq!(drawn, services);

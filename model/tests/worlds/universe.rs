@@ -211,14 +211,38 @@ fn route(draw: &mut Draw<'_>) -> Value {
     spec.insert("priority".into(), draw.below(3).into());
     spec.insert("policies".into(), draw.policies().into());
     let services = draw.existing(Kind::Service);
-    let backends: Vec<Value> =
-        draw.some(&services).into_iter().map(|service| json!({"service": service, "weight": draw.below(3)})).collect();
+    let backends: Vec<Value> = draw.some(&services).into_iter().map(|service| backend(draw, &service)).collect();
     match (backends.is_empty(), services.first()) {
         (false, _) => spec.insert("backends".into(), backends.into()),
         (true, Some(service)) if draw.one_in(2) => spec.insert("service".into(), service.as_str().into()),
+        _ if draw.one_in(2) => spec.insert("redirect".into(), json!({"scheme": "https", "status": 308})),
         _ => spec.insert("respond".into(), json!({"status": 200 + draw.below(2), "body": "here\n"})),
     };
+    if !spec.contains_key("respond") && !spec.contains_key("redirect") {
+        spec.insert("rewrite".into(), rewrite(draw));
+    }
+    if draw.one_in(4) {
+        spec.insert("response_headers".into(), json!({"add": {"X-Route": draw.of(&["1", "2"])}}));
+    }
     spec.into()
+}
+
+fn backend(draw: &mut Draw<'_>, service: &str) -> Value {
+    let mut spec = json!({"service": service, "weight": draw.below(3)});
+    if draw.one_in(4) {
+        spec["rewrite"] = rewrite(draw);
+        spec["request_headers"] = json!({"set": {"X-Backend": service}, "remove": ["X-Test"]});
+    }
+    spec
+}
+
+fn rewrite(draw: &mut Draw<'_>) -> Value {
+    draw.of(&[
+        json!({}),
+        json!({"host": "internal.test"}),
+        json!({"path": {"replace_full": "/all"}}),
+        json!({"path": {"regex": {"pattern": "/a/(?<rest>.*)", "substitution": "/b/{rest}"}}}),
+    ])
 }
 
 fn policy(draw: &mut Draw<'_>) -> Value {

@@ -14,7 +14,7 @@ use crate::router::path::{PathFault, canonical};
 use crate::router::template;
 
 /// Longest path pattern, in bytes; requests are bounded to the same length.
-const MAX_PATH_BYTES: usize = 8 * 1024;
+pub(crate) const MAX_PATH_BYTES: usize = 8 * 1024;
 const FORMS: [&str; 4] = ["prefix", "exact", "template", "regex"];
 
 /// Which paths.

@@ -1,0 +1,168 @@
+//! What routes and their backends change in requests and responses, through a whole node.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use model::config::Edit;
+use model::resource::Kind;
+use serde_json::{Value, json};
+use support::{Node, backend, problem, put};
+
+/// A node with a service that echoes, and these routes.
+async fn node(routes: &[(&str, Value)]) -> Node {
+    let address = backend::echo().await;
+    let edits = json!({"set": {"x-both": "policy"}, "add": {"x-all": "policy"}});
+    let mut edits: Vec<Edit> = vec![
+        put(Kind::Service, "echo", json!({ "url": format!("http://{address}") })),
+        put(Kind::Policy, "policy", json!({"type": "headers", "config": {"request": edits, "response": edits}})),
+    ];
+    edits.extend(routes.iter().map(|(name, spec)| put(Kind::Route, name, spec.clone())));
+    Node::start(edits).await
+}
+
+async fn get(node: &Node, target: &str, fields: &str) -> String {
+    node.raw(format!("GET {target} HTTP/1.1\r\nhost: Api.test:81\r\n{fields}connection: close\r\n\r\n")).await
+}
+
+/// What the service got.
+fn echoed(answer: &str) -> Value {
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap_or_else(|_| panic!("{answer}"))
+}
+
+fn field(got: &Value, name: &str) -> Vec<String> {
+    let headers = got["headers"].as_array().unwrap().iter();
+    headers.filter(|field| field[0] == name).map(|field| field[1].as_str().unwrap().to_owned()).collect()
+}
+
+fn answered(answer: &str, name: &str) -> Vec<String> {
+    let head = answer.split_once("\r\n\r\n").unwrap().0;
+    let fields = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+    fields.filter(|(known, _)| *known == name).map(|(_, value)| value.to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_rewritten_request_reaches_its_service_and_keeps_its_query() {
+    let node = node(&[
+        ("prefix", json!({"paths": ["/orders"], "service": "echo", "rewrite": {"path": {"replace_prefix": "/v2"}}})),
+        (
+            "template",
+            json!({
+                "paths": [{"template": "/items/{id}"}], "service": "echo",
+                "rewrite": {"host": "items.internal", "path": {"template": "/v3/{id}/x"}},
+            }),
+        ),
+        (
+            "regex",
+            json!({
+                "paths": [{"regex": "/r/(?<a>[^!]*)!(?<b>.*)"}], "service": "echo",
+                "rewrite": {"path": {"template": "/in/{a}{b}"}},
+            }),
+        ),
+    ])
+    .await;
+    for (target, expected) in [
+        ("/orders", "/v2"),
+        ("/orders/", "/v2/"),
+        ("//orders/./7?a=/orders&b", "/v2/7?a=/orders&b"),
+        ("/items/a%20b?", "/v3/a%20b/x?"),
+        ("/r/a!/b", "/in/a/b"),
+        ("/r/a/!/b", "/in/a/b"),
+    ] {
+        assert_eq!(echoed(&get(&node, target, "").await)["target"], expected, "{target}");
+    }
+    let got = echoed(&get(&node, "/items/7", "").await);
+    assert_eq!(
+        (field(&got, "host"), field(&got, "x-forwarded-host")),
+        (vec!["items.internal".into()], vec!["Api.test:81".into()])
+    );
+    let plain = echoed(&get(&node, "/orders", "").await);
+    assert_eq!(field(&plain, "host"), ["Api.test:81"]);
+    for climbing in ["/r/.!.", "/r/.!./secret", "/r/%2!0", "/r/x%!2e"] {
+        let refused = get(&node, climbing, "").await;
+        let code = problem(&refused)["code"].as_str().unwrap().to_owned();
+        assert!(refused.starts_with("HTTP/1.1 400"), "{climbing}: {refused}");
+        assert!(code == "path-not-rewritable" || code == "path-invalid-escape", "{climbing}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn fields_are_edited_for_the_route_and_for_the_backend_that_was_drawn() {
+    let edits = |value: &str| json!({"set": {"x-both": value}, "add": {"x-all": value}, "remove": ["x-gone"]});
+    let node = node(&[
+        (
+            "both",
+            json!({
+                "paths": ["/both"], "policies": ["policy"],
+                "request_headers": edits("route"), "response_headers": edits("route"),
+                "backends": [
+                    {"service": "echo", "weight": 0, "request_headers": edits("idle")},
+                    {"service": "echo", "request_headers": edits("backend"), "response_headers": edits("backend"),
+                        "rewrite": {"host": "backend.internal"}},
+                ],
+            }),
+        ),
+        ("plain", json!({"paths": ["/plain"], "service": "echo"})),
+        ("fixed", json!({"paths": ["/fixed"], "respond": {"status": 503}, "response_headers": {"set": {"retry-after": "60"}}})),
+    ])
+    .await;
+    let answer = get(&node, "/both", "x-gone: 1\r\nx-both: client\r\nx-all: client\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let got = echoed(&answer);
+    assert_eq!(field(&got, "x-both"), ["backend"]);
+    assert_eq!(field(&got, "x-all"), ["client", "policy", "route", "backend"]);
+    assert_eq!((field(&got, "x-gone"), field(&got, "host")), (vec![], vec!["backend.internal".to_owned()]));
+    assert_eq!(answered(&answer, "x-both"), ["policy"]);
+    assert_eq!(answered(&answer, "x-all"), ["backend", "route", "policy"]);
+    let plain = get(&node, "/plain", "x-gone: 1\r\n").await;
+    assert_eq!(field(&echoed(&plain), "x-gone"), ["1"]);
+    assert!(!plain.contains("x-both"), "{plain}");
+    let fixed = get(&node, "/fixed", "").await;
+    assert!(fixed.starts_with("HTTP/1.1 503"), "{fixed}");
+    assert_eq!(answered(&fixed, "retry-after"), ["60"]);
+}
+
+#[tokio::test]
+async fn clients_are_sent_elsewhere() {
+    let node = node(&[
+        ("https", json!({"redirect": {"scheme": "https", "status": 301}})),
+        ("moved", json!({"paths": ["/old"], "redirect": {"path": {"replace_prefix": "/new"}, "status": 308}})),
+        (
+            "ids",
+            json!({
+                "paths": [{"template": "/o/{id}"}], "redirect": {"host": "o.test", "port": 80, "path": {"template": "/{id}"}},
+                "response_headers": {"set": {"cache-control": "no-store"}},
+            }),
+        ),
+    ])
+    .await;
+    let port = node.address.port();
+    for (target, status, location) in [
+        ("/?q=%20", 301, "https://api.test/?q=%20".to_owned()),
+        ("/a//b", 301, "https://api.test/a/b".to_owned()),
+        ("/old/x?y", 308, format!("http://api.test:{port}/new/x?y")),
+        ("/o/7", 302, "http://o.test/7".to_owned()),
+    ] {
+        let answer = get(&node, target, "").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert_eq!(
+            (answered(&answer, "location"), answered(&answer, "content-length")),
+            (vec![location], vec!["0".into()])
+        );
+        assert_eq!(answered(&answer, "cache-control").is_empty(), target != "/o/7");
+    }
+    let nameless = node.raw("GET /old HTTP/1.0\r\n\r\n").await;
+    assert_eq!(problem(&nameless)["code"], "host-missing");
+}
+
+/// HTTPRoute, BackendRefs: a route without a backend that could get the request.
+#[tokio::test]
+async fn a_route_whose_backends_all_have_weight_0_answers_500() {
+    let node =
+        node(&[("none", json!({"backends": [{"service": "echo", "weight": 0}, {"service": "echo", "weight": 0}]}))])
+            .await;
+    let answer = get(&node, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+    assert_eq!(problem(&answer)["code"], "no-backend");
+}
