@@ -25,6 +25,8 @@ pub struct Body(Option<Box<Passage>>);
 struct Passage {
     source: Source,
     patience: Patience,
+    /// When all of it must have come.
+    deadline: Option<Deadline>,
     /// How many bytes may still come.
     allowance: u64,
     bytes: u64,
@@ -57,6 +59,9 @@ pub enum Failure {
     TooSlow,
     #[error("nothing of the body came for too long")]
     Idle,
+    /// See [`Body::with_deadline`].
+    #[error("the body was not complete in time")]
+    Late,
     #[error("the connection that the body came from broke")]
     Broken,
 }
@@ -134,6 +139,7 @@ impl Body {
         Self(Some(Box::new(Passage {
             source,
             patience: Patience::Endless,
+            deadline: None,
             allowance: u64::MAX,
             bytes: 0,
             tally: None,
@@ -170,6 +176,15 @@ impl Body {
             let (waited, bytes) = (Duration::ZERO, 0);
             let rate = Rate { clock: clock.clone(), bytes_per_second, window, waited, bytes, waiting: None };
             passage.patience = Patience::Rate(Box::new(rate));
+        }
+        self
+    }
+
+    /// Fails with [`Failure::Late`] when it has not come to its end by then.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Deadline) -> Self {
+        if let Some(passage) = self.coming() {
+            passage.deadline = Some(deadline);
         }
         self
     }
@@ -221,6 +236,9 @@ impl Passage {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Some(pace) = &mut self.pace {
             pace.set(false);
+        }
+        if self.deadline.as_mut().is_some_and(|deadline| Pin::new(deadline).poll(context).is_ready()) {
+            return Poll::Ready(Some(Err(self.fail(Failure::Late))));
         }
         let frame = match self.source.poll(context) {
             Poll::Ready(frame) => frame,

@@ -4,10 +4,13 @@
 
 mod support;
 
+use std::time::Duration;
+
 use model::config::Edit;
 use model::resource::Kind;
 use serde_json::{Value, json};
 use support::{Node, backend, problem, put};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A node with a service that echoes, and these routes.
 async fn node(routes: &[(&str, Value)]) -> Node {
@@ -165,4 +168,41 @@ async fn a_route_whose_backends_all_have_weight_0_answers_500() {
     let answer = get(&node, "/", "").await;
     assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
     assert_eq!(problem(&answer)["code"], "no-backend");
+}
+
+/// HTTPRoute, Timeouts: `request` is for all that is done for a request, to the last byte of its response.
+#[tokio::test]
+async fn a_request_has_its_time_and_no_more() {
+    let silent = backend::sockets(|mut stream| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let endless = backend::sockets(|mut stream| async move {
+        backend::read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
+        while stream.write_all(b".").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let mut edits = Vec::new();
+    let services = [("silent", silent, "50ms"), ("endless", endless, "2s"), ("echo", backend::echo().await, "1h")];
+    for (name, address, time) in services {
+        edits.push(put(Kind::Service, name, json!({ "url": format!("http://{address}") })));
+        let spec = json!({"paths": [format!("/{name}")], "service": name, "timeouts": {"request": time}});
+        edits.push(put(Kind::Route, name, spec));
+    }
+    let part =
+        json!({"paths": ["/part"], "service": "silent", "timeouts": {"request": "1h", "backend_request": "50ms"}});
+    edits.push(put(Kind::Route, "part", part));
+    let node = Node::start(edits).await;
+    for late in ["/silent", "/part"] {
+        let answer = get(&node, late, "").await;
+        assert!(answer.starts_with("HTTP/1.1 504"), "{late}: {answer}");
+        assert_eq!(problem(&answer)["code"], "upstream-timeout");
+    }
+    let broken = get(&node, "/endless", "").await;
+    assert!(broken.starts_with("HTTP/1.1 200") && broken.ends_with('.'), "{broken}");
+    node.until_counted(|shard| shard.rejections.get("response-late") == Some(&1)).await;
+    echoed(&get(&node, "/echo", "").await);
 }

@@ -253,9 +253,14 @@ fn settings(service: &Service, route: Option<&Route>) -> Vec<Setting> {
     let own = route.map(Route::timeouts).unwrap_or_default();
     let each = [
         ("timeouts.connect", None, connect, usual.connect),
-        ("timeouts.request", own.request, request, usual.request),
+        ("timeouts.backend_request", own.backend_request, request, usual.request),
         ("timeouts.idle", own.idle, idle, usual.idle),
     ];
+    let whole = own.request.map(|span| Setting {
+        name: "timeouts.request".to_owned(),
+        value: span.to_string(),
+        from: Origin::Route,
+    });
     let setting = |(name, own, of_service, usual): (&str, Option<Span>, Span, Span)| {
         let (value, from) = match own {
             Some(value) => (value, Origin::Route),
@@ -264,7 +269,7 @@ fn settings(service: &Service, route: Option<&Route>) -> Vec<Setting> {
         };
         Setting { name: name.to_owned(), value: value.to_string(), from }
     };
-    each.map(setting).into()
+    whole.into_iter().chain(each.map(setting)).collect()
 }
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use crate::filter::redirect::Redirect;
 use crate::policy::{Policy, PolicyKind, Step};
 use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
+use crate::resource::route::RouteTimeouts;
 use crate::resource::service::{LoadBalancing, Protocol, TargetUrl, Timeouts};
 use crate::resource::{Key, Kind, Name};
 use crate::router::Router;
 use crate::slots::{Named, Slot, Slots};
-use crate::value::Span;
 
 mod compile;
 mod ties;
@@ -139,13 +139,6 @@ pub struct FixedResponse {
     pub status: http::StatusCode,
     pub content_type: http::HeaderValue,
     pub body: bytes::Bytes,
-}
-
-/// Where a route waits differently from its service.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RouteTimeouts {
-    pub request: Option<Span>,
-    pub idle: Option<Span>,
 }
 
 /// A policy that runs.

@@ -9,7 +9,8 @@ use model::rejection::Rejection;
 use super::record::Record;
 use super::{Reply, fields};
 use crate::body::Body;
-use crate::upstream::{UpstreamError, UpstreamRequest, UpstreamResponse};
+use crate::clock::Deadline;
+use crate::upstream::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// What goes to the service besides the head.
 pub struct Onward {
@@ -27,16 +28,40 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
         return Err(no_backend());
     };
     let own = record.exchange.route().map(|route| route.timeouts());
-    let timeout = own.and_then(|own| own.request).unwrap_or(service.timeouts.request).get();
+    let timeout = own.and_then(|own| own.backend_request).unwrap_or(service.timeouts.request).get();
     let idle = own.and_then(|own| own.idle).unwrap_or(service.timeouts.idle).get();
 
     let wants_upgrade = onward.upgrade.is_some();
+    let whole = own.and_then(|own| own.request);
+    let mut deadline = whole.map(|whole| core.clock.deadline_from(record.exchange.time, whole.get()));
+
     let request = request(record, onward, timeout);
-    let response = core.upstreams.forward(&snapshot, slot, request).await.map_err(|unanswered| {
+    let answer = core.upstreams.forward(&snapshot, slot, request);
+    let answer = match &mut deadline {
+        None => answer.await,
+        Some(deadline) => Box::pin(by(deadline, answer)).await,
+    };
+    let response = answer.map_err(|unanswered| {
         record.target = unanswered.target;
         unanswered.error.rejection()
     })?;
-    reply(record, response, wants_upgrade, idle)
+    let mut reply = reply(record, response, wants_upgrade, idle)?;
+    if let Some(deadline) = deadline {
+        reply.body = reply.body.with_deadline(deadline);
+    }
+    Ok(reply)
+}
+
+/// The answer, if it comes until then; what is under way for it is given up otherwise.
+async fn by(
+    deadline: &mut Deadline,
+    answer: impl Future<Output = Result<UpstreamResponse, Unanswered>>,
+) -> Result<UpstreamResponse, Unanswered> {
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        () = deadline => Err(UpstreamError::Timeout.into()),
+    }
 }
 
 /// Every backend of the route has weight 0 (HTTPRoute, BackendRefs).

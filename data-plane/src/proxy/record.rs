@@ -11,7 +11,7 @@ use model::rejection::Rejection;
 use model::slots::Slot;
 
 use super::Reply;
-use crate::body::{Body, End, Ending, Tally};
+use crate::body::{Body, End, Ending, Failure, Tally};
 use crate::listener::Tunnel;
 use crate::listener::connection::Connection;
 use crate::telemetry::RequestRecord;
@@ -111,6 +111,7 @@ impl End for Record {
     fn end(mut self: Box<Self>, ending: Ending) {
         match ending {
             Ending::Complete => {}
+            Ending::Failed(Failure::Late) => self.code = Some("response-late"),
             Ending::Failed(_) => self.code = Some("response-broken"),
             Ending::Dropped => self.code = Some("client-gone"),
         }

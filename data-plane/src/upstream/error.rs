@@ -42,7 +42,7 @@ impl UpstreamError {
             Self::Timeout => "upstream-timeout",
             Self::BadResponse(_) => "upstream-bad-response",
             Self::RequestBody(Failure::TooLarge) => "request-too-large",
-            Self::RequestBody(Failure::TooSlow | Failure::Idle) => "request-timeout",
+            Self::RequestBody(Failure::TooSlow | Failure::Idle | Failure::Late) => "request-timeout",
             Self::RequestBody(Failure::Broken) => "bad-request-body",
         }
     }
@@ -61,7 +61,7 @@ impl UpstreamError {
             Self::RequestBody(Failure::TooLarge) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "The body of the request is larger than allowed.")
             }
-            Self::RequestBody(Failure::TooSlow | Failure::Idle) => {
+            Self::RequestBody(Failure::TooSlow | Failure::Idle | Failure::Late) => {
                 (StatusCode::REQUEST_TIMEOUT, "The body of the request came too slowly.")
             }
             Self::RequestBody(Failure::Broken) => {

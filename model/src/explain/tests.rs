@@ -28,7 +28,7 @@ fn snapshot() -> Snapshot {
             "order",
             json!({
                 "hosts": ["shop.example"], "paths": [{"template": "/orders/{id}"}], "methods": ["GET"],
-                "policies": ["of-route", "off"], "timeouts": {"request": "5s"},
+                "policies": ["of-route", "off"], "timeouts": {"request": "1m", "backend_request": "5s"},
                 "backends": [{"service": "a", "weight": 9}, {"service": "b", "weight": 1}],
             }),
         ),
@@ -84,8 +84,9 @@ fn a_request_is_explained_from_its_path_to_its_policies() {
             "service": "a", "share": {"weight": 9, "total": 10},
             "policies": [ids, of_route(json!([common, {"policy": "of-service", "from": "service"}]))],
             "settings": [
+                {"name": "timeouts.request", "value": "1m", "from": "route"},
                 {"name": "timeouts.connect", "value": "2s", "from": "default"},
-                {"name": "timeouts.request", "value": "5s", "from": "route"},
+                {"name": "timeouts.backend_request", "value": "5s", "from": "route"},
                 {"name": "timeouts.idle", "value": "1m", "from": "service"},
             ],
         },
@@ -93,8 +94,9 @@ fn a_request_is_explained_from_its_path_to_its_policies() {
             "service": "b", "share": {"weight": 1, "total": 10},
             "policies": [ids, of_route(json!([common]))],
             "settings": [
+                {"name": "timeouts.request", "value": "1m", "from": "route"},
                 {"name": "timeouts.connect", "value": "2s", "from": "default"},
-                {"name": "timeouts.request", "value": "5s", "from": "route"},
+                {"name": "timeouts.backend_request", "value": "5s", "from": "route"},
                 {"name": "timeouts.idle", "value": "5m", "from": "default"},
             ],
         },

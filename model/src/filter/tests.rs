@@ -224,6 +224,11 @@ fn what_cannot_work_is_refused_when_it_is_written() {
             json!({"backends": [{"service": "a", "weight": 0, "request_headers": {"remove": ["Host"]}}]}),
             "/backends/0/request_headers/remove/0 reserved-field",
         ),
+        (json!({"service": "a", "timeouts": {"request": "0s"}}), "/timeouts/request invalid-value"),
+        (
+            json!({"service": "a", "timeouts": {"request": "1s", "backend_request": "2s"}}),
+            "/timeouts/backend_request conflicting-fields",
+        ),
         (json!({"backends": [{"service": "b"}]}), "/backends/0/service unknown-reference"),
     ] {
         let problems = with_route(spec.clone()).err().unwrap_or_else(|| panic!("{spec} is taken"));

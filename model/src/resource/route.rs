@@ -119,13 +119,19 @@ pub struct FixedResponse {
     pub content_type: Option<String>,
 }
 
-/// Where a route waits differently from its service.
+/// How long a route waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteTimeouts {
-    /// From sending the request until the head of the response. Default: that of the service.
+    /// From the head of the request until the end of the response, with all that is tried for it. Then the client gets 504,
+    /// or, if the response has begun, it is broken off. A protocol that the service switches to is bound by `idle` alone.
+    /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<Span>,
+    /// From sending the request to a target until the head of its response; at most `request`. Default: `request` of the
+    /// service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend_request: Option<Span>,
     /// Without any byte in either direction. Default: that of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Span>,
@@ -164,12 +170,7 @@ impl Written for Route {
         condition::check_headers(&self.headers, faults);
         condition::check_query(&self.query, faults);
         check_duplicates("/sources", &self.sources, faults);
-        let zero = [("request", self.timeouts.request), ("idle", self.timeouts.idle)];
-        for (field, _) in zero.iter().filter(|(_, span)| span.is_some_and(|span| span.as_millis() == 0)) {
-            let fault =
-                Fault::new(format!("/timeouts/{field}"), "invalid-value", "a timeout of zero lets nothing through");
-            faults.push(fault.hint("leave it away for the default"));
-        }
+        self.timeouts.check(faults);
     }
 
     fn references(&self, visit: &mut dyn FnMut(Reference<'_>)) {
@@ -189,6 +190,25 @@ impl Written for Route {
             self.backends = vec![Backend::of(service)];
         }
         Resource::Route(Box::new(self))
+    }
+}
+
+impl RouteTimeouts {
+    fn check(&self, faults: &mut Vec<Fault>) {
+        let Self { request, backend_request, idle } = *self;
+        let each = [("request", request), ("backend_request", backend_request), ("idle", idle)];
+        for (field, _) in each.iter().filter(|(_, span)| span.is_some_and(|span| span.as_millis() == 0)) {
+            let fault =
+                Fault::new(format!("/timeouts/{field}"), "invalid-value", "a timeout of zero lets nothing through");
+            faults.push(fault.hint("leave it away for the default"));
+        }
+        if let (Some(request), Some(part)) = (request, backend_request)
+            && part > request
+        {
+            let message = format!("{part} for a part of the time is more than {request} for all of it");
+            let fault = Fault::new("/timeouts/backend_request", "conflicting-fields", message);
+            faults.push(fault.hint("write `request` or less"));
+        }
     }
 }
 

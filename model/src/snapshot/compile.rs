@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use super::tls::Holding;
 use super::{
-    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Route, RouteSettings, RouteTimeouts,
-    Service, Snapshot, Split, Target,
+    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Route, RouteSettings, Service,
+    Snapshot, Split, Target,
 };
 use crate::config::{Changed, Config};
 use crate::filter::Filters;
@@ -20,6 +20,7 @@ use crate::filter::redirect::Redirect;
 use crate::policy::Step;
 use crate::problem::{Fault, Problems};
 use crate::resource::policy::ApplyTo;
+use crate::resource::route::RouteTimeouts;
 use crate::resource::{self, Key, Kind, Name, Resource};
 use crate::router::Age;
 use crate::slots::{Slot, Slots};
@@ -274,13 +275,13 @@ impl Snapshot {
     }
 
     fn learn_route(&mut self, name: &Name, written: &resource::Route) -> Result<(), Vec<Fault>> {
-        let resource::route::RouteTimeouts { request, idle } = written.timeouts;
+        let timeouts = written.timeouts;
         let filters = Filters::of_route(written);
         let action = self.action(written);
-        let has_settings = !written.policies.is_empty() || request.is_some() || idle.is_some();
+        let has_settings = !written.policies.is_empty() || timeouts != RouteTimeouts::default();
         let settings = if has_settings || !matches!(filters, Ok(None)) {
             let policies = self.steps(&written.policies)?;
-            Some(Arc::new(RouteSettings { timeouts: RouteTimeouts { request, idle }, policies, filters: filters? }))
+            Some(Arc::new(RouteSettings { timeouts, policies, filters: filters? }))
         } else {
             None
         };
