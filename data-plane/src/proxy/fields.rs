@@ -1,7 +1,7 @@
 //! Header fields that belong to one connection, or that only the gateway may set: they go no further
 //! (RFC 9110 section 7.6.1).
 
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::{Method, Version};
 use model::exchange::Scheme;
 
@@ -20,6 +20,7 @@ pub struct Survey {
     /// Names and values, and 32 bytes for each field (RFC 9113 section 6.5.2).
     pub bytes: usize,
     pub hosts: usize,
+    cookies: usize,
     has_connection: bool,
     /// Fields that must not go on.
     has_unwanted: bool,
@@ -33,6 +34,7 @@ impl Survey {
             survey.bytes += name.as_str().len() + value.len() + 32;
             match name.as_str() {
                 "host" => survey.hosts += 1,
+                "cookie" => survey.cookies += 1,
                 "connection" => survey.has_connection = true,
                 name if is_unwanted(name) => survey.has_unwanted = true,
                 _ => {}
@@ -120,6 +122,17 @@ fn remove_named_in_connection(headers: &mut HeaderMap) {
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// Puts a cookie together that came in crumbs over HTTP/2: elsewhere it is one field (RFC 9113 section 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap, survey: &Survey, version: Version) {
+    if survey.cookies < 2 || version < Version::HTTP_2 {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
+    }
 }
 
 /// Says who the client is. What it said of itself has been taken out.

@@ -39,6 +39,7 @@ pub fn take(parts: request::Parts, body: Body, connection: &Rc<Connection>) -> I
         .and_then(|()| read_host(&parts.uri, &mut headers, &survey, version))
         .and_then(|host| check_directed(host, connection))
         .and_then(|host| Ok((host, read_target(&parts.uri)?)));
+    fields::join_cookies(&mut headers, &survey, version);
     fields::clean_request(&mut headers, &survey);
     fields::forwarded(&mut headers, connection);
     let (host, target, fault) = match read {

@@ -1,0 +1,9 @@
+//! HTTP/2 with clients, frame by frame (RFC 9113), and what runs on it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod downgrade;
+mod frames;
+mod strict;
+#[path = "../support/mod.rs"]
+mod support;
