@@ -8,6 +8,7 @@ mod chunked;
 mod encode;
 mod framing;
 mod head;
+mod lines;
 mod pump;
 mod stream;
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use http::{Method, Response, StatusCode, request};
+use http::{Method, StatusCode};
 use model::exchange::ResponseHead;
+use model::fields::Fields;
 use model::policy::Chain;
 use model::rejection::Rejection;
 use model::router;
@@ -15,11 +16,11 @@ use crate::listener::connection::Connection;
 pub mod fields;
 mod filters;
 mod forward;
-mod intake;
+pub mod intake;
 pub mod record;
 pub mod reject;
 
-use intake::Intake;
+use intake::{Intake, Received};
 use record::Record;
 
 /// An answer on its way to the client.
@@ -29,7 +30,7 @@ pub struct Reply {
 }
 
 /// Answers one request.
-pub async fn answer(connection: &Rc<Connection>, request: request::Parts, body: Body) -> Response<Body> {
+pub async fn answer(connection: &Rc<Connection>, request: Received, body: Body) -> Reply {
     let Intake { head, version, upgrade, body, fault } = intake::take(request, body, connection);
     let mut record = Record::begin(connection, head, version);
     let mut chain = Chain::default();
@@ -99,8 +100,8 @@ fn no_route() -> Rejection {
 }
 
 fn fixed_reply(fixed: &FixedResponse, method: &Method) -> Reply {
-    let mut headers = http::HeaderMap::with_capacity(4);
-    headers.insert(http::header::CONTENT_TYPE, fixed.content_type.clone());
+    let mut headers = Fields::default();
+    headers.append(&http::header::CONTENT_TYPE, &fixed.content_type);
     Reply { head: ResponseHead { status: fixed.status, headers }, body: Body::full(fixed.body.clone()) }
         .without_body_for(method)
 }
@@ -110,7 +111,7 @@ impl Reply {
     fn without_body_for(mut self, method: &Method) -> Self {
         if method == Method::HEAD {
             if let Some(length) = http_body::Body::size_hint(&self.body).exact() {
-                self.head.headers.insert(http::header::CONTENT_LENGTH, length.into());
+                self.head.headers.insert(&http::header::CONTENT_LENGTH, &length.into());
             }
             self.body = Body::empty();
         }

@@ -8,9 +8,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::Method;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method};
 use model::exchange::ResponseHead;
+use model::fields::Fields;
 use model::slots::Slot;
 use model::snapshot::Snapshot;
 
@@ -48,7 +49,7 @@ pub struct UpstreamRequest {
     pub target: PathAndQuery,
     /// Without `Host`, the address of the target stands in its place. `Upgrade` with `Connection` stay in a
     /// request that may switch protocols.
-    pub headers: HeaderMap,
+    pub headers: Fields,
     pub body: Body,
     /// Where interim responses go (RFC 9110 section 15.2); without it nobody wants them.
     pub interim: Option<Interim>,

@@ -6,8 +6,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use http::{HeaderMap, Method};
+use http::Method;
 use model::config::Edit;
+use model::fields::Fields;
 use model::resource::{Document, Key, Kind};
 use model::router::Request;
 use model::snapshot::Snapshot;
@@ -59,7 +60,7 @@ fn table(routes: usize, hosts: usize) -> Snapshot {
 }
 
 fn measure(snapshot: &Snapshot, addresses: &[(String, String)]) -> f64 {
-    let headers = HeaderMap::new();
+    let headers = Fields::default();
     let once = || {
         let started = Instant::now();
         for (host, path) in addresses.iter().cycle().take(LOOKUPS) {

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::fields::Fields;
 use crate::slots::Slot;
 use crate::snapshot::{Consumer, Route, Service, Snapshot};
 
@@ -44,13 +45,13 @@ pub struct RequestHead {
     pub host: String,
     /// Canonical: routing, policies, the log and the service see this same value.
     pub target: PathAndQuery,
-    pub headers: HeaderMap,
+    pub headers: Fields,
 }
 
 /// The head of a response, from a service or from the gateway itself.
 pub struct ResponseHead {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub headers: Fields,
 }
 
 /// Who is at the other end of the connection.
@@ -139,7 +140,7 @@ impl Exchange {
     /// Puts the fields of [`Exchange::respond_with`] onto the response.
     pub fn finish_head(&mut self, head: &mut ResponseHead) {
         for (name, value) in self.response_fields.drain(..) {
-            head.headers.insert(name, value);
+            head.headers.insert(&name, &value);
         }
     }
 }
@@ -155,13 +156,13 @@ impl Exchange {
             method: Method::GET,
             host: "api.test".to_owned(),
             target: PathAndQuery::from_static(target),
-            headers: HeaderMap::new(),
+            headers: Fields::default(),
         };
         let client = Client { address: SocketAddr::from(([192, 0, 2, 1], 40_000)), scheme: Scheme::Http };
         let time = Time { monotonic_ns: 1_000_000_000, unix_ms: 1_700_000_000_000 };
         let mut exchange = Self::new(Rc::new(snapshot), request, client, time, 7);
         for (name, value) in fields.iter().map(field) {
-            exchange.request.headers.append(name, value);
+            exchange.request.headers.append(&name, &value);
         }
         exchange
     }

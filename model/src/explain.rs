@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use crate::fields::Fields;
 use crate::policy::{Chain, Step};
 use crate::problem::{Fault, closest};
 use crate::resource::Name;
@@ -17,7 +18,7 @@ use crate::slots::Slot;
 use crate::snapshot::{Action, Listener, Route, Service, Snapshot};
 use crate::value::Span;
 use filters::Asked;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 
 mod filters;
 mod form;
@@ -113,8 +114,8 @@ impl<'a> Url<'a> {
 }
 
 /// The fields that routing sees, and the value of `Host`.
-fn fields(sent: &[SentField]) -> Result<(HeaderMap, Option<&str>), Vec<Fault>> {
-    let mut fields = HeaderMap::new();
+fn fields(sent: &[SentField]) -> Result<(Fields, Option<&str>), Vec<Fault>> {
+    let mut fields = Fields::default();
     let mut host = None;
     let mut faults = Vec::new();
     for (index, SentField { name, value }) in sent.iter().enumerate() {
@@ -122,7 +123,7 @@ fn fields(sent: &[SentField]) -> Result<(HeaderMap, Option<&str>), Vec<Fault>> {
             host = Some(value.as_str());
         }
         match HeaderValue::from_str(value) {
-            Ok(value) => _ = fields.append(name.0.clone(), value),
+            Ok(value) => fields.append(&name.0, &value),
             Err(_) => faults.push(Fault::new(
                 format!("/headers/{index}/value"),
                 "invalid-value",

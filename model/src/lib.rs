@@ -11,6 +11,7 @@ pub mod config;
 pub mod digest;
 pub mod exchange;
 pub mod explain;
+pub mod fields;
 pub mod file;
 pub mod filter;
 mod index;

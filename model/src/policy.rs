@@ -151,13 +151,13 @@ fn or_empty(config: &Value) -> Value {
 
 /// What becomes of one request under one policy: the fields that it puts on every response, and the rejection.
 #[cfg(test)]
-fn check(policy: &dyn Policy, exchange: &mut Exchange) -> (http::HeaderMap, Option<Rejection>) {
+fn check(policy: &dyn Policy, exchange: &mut Exchange) -> (crate::fields::Fields, Option<Rejection>) {
     let rejection = match policy.on_request(exchange) {
         Outcome::Continue => None,
         Outcome::Reject(rejection) => Some(rejection),
         Outcome::Wait(_) => panic!("no policy under test waits"),
     };
-    let mut head = ResponseHead { status: http::StatusCode::OK, headers: http::HeaderMap::new() };
+    let mut head = ResponseHead { status: http::StatusCode::OK, headers: crate::fields::Fields::default() };
     policy.on_response(exchange, &mut head);
     exchange.finish_head(&mut head);
     (head.headers, rejection)

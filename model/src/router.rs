@@ -15,8 +15,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
 
+use crate::fields::Fields;
 use crate::index::Index;
 use crate::pattern::Pattern;
 use crate::problem::Fault;
@@ -57,7 +58,7 @@ pub struct Request<'a> {
     /// Canonical (see [`path`]).
     pub path: &'a str,
     pub method: &'a Method,
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Fields,
     /// Without the question mark.
     pub query: Option<&'a str>,
 }

@@ -2,11 +2,10 @@
 //! ends with CR LF, and extensions are bounded, have no control characters and go no further.
 
 use bytes::{Buf, BytesMut};
-use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
 
 use super::framing::Part;
 use super::head::Fault;
+use super::lines;
 
 /// Bytes of chunk extensions in one body, in all: nobody needs them, and they could be sent without end.
 const MAX_EXTENSION_BYTES: u32 = 8 * 1024;
@@ -114,49 +113,38 @@ impl Chunked {
         if end > self.trailer_bytes {
             return Err(Fault::HeadTooLarge);
         }
-        let section = input.split_to(end + 4).freeze();
-        let has_bare_line_feed =
-            memchr::memchr_iter(b'\n', &section).any(|place| place == 0 || section[place - 1] != b'\r');
-        let mut places = [httparse::EMPTY_HEADER; MAX_TRAILERS];
-        let parsed = httparse::parse_headers(&section, &mut places).map_err(|_| invalid())?;
-        let (true, false) = (parsed.is_complete(), has_bare_line_feed) else { return Err(invalid()) };
-        let httparse::Status::Complete((_, fields)) = parsed else { return Err(invalid()) };
-        let mut trailers = HeaderMap::with_capacity(fields.len());
-        for field in fields {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| invalid())?;
-            let value = HeaderValue::from_maybe_shared(section.slice_ref(field.value)).map_err(|_| invalid())?;
-            if is_forbidden(name.as_str()) {
-                return Err(Fault::Ambiguous("A trailer field is one that a header only may have."));
-            }
-            trailers.append(name, value);
+        let section = input.split_to(end + 4);
+        let trailers = lines::fields(section, MAX_TRAILERS)?;
+        if trailers.iter().any(|(name, _)| is_forbidden(name)) {
+            return Err(Fault::Ambiguous("A trailer field is one that a header only may have."));
         }
-        Ok(Some(Part::Trailers(trailers)))
+        Ok(Some(Part::Trailers(trailers.into_map())))
     }
 }
 
 /// Fields for framing, routing, authentication and the handling of connection and content.
-fn is_forbidden(name: &str) -> bool {
+fn is_forbidden(name: &[u8]) -> bool {
     matches!(
         name,
-        "content-length"
-            | "transfer-encoding"
-            | "host"
-            | "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "upgrade"
-            | "te"
-            | "trailer"
-            | "expect"
-            | "authorization"
-            | "proxy-authorization"
-            | "cookie"
-            | "set-cookie"
-            | "content-encoding"
-            | "content-type"
-            | "content-range"
-            | "range"
-            | "cache-control"
-            | "max-forwards"
+        b"content-length"
+            | b"transfer-encoding"
+            | b"host"
+            | b"connection"
+            | b"keep-alive"
+            | b"proxy-connection"
+            | b"upgrade"
+            | b"te"
+            | b"trailer"
+            | b"expect"
+            | b"authorization"
+            | b"proxy-authorization"
+            | b"cookie"
+            | b"set-cookie"
+            | b"content-encoding"
+            | b"content-type"
+            | b"content-range"
+            | b"range"
+            | b"cache-control"
+            | b"max-forwards"
     )
 }

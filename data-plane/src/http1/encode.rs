@@ -4,11 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{BufMut, BytesMut};
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderValue, TE, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
+use model::fields::Fields;
 
 use super::framing::Length;
 
@@ -21,7 +20,7 @@ pub fn request_head(
     method: &Method,
     target: &PathAndQuery,
     host: Option<&HeaderValue>,
-    headers: &HeaderMap,
+    headers: &Fields,
     length: Length,
 ) {
     let target = target.as_str();
@@ -58,7 +57,7 @@ pub enum Announced {
 pub fn response_head(
     out: &mut BytesMut,
     status: StatusCode,
-    headers: &HeaderMap,
+    headers: &Fields,
     announced: Announced,
     connection: Option<&'static str>,
     date: &Date,
@@ -72,7 +71,7 @@ pub fn response_head(
         Announced::Length(length) => framing(out, length),
         Announced::AsFielded => {
             if let Some(length) = headers.get(CONTENT_LENGTH) {
-                put(out, &[b"content-length: ", length.as_bytes(), b"\r\n"]);
+                put(out, &[b"content-length: ", length, b"\r\n"]);
             }
         }
         Announced::Nothing => {}
@@ -87,7 +86,7 @@ pub fn response_head(
 }
 
 /// Writes an interim response (RFC 9110 section 15.2): it has neither a body nor a word about the connection.
-pub fn interim_head(out: &mut BytesMut, status: StatusCode, headers: &HeaderMap) {
+pub fn interim_head(out: &mut BytesMut, status: StatusCode, headers: &Fields) {
     let reason = status.canonical_reason().unwrap_or_default();
     put(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
     fields(out, headers);
@@ -95,20 +94,16 @@ pub fn interim_head(out: &mut BytesMut, status: StatusCode, headers: &HeaderMap)
 }
 
 /// Writes the fields but for those about the length; whether there is one that says it in bytes.
-fn fields(out: &mut BytesMut, headers: &HeaderMap) -> bool {
+fn fields(out: &mut BytesMut, headers: &Fields) -> bool {
     let mut named_length = false;
-    for (name, value) in headers {
-        if *name == CONTENT_LENGTH {
-            named_length = true;
-        } else if *name != TRANSFER_ENCODING {
-            field(out, name, value);
+    for (name, value) in headers.iter() {
+        match name {
+            b"content-length" => named_length = true,
+            b"transfer-encoding" => {}
+            name => put(out, &[name, b": ", value, b"\r\n"]),
         }
     }
     named_length
-}
-
-fn field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
-    put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
 }
 
 fn put(out: &mut BytesMut, pieces: &[&[u8]]) {
@@ -143,7 +138,7 @@ pub fn chunk_size(out: &mut BytesMut, length: usize) {
 pub fn last_chunk(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
     out.put_slice(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {
-        field(out, name, value);
+        put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     out.put_slice(b"\r\n");
 }

@@ -1,16 +1,12 @@
-//! The heads of messages: found in what was read, checked, and parsed (RFC 9112 sections 2 to 6).
+//! What the heads of messages say: their first lines, and the fields that are about the message itself
+//! (RFC 9112 sections 3, 4, 6 and 9).
 
-use std::mem::MaybeUninit;
-
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{Method, StatusCode, Uri, Version, request};
+use http::{Method, StatusCode, Uri, Version};
+use model::fields::Fields;
 
 use super::framing::{Framing, Length};
-
-/// Heads with up to this many fields are parsed without an allocation for their places.
-const FEW_FIELDS: usize = 64;
+use super::lines::Lines;
 
 /// How large a head may be.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +39,10 @@ pub enum Fault {
 /// The head of a request, and what it says about the connection.
 #[derive(Debug)]
 pub struct RequestHead {
-    pub parts: request::Parts,
+    pub method: Method,
+    pub uri: Uri,
+    pub version: Version,
+    pub fields: Fields,
     pub length: Length,
     /// Whether the client would send another request behind this one.
     pub is_persistent: bool,
@@ -55,74 +54,31 @@ pub struct RequestHead {
 #[derive(Debug)]
 pub struct ResponseHead {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub fields: Fields,
     pub length: Length,
     pub is_persistent: bool,
 }
 
-/// Looks for the end of a head, and at every line end on the way. It goes on where it stopped when more comes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Scan {
-    looked: usize,
-    line: usize,
-    lines: usize,
-}
-
-impl Scan {
-    /// Where the head ends, if all of it is there.
-    pub fn find(&mut self, input: &[u8], bounds: &Bounds) -> Result<Option<usize>, Fault> {
-        for place in memchr::memchr_iter(b'\n', &input[self.looked..]) {
-            let end = self.looked + place;
-            if end == self.line || input[end - 1] != b'\r' {
-                return Err(Fault::Malformed("A line does not end with CR LF."));
-            }
-            if self.lines == 0 && end > bounds.target_bytes {
-                return Err(Fault::TargetTooLong);
-            }
-            if end == self.line + 1 {
-                return if end < bounds.head_bytes { Ok(Some(end + 1)) } else { Err(Fault::HeadTooLarge) };
-            }
-            self.lines += 1;
-            if self.lines > bounds.fields + 1 {
-                return Err(Fault::TooManyFields);
-            }
-            self.line = end + 1;
-        }
-        self.looked = input.len();
-        if self.lines == 0 && self.looked > bounds.target_bytes {
-            return Err(Fault::TargetTooLong);
-        }
-        if self.looked >= bounds.head_bytes { Err(Fault::HeadTooLarge) } else { Ok(None) }
-    }
-
-    /// How many lines there are before the empty one.
-    pub fn lines(&self) -> usize {
-        self.lines
-    }
-}
-
 impl RequestHead {
-    /// Parses a head that a [`Scan`] has found.
-    pub fn parse(head: &Bytes, lines: usize) -> Result<Self, Fault> {
-        with_places(lines, |places| {
-            let mut request = httparse::Request::new(&mut []);
-            let parsed = request.parse_with_uninit_headers(head, places);
-            if parsed == Err(httparse::Error::Version) && names_http(head) {
-                return Err(Fault::UnknownVersion);
-            }
-            complete(parsed, head.len())?;
-            let version = version(request.version)?;
-            let method = request.method.unwrap_or_default();
-            let method = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::Malformed("The method is none."))?;
-            let uri = uri(head, request.path.unwrap_or_default(), &method)?;
-            let fields = Fields::of(head, request.headers)?;
-            let length = fields.framing.of_request(version)?;
-            let (mut parts, ()) = http::Request::new(()).into_parts();
-            (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, fields.headers);
-            let is_persistent = fields.connection.is_persistent(version);
-            let expects_continue = fields.expects_continue && version == Version::HTTP_11 && length != Length::Exact(0);
-            Ok(Self { parts, length, is_persistent, expects_continue })
-        })
+    /// Reads `GET /path HTTP/1.1` and what follows it (RFC 9112 section 3).
+    pub fn parse(lines: Lines) -> Result<Self, Fault> {
+        const INVALID: Fault = Fault::Malformed("The first line is not valid.");
+        let line = &lines.head[..lines.first];
+        let (method, rest) = line.split_at(memchr::memchr(b' ', line).ok_or(INVALID)?);
+        let (target, version) = rest.split_last_chunk::<9>().ok_or(INVALID)?;
+        let target = target.get(1..).filter(|target| !target.is_empty()).ok_or(INVALID)?;
+        let version = version.strip_prefix(b" ").and_then(version_of).ok_or(INVALID)??;
+        if memchr::memchr2(b' ', b'\t', target).is_some() {
+            return Err(INVALID);
+        }
+        let method = Method::from_bytes(method).map_err(|_| INVALID)?;
+        let uri = uri(&lines, target, &method)?;
+        let said = Said::of(&lines)?;
+        let length = said.framing.of_request(version)?;
+        let is_persistent = said.connection.is_persistent(version);
+        let expects_continue = said.expects_continue && version == Version::HTTP_11 && length != Length::Exact(0);
+        let fields = Fields::of_head(lines.head, lines.fields);
+        Ok(Self { method, uri, version, fields, length, is_persistent, expects_continue })
     }
 }
 
@@ -132,75 +88,48 @@ impl ResponseHead {
         self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
     }
 
-    /// Parses the head of the answer to a request of the method.
-    pub fn parse(head: &Bytes, lines: usize, method: &Method) -> Result<Self, Fault> {
-        with_places(lines, |places| {
-            let mut response = httparse::Response::new(&mut []);
-            let config = httparse::ParserConfig::default();
-            let parsed = config.parse_response_with_uninit_headers(&mut response, head, places);
-            complete(parsed, head.len())?;
-            let version = version(response.version)?;
-            let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
-            let status = status.ok_or(Fault::Malformed("The status is none."))?;
-            let fields = Fields::of(head, response.headers)?;
-            let length = fields.framing.of_response(version, status, method)?;
-            let is_persistent = fields.connection.is_persistent(version) && length != Length::UntilClose;
-            Ok(Self { status, headers: fields.headers, length, is_persistent })
-        })
+    /// Reads `HTTP/1.1 200 OK` and what follows it (RFC 9112 section 4), as the answer to a request of the method.
+    pub fn parse(lines: Lines, method: &Method) -> Result<Self, Fault> {
+        const INVALID: Fault = Fault::Malformed("The first line is not valid.");
+        let (version, rest) = lines.head[..lines.first].split_first_chunk::<8>().ok_or(INVALID)?;
+        let version = version_of(version).ok_or(INVALID)??;
+        // The reason, and the space before it, are of no use to anybody.
+        let status = match rest {
+            [b' ', status @ ..] => status.split(|byte| *byte == b' ').next().unwrap_or_default(),
+            _ => return Err(INVALID),
+        };
+        let status = StatusCode::from_bytes(status).map_err(|_| Fault::Malformed("The status is none."))?;
+        let said = Said::of(&lines)?;
+        let length = said.framing.of_response(version, status, method)?;
+        let is_persistent = said.connection.is_persistent(version) && length != Length::UntilClose;
+        Ok(Self { status, fields: Fields::of_head(lines.head, lines.fields), length, is_persistent })
     }
 }
 
-/// Calls with a place for each field.
-fn with_places<'a, T>(lines: usize, parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'a>>]) -> T) -> T {
-    if lines <= FEW_FIELDS {
-        parse(&mut [const { MaybeUninit::uninit() }; FEW_FIELDS])
-    } else {
-        parse(&mut vec![MaybeUninit::uninit(); lines])
-    }
-}
-
-fn complete(parsed: httparse::Result<usize>, length: usize) -> Result<(), Fault> {
-    use httparse::Error;
-    match parsed {
-        Ok(httparse::Status::Complete(end)) if end == length => Ok(()),
-        Ok(_) => Err(Fault::Malformed("The head does not end where it should.")),
-        Err(Error::TooManyHeaders) => Err(Fault::TooManyFields),
-        Err(Error::HeaderName) => Err(Fault::Malformed("The name of a header field is not valid.")),
-        Err(Error::HeaderValue) => Err(Fault::Malformed("The value of a header field is not valid.")),
-        Err(Error::Token) => Err(Fault::Malformed("The first line is not valid.")),
-        Err(_) => Err(Fault::Malformed("The head is not valid.")),
-    }
-}
-
-/// Whether the first line ends with a version of HTTP that has the form of one (RFC 9112 section 2.3).
-fn names_http(head: &[u8]) -> bool {
-    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-    matches!(version, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'])
-}
-
-fn version(minor: Option<u8>) -> Result<Version, Fault> {
-    match minor {
-        Some(0) => Ok(Version::HTTP_10),
-        Some(1) => Ok(Version::HTTP_11),
-        _ => Err(Fault::UnknownVersion),
+/// Nothing if this is no version of HTTP at all (RFC 9112 section 2.3).
+fn version_of(text: &[u8]) -> Option<Result<Version, Fault>> {
+    match text {
+        b"HTTP/1.1" => Some(Ok(Version::HTTP_11)),
+        b"HTTP/1.0" => Some(Ok(Version::HTTP_10)),
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Some(Err(Fault::UnknownVersion)),
+        _ => None,
     }
 }
 
 /// The target in any of its forms (RFC 9112 section 3.2). A fragment is for the client alone.
-fn uri(head: &Bytes, target: &str, method: &Method) -> Result<Uri, Fault> {
+fn uri(lines: &Lines, target: &[u8], method: &Method) -> Result<Uri, Fault> {
     let invalid = Fault::Malformed("The target is not valid.");
-    if memchr::memchr(b'#', target.as_bytes()).is_some() {
+    if memchr::memchr(b'#', target).is_some() {
         return Err(invalid);
     }
-    let bytes = head.slice_ref(target.as_bytes());
-    if target.starts_with('/') {
+    let bytes = lines.head.slice_ref(target);
+    if target.starts_with(b"/") {
         return PathAndQuery::from_maybe_shared(bytes).map(Uri::from).map_err(|_| invalid);
     }
     let uri = Uri::from_maybe_shared(bytes).map_err(|_| invalid)?;
     // The authority alone is for tunnels, the asterisk for questions about the server.
     let is_known =
-        uri.scheme().is_some() || *method == Method::CONNECT || (*method == Method::OPTIONS && target == "*");
+        uri.scheme().is_some() || *method == Method::CONNECT || (*method == Method::OPTIONS && target == b"*");
     if is_known { Ok(uri) } else { Err(invalid) }
 }
 
@@ -224,32 +153,28 @@ impl Persistence {
     }
 }
 
-/// The fields of a message, and what they say about it.
-struct Fields {
-    headers: HeaderMap,
+/// What the fields of a message say about it.
+struct Said {
     framing: Framing,
     connection: Persistence,
     expects_continue: bool,
 }
 
-impl Fields {
-    fn of(head: &Bytes, fields: &[httparse::Header<'_>]) -> Result<Self, Fault> {
-        let mut headers = HeaderMap::with_capacity(fields.len() + fields.len() / 2 + 4);
-        let (mut framing, mut connection, mut expects_continue) = (Framing::default(), Persistence::default(), false);
-        for field in fields {
-            let name = HeaderName::from_bytes(field.name.as_bytes());
-            let name = name.map_err(|_| Fault::Malformed("The name of a header field is not valid."))?;
-            match field.name.len() {
-                6 if name == EXPECT => expects_continue = field.value.eq_ignore_ascii_case(b"100-continue"),
-                10 if name == CONNECTION => connection.read(field.value),
-                14 if name == CONTENT_LENGTH => framing.content_length(field.value)?,
-                17 if name == TRANSFER_ENCODING => framing.transfer_encoding(field.value)?,
+impl Said {
+    fn of(lines: &Lines) -> Result<Self, Fault> {
+        let mut said =
+            Self { framing: Framing::default(), connection: Persistence::default(), expects_continue: false };
+        for line in &lines.fields {
+            let (name, value) = line.of(&lines.head);
+            match name {
+                b"expect" => said.expects_continue = value.eq_ignore_ascii_case(b"100-continue"),
+                b"connection" => said.connection.read(value),
+                b"content-length" => said.framing.content_length(value)?,
+                b"transfer-encoding" => said.framing.transfer_encoding(value)?,
                 _ => {}
             }
-            let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
-            headers.append(name, value.map_err(|_| Fault::Malformed("The value of a header field is not valid."))?);
         }
-        Ok(Self { headers, framing, connection, expects_continue })
+        Ok(said)
     }
 }
 

@@ -1,38 +1,37 @@
 //! However a message is cut into pieces, it is read as the same message or refused for the same reason.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderMap, Method, StatusCode, Version};
 use proptest::prelude::*;
 
 use super::encode::{chunk_size, last_chunk};
 use super::framing::{Decoder, Part};
-use super::head::Scan;
+use super::lines::{Lines, Reader};
 use super::*;
 
 const BOUNDS: Bounds = Bounds { head_bytes: 1024, target_bytes: 256, fields: 8 };
 
-/// Reads a head that comes in pieces, as a connection does.
-fn find(pieces: &[&[u8]]) -> Result<Option<(Bytes, usize, BytesMut)>, Fault> {
-    let (mut input, mut scan) = (BytesMut::new(), Scan::default());
+/// Reads a head that comes in pieces, as a connection does; with what comes behind it.
+fn find(pieces: &[&[u8]]) -> Result<Option<(Lines, BytesMut)>, Fault> {
+    let (mut input, mut reader) = (BytesMut::new(), Reader::default());
     for (number, piece) in pieces.iter().enumerate() {
         input.extend_from_slice(piece);
-        if let Some(end) = scan.find(&input, &BOUNDS)? {
-            let head = input.split_to(end).freeze();
+        if let Some(lines) = reader.read(&mut input, &BOUNDS)? {
             pieces[number + 1..].iter().for_each(|piece| input.extend_from_slice(piece));
-            return Ok(Some((head, scan.lines(), input)));
+            return Ok(Some((lines, input)));
         }
     }
     Ok(None)
 }
 
 fn request(head: &str) -> Result<RequestHead, Fault> {
-    let (head, lines, _) = find(&[head.as_bytes()])?.expect("a whole head");
-    RequestHead::parse(&head, lines)
+    let (lines, _) = find(&[head.as_bytes()])?.expect("a whole head");
+    RequestHead::parse(lines)
 }
 
 fn response(method: &Method, head: &str) -> Result<ResponseHead, Fault> {
-    let (head, lines, _) = find(&[head.as_bytes()])?.expect("a whole head");
-    ResponseHead::parse(&head, lines, method)
+    let (lines, _) = find(&[head.as_bytes()])?.expect("a whole head");
+    ResponseHead::parse(lines, method)
 }
 
 /// A body: its data, its trailers, and what came behind it.
@@ -106,15 +105,32 @@ fn message_bytes() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn a_head_is_the_same_however_it_is_cut(bytes in message_bytes(), places in places()) {
-        let parse = |pieces: &[&[u8]]| {
-            let found = find(pieces)?;
-            Ok::<_, Fault>(found.map(|(head, lines, rest)| {
-                let request = RequestHead::parse(&head, lines).map(|head| format!("{head:?}"));
-                let response = ResponseHead::parse(&head, lines, &Method::GET).map(|head| format!("{head:?}"));
-                (request, response, rest)
-            }))
+        type Told = (String, BytesMut);
+        type Parse = fn(Lines) -> String;
+        let read = |pieces: &[&[u8]], parse: Parse| {
+            Ok::<Option<Told>, Fault>(find(pieces)?.map(|(lines, rest)| (parse(lines), rest)))
         };
-        prop_assert_eq!(parse(&[&bytes]), parse(&cut(&bytes, &places)));
+        let request: Parse = |lines| format!("{:?}", RequestHead::parse(lines));
+        let response: Parse = |lines| format!("{:?}", ResponseHead::parse(lines, &Method::GET));
+        for parse in [request, response] {
+            prop_assert_eq!(read(&[&bytes], parse), read(&cut(&bytes, &places), parse));
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_taken_is_what_another_parser_finds(bytes in message_bytes()) {
+        let Ok(Some((lines, _))) = find(&[&bytes]) else { return Ok(()) };
+        let head = lines.head.clone();
+        let Ok(request) = RequestHead::parse(lines) else { return Ok(()) };
+        let mut places = [httparse::EMPTY_HEADER; BOUNDS.fields];
+        let mut other = httparse::Request::new(&mut places);
+        prop_assert_eq!(other.parse(&head), Ok(httparse::Status::Complete(head.len())));
+        prop_assert_eq!(Some(request.method.as_str()), other.method);
+        let target = request.uri.to_string();
+        prop_assert_eq!(Some(target.as_str()), other.path);
+        let fields: Vec<_> = request.fields.iter().collect();
+        let others: Vec<_> = other.headers.iter().map(|field| (field.name.as_bytes(), field.value)).collect();
+        prop_assert_eq!(fields, others);
     }
 
     #[test]
@@ -194,7 +210,7 @@ fn chunks_that_two_servers_could_read_differently_are_refused() {
 fn a_request_says_what_it_is_and_whether_another_follows() {
     let head =
         request("POST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-Continue\r\n\r\n").expect("valid");
-    assert_eq!((head.parts.method, head.parts.uri.path(), head.parts.uri.query()), (Method::POST, "/a", Some("b")));
+    assert_eq!((head.method, head.uri.path(), head.uri.query()), (Method::POST, "/a", Some("b")));
     assert_eq!((head.length, head.is_persistent, head.expects_continue), (Length::Exact(5), true, true));
     for (version, connection, is_persistent) in [
         ("1.1", "close", false),
@@ -208,8 +224,8 @@ fn a_request_says_what_it_is_and_whether_another_follows() {
         let head = request(&format!("GET / HTTP/{version}\r\nconnection: {connection}\r\n\r\n")).expect("valid");
         assert_eq!((head.is_persistent, head.length), (is_persistent, Length::Exact(0)), "{version} {connection}");
     }
-    assert_eq!(request("GET http://x/y HTTP/1.1\r\n\r\n").expect("valid").parts.uri.host(), Some("x"));
-    assert_eq!(request("OPTIONS * HTTP/1.1\r\n\r\n").expect("valid").parts.uri.path(), "*");
+    assert_eq!(request("GET http://x/y HTTP/1.1\r\n\r\n").expect("valid").uri.host(), Some("x"));
+    assert_eq!(request("OPTIONS * HTTP/1.1\r\n\r\n").expect("valid").uri.path(), "*");
 }
 
 #[test]
@@ -231,7 +247,7 @@ fn a_head_that_is_none_is_refused_with_the_status_that_fits() {
         ("GET /\u{7f} HTTP/1.1", 400),
         ("hello", 400),
     ] {
-        let fault = request(&format!("{line}\r\nhost: x\r\n\r\n")).map(|head| head.parts.uri);
+        let fault = request(&format!("{line}\r\nhost: x\r\n\r\n")).map(|head| head.uri);
         assert_eq!(fault.map_err(|fault| fault.status().as_u16()), Err(status), "{line}");
     }
 }
@@ -263,5 +279,5 @@ fn a_response_is_as_long_as_its_request_and_status_allow() {
     assert_eq!((old.status, old.is_persistent), (StatusCode::OK, false));
     assert!(response(get, "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
     assert!(response(get, "HTTP/1.1 99 X\r\n\r\n").is_err());
-    assert_eq!(request("GET / HTTP/1.0\r\n\r\n").expect("valid").parts.version, Version::HTTP_10);
+    assert_eq!(request("GET / HTTP/1.0\r\n\r\n").expect("valid").version, Version::HTTP_10);
 }

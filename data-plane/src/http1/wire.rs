@@ -15,7 +15,8 @@ use tokio_util::io::poll_read_buf;
 
 use super::encode;
 use super::framing::{Decoder, Length, Part};
-use super::head::{Bounds, Fault, RequestHead, ResponseHead, Scan};
+use super::head::{Bounds, Fault, RequestHead, ResponseHead};
+use super::lines::Reader;
 use super::stream::Stream;
 use crate::body::Failure;
 
@@ -108,7 +109,7 @@ pub struct Wire {
     read_bytes: usize,
     /// The peer sends nothing more.
     is_ended: bool,
-    scan: Scan,
+    reader: Reader,
     decoder: Decoder,
     /// Counts the messages of the peer.
     message: u64,
@@ -138,7 +139,7 @@ impl Wire {
             input,
             read_bytes: READ_BYTES,
             is_ended: false,
-            scan: Scan::default(),
+            reader: Reader::default(),
             decoder: Decoder::Done,
             message: 0,
             interim: 0,
@@ -154,12 +155,12 @@ impl Wire {
     /// The next request. An empty line before it is passed over (RFC 9112 section 2.2).
     pub fn poll_request(&mut self, context: &mut Context<'_>) -> Poll<Result<RequestHead, Lost>> {
         loop {
-            if self.scan.lines() == 0 && self.input.starts_with(b"\r\n") {
+            if !self.reader.has_begun() && self.input.starts_with(b"\r\n") {
                 self.input.advance(2);
-                self.scan = Scan::default();
+                self.reader = Reader::default();
             }
-            if let Some((head, lines)) = self.take_head()? {
-                let head = RequestHead::parse(&head, lines)?;
+            if let Some(lines) = self.reader.read(&mut self.input, &self.bounds)? {
+                let head = RequestHead::parse(lines)?;
                 self.begin(head.length);
                 self.owes_continue = head.expects_continue;
                 return Poll::Ready(Ok(head));
@@ -171,8 +172,8 @@ impl Wire {
     /// The next response to a request of the method: the answer, a switch of protocols, or what comes before it.
     pub fn poll_response(&mut self, context: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, Lost>> {
         loop {
-            if let Some((head, lines)) = self.take_head()? {
-                let head = ResponseHead::parse(&head, lines, method)?;
+            if let Some(lines) = self.reader.read(&mut self.input, &self.bounds)? {
+                let head = ResponseHead::parse(lines, method)?;
                 if !head.is_interim() {
                     self.begin(head.length);
                     return Poll::Ready(Ok(head));
@@ -185,12 +186,6 @@ impl Wire {
             }
             ready!(self.poll_more(context))?;
         }
-    }
-
-    fn take_head(&mut self) -> Result<Option<(Bytes, usize)>, Fault> {
-        let Some(end) = self.scan.find(&self.input, &self.bounds)? else { return Ok(None) };
-        let lines = std::mem::take(&mut self.scan).lines();
-        Ok(Some((self.input.split_to(end).freeze(), lines)))
     }
 
     fn begin(&mut self, length: Length) {

@@ -9,12 +9,14 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::BytesMut;
+use http::request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use model::fields::Fields;
 use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -27,7 +29,8 @@ use super::tls::ListenerTls;
 use super::watch::{Protocol, Verdict, Watch};
 use crate::body::Body;
 use crate::http1::{Bounds, Date, Stream};
-use crate::proxy;
+use crate::proxy::intake::Received;
+use crate::proxy::{self, Reply};
 use crate::settings::Limits;
 
 /// What every HTTP/2 connection begins with (RFC 9113 section 3.4).
@@ -174,7 +177,13 @@ where
 
 async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
-    Ok(proxy::answer(&connection, parts, Body::incoming(body)).await)
+    let request::Parts { method, uri, version, headers, .. } = parts;
+    let received = Received { method, uri, version, headers: Fields::from(&headers) };
+    let Reply { head, body } = proxy::answer(&connection, received, Body::incoming(body)).await;
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers.into_map();
+    Ok(response)
 }
 
 /// Polls the codec of HTTP/2 under its watch; nothing when the watch ended it.

@@ -8,8 +8,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, TE};
-use http::{HeaderMap, Method, StatusCode, Version, response};
+use http::header::CONNECTION;
+use http::{Method, StatusCode, Version};
+use model::exchange::ResponseHead;
 
 use super::connection::Connection;
 use super::watch::{Protocol, Verdict, Watch};
@@ -17,7 +18,8 @@ use crate::body::Body;
 use crate::http1::{
     Announced, Incoming, Length, Lost, Pump, RequestHead, SharedWire, Stream, Wire, interim_head, response_head,
 };
-use crate::proxy;
+use crate::proxy::intake::Received;
+use crate::proxy::{self, Reply};
 
 /// How long a client that was told to go may take to read that, while what it still sends is thrown away: closing at
 /// once would reset the connection and take the answer with it (RFC 9112 section 9.6).
@@ -129,18 +131,19 @@ fn put_interim(connection: &Rc<Connection>, wire: &mut Wire) -> bool {
 
 /// One request and its answer.
 async fn turn(connection: &Rc<Connection>, wire: &SharedWire, request: RequestHead) -> Next {
-    let RequestHead { parts, length, is_persistent, expects_continue: _ } = request;
+    let RequestHead { method, uri, version, fields, length, is_persistent, expects_continue: _ } = request;
     let asked = Asked {
-        version: parts.version,
-        is_head: parts.method == Method::HEAD,
-        wants_trailers: wants_trailers(&parts.headers),
+        version,
+        is_head: method == Method::HEAD,
+        wants_trailers: proxy::fields::wants_trailers(&fields),
         is_persistent,
     };
     let body = match length {
         Length::Exact(0) => Body::empty(),
         _ => Body::http1(Incoming::new(wire)),
     };
-    let (head, body) = proxy::answer(connection, parts, body).await.into_parts();
+    let received = Received { method, uri, version, headers: fields };
+    let Reply { head, body } = proxy::answer(connection, received, body).await;
     let (mut pump, stays) = begin_answer(connection, wire, &asked, &head, body);
     if let Err(broken) = poll_fn(|context| pump.poll(wire, context)).await {
         tracing::debug!(client.address = %connection.client.address, ?broken, "an answer broke off");
@@ -172,7 +175,7 @@ fn begin_answer(
     connection: &Rc<Connection>,
     wire: &SharedWire,
     asked: &Asked,
-    head: &response::Parts,
+    head: &ResponseHead,
     body: Body,
 ) -> (Pump, bool) {
     let is_read_by_somebody = Rc::strong_count(wire) > 1;
@@ -187,7 +190,7 @@ fn begin_answer(
         Announced::Length(length) => (body, length),
         Announced::AsFielded | Announced::Nothing => (Body::empty(), Length::Exact(0)),
     };
-    let says_close = head.headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+    let says_close = head.headers.get(CONNECTION).is_some_and(|value| value.eq_ignore_ascii_case(b"close"));
     let stays = asked.is_persistent
         && !says_close
         && !connection.is_leaving()
@@ -217,11 +220,6 @@ fn announced(asked: &Asked, status: StatusCode, body: &Body) -> Announced {
             None => Length::UntilClose,
         })
     }
-}
-
-fn wants_trailers(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// Sends a message of the gateway's own, and lingers.

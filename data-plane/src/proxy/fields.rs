@@ -1,14 +1,13 @@
 //! Header fields that belong to one connection, or that only the gateway may set: they go no further
 //! (RFC 9110 section 7.6.1).
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, TE, UPGRADE, VIA};
 use http::{Method, Version};
 use model::exchange::Scheme;
+use model::fields::Fields;
 
 use crate::listener::connection::Connection;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -27,15 +26,15 @@ pub struct Survey {
 }
 
 impl Survey {
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn of(headers: &Fields) -> Self {
         let mut survey = Self::default();
-        for (name, value) in headers {
+        for (name, value) in headers.iter() {
             survey.fields += 1;
-            survey.bytes += name.as_str().len() + value.len() + 32;
-            match name.as_str() {
-                "host" => survey.hosts += 1,
-                "cookie" => survey.cookies += 1,
-                "connection" => survey.has_connection = true,
+            survey.bytes += name.len() + value.len() + 32;
+            match name {
+                b"host" => survey.hosts += 1,
+                b"cookie" => survey.cookies += 1,
+                b"connection" => survey.has_connection = true,
                 name if is_unwanted(name) => survey.has_unwanted = true,
                 _ => {}
             }
@@ -46,120 +45,111 @@ impl Survey {
 
 /// Fields of the connection, fields in which clients could claim what only the gateway knows, and
 /// names that some servers take for another with a hyphen.
-fn is_unwanted(name: &str) -> bool {
+fn is_unwanted(name: &[u8]) -> bool {
     match name {
-        "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "expect" | "http2-settings" => {
-            true
-        }
+        b"keep-alive" | b"proxy-connection" | b"te" | b"transfer-encoding" | b"upgrade" | b"expect"
+        | b"http2-settings" => true,
         // For a proxy that the client chose (RFC 9110 section 11.7), which a gateway is not.
-        "proxy-authorization" => true,
-        "forwarded" | "x-real-ip" => true,
-        name => name.starts_with("x-forwarded-") || name.contains('_'),
+        b"proxy-authorization" => true,
+        b"forwarded" | b"x-real-ip" => true,
+        name => name.starts_with(b"x-forwarded-") || name.contains(&b'_'),
     }
 }
 
 /// The protocol that a request asks to switch to. Only HTTP/1.1 has this, and HTTP/2 is not to be had this way.
-pub fn wanted_upgrade(headers: &HeaderMap, survey: &Survey, version: Version, method: &Method) -> Option<HeaderValue> {
+pub fn wanted_upgrade(headers: &Fields, survey: &Survey, version: Version, method: &Method) -> Option<HeaderValue> {
     if !survey.has_connection || version != Version::HTTP_11 || method != Method::GET {
         return None;
     }
-    let wants = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let wants = headers.elements(CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let protocol = headers.get(UPGRADE).filter(|_| wants)?;
-    let is_http2 = protocol.as_bytes().get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"h2c"));
-    (!is_http2).then(|| protocol.clone())
+    let is_http2 = protocol.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"h2c"));
+    HeaderValue::from_bytes(protocol).ok().filter(|_| !is_http2)
 }
 
 /// Takes out what must not go on to the service or mislead a policy.
-pub fn clean_request(headers: &mut HeaderMap, survey: &Survey) {
-    let wants_trailers =
-        survey.has_unwanted && tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+pub fn clean_request(headers: &mut Fields, survey: &Survey) {
+    let wants_trailers = survey.has_unwanted && wants_trailers(headers);
     if survey.has_connection {
         remove_named_in_connection(headers);
     }
     if survey.has_unwanted {
-        let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name.as_str())).cloned().collect();
-        for name in unwanted {
-            headers.remove(name);
-        }
+        headers.retain(|name, _| !is_unwanted(name));
     }
     if wants_trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.append(&TE, &HeaderValue::from_static("trailers"));
     }
 }
 
+/// Whether the sender of a message would like to have trailers (RFC 9110 section 10.1.4).
+pub fn wants_trailers(headers: &Fields) -> bool {
+    headers.elements(TE).any(|token| token.eq_ignore_ascii_case(b"trailers"))
+}
+
 /// Takes out of a response what belongs to the connection with the service.
-pub fn clean_response(headers: &mut HeaderMap) {
+pub fn clean_response(headers: &mut Fields) {
+    const fn is_unwanted(name: &[u8]) -> bool {
+        matches!(name, b"keep-alive" | b"proxy-connection" | b"te" | b"transfer-encoding" | b"upgrade")
+    }
     let (mut has_connection, mut has_unwanted) = (false, false);
-    for name in headers.keys() {
-        match name.as_str() {
-            "connection" => has_connection = true,
-            "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" => has_unwanted = true,
-            _ => {}
-        }
+    for (name, _) in headers.iter() {
+        has_connection |= name == b"connection";
+        has_unwanted |= is_unwanted(name);
     }
     if has_connection {
         remove_named_in_connection(headers);
     }
     if has_unwanted {
-        for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
-            headers.remove(name);
-        }
+        headers.retain(|name, _| !is_unwanted(name));
     }
 }
 
 /// Removes `Connection` and what it names, but for what a message cannot be understood without.
-fn remove_named_in_connection(headers: &mut HeaderMap) {
-    let is_kept = |token: &str| ["host", "content-length"].iter().any(|kept| token.eq_ignore_ascii_case(kept));
-    let named: Vec<HeaderName> =
-        tokens(headers, &CONNECTION).filter(|token| !is_kept(token)).filter_map(|token| token.parse().ok()).collect();
-    for name in named {
-        headers.remove(name);
-    }
-    headers.remove(CONNECTION);
-}
-
-/// The elements of a list field, of all its lines.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    lines.flat_map(|value| value.split(',')).map(str::trim)
+fn remove_named_in_connection(headers: &mut Fields) {
+    let mut named: Vec<Vec<u8>> = headers.elements(CONNECTION).map(<[u8]>::to_ascii_lowercase).collect();
+    // A client may name thousands.
+    named.sort_unstable();
+    headers.retain(|name, _| match name {
+        b"host" | b"content-length" => true,
+        b"connection" => false,
+        name => named.binary_search_by(|named| named.as_slice().cmp(name)).is_err(),
+    });
 }
 
 /// Puts a cookie together that came in crumbs over HTTP/2: elsewhere it is one field (RFC 9113 section 8.2.3).
-pub fn join_cookies(headers: &mut HeaderMap, survey: &Survey, version: Version) {
+pub fn join_cookies(headers: &mut Fields, survey: &Survey, version: Version) {
     if survey.cookies < 2 || version < Version::HTTP_2 {
         return;
     }
-    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).collect();
     if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-        headers.insert(COOKIE, whole);
+        headers.insert(&COOKIE, &whole);
     }
 }
 
 /// Says who the client is. What it said of itself has been taken out.
-pub fn forwarded(headers: &mut HeaderMap, connection: &Connection) {
-    headers.insert(X_FORWARDED_FOR, connection.forwarded_for.clone());
+pub fn forwarded(headers: &mut Fields, connection: &Connection) {
+    headers.append(&X_FORWARDED_FOR, &connection.forwarded_for);
     let scheme = match connection.client.scheme {
         Scheme::Http => HeaderValue::from_static("http"),
         Scheme::Https => HeaderValue::from_static("https"),
     };
-    headers.insert(X_FORWARDED_PROTO, scheme);
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.insert(X_FORWARDED_HOST, host);
-    }
+    headers.append(&X_FORWARDED_PROTO, &scheme);
+    headers.append_copy(&X_FORWARDED_HOST, &HOST);
 }
 
 /// The request to switch protocols, for the service, or the consent, for the client.
-pub fn switch_protocols(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, protocol);
+pub fn switch_protocols(headers: &mut Fields, protocol: &HeaderValue) {
+    headers.insert(&CONNECTION, &HeaderValue::from_static("upgrade"));
+    headers.insert(&UPGRADE, protocol);
 }
 
 /// Says that the message passed here (RFC 9110 section 7.6.3).
-pub fn via(headers: &mut HeaderMap, received: Version) {
+pub fn via(headers: &mut Fields, received: Version) {
     let received = match received {
         Version::HTTP_2 => "2 sluice",
         Version::HTTP_10 => "1.0 sluice",
         _ => "1.1 sluice",
     };
-    headers.append(VIA, HeaderValue::from_static(received));
+    headers.append(&VIA, &HeaderValue::from_static(received));
 }

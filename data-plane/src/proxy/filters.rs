@@ -1,9 +1,10 @@
 //! What the filters of a route and of its backend do to a request that passed all policies, and to what is answered.
 
+use http::StatusCode;
 use http::header::{HOST, LOCATION};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, StatusCode};
 use model::exchange::{Exchange, ResponseHead};
+use model::fields::Fields;
 use model::filter::Filters;
 use model::filter::redirect::{Origin, Redirect, Unknown};
 use model::rejection::Rejection;
@@ -24,7 +25,7 @@ pub fn change_request<'f>(
     for filters in filters {
         filters.request.apply(&mut exchange.request.headers);
         if let Some(host) = &filters.host {
-            exchange.request.headers.insert(HOST, host.clone());
+            exchange.request.headers.insert(&HOST, host);
         }
         path = filters.path.as_ref().or(path);
     }
@@ -64,8 +65,8 @@ pub fn redirect(record: &Record, found: &Found<'_>, redirect: &Redirect) -> Resu
         Unknown::Host => Rejection::new(StatusCode::BAD_REQUEST, "host-missing", unknown.to_string()),
         Unknown::Path(refused) => cannot_rewrite(refused.to_string()),
     })?;
-    let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(LOCATION, location);
+    let mut headers = Fields::default();
+    headers.append(&LOCATION, &location);
     Ok(Reply { head: ResponseHead { status: redirect.status, headers }, body: Body::empty() })
 }
 

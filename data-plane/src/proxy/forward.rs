@@ -75,7 +75,7 @@ fn request(record: &mut Record, onward: Onward, timeout: Duration) -> UpstreamRe
     // Whoever looks at the request from here on finds what routing and policies decided, not its fields.
     let mut headers = std::mem::take(&mut record.exchange.request.headers);
     if let Some(protocol) = onward.upgrade {
-        fields::switch_protocols(&mut headers, protocol);
+        fields::switch_protocols(&mut headers, &protocol);
     }
     if core.via {
         fields::via(&mut headers, record.version);
@@ -109,7 +109,8 @@ fn reply(
     record.target = Some(target);
     record.upstream_ns = Some(head_ns);
     let core = &record.connection.core;
-    let switched = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.get(http::header::UPGRADE).cloned());
+    let switched = (status == StatusCode::SWITCHING_PROTOCOLS)
+        .then(|| headers.get(http::header::UPGRADE).and_then(|protocol| HeaderValue::from_bytes(protocol).ok()));
     fields::clean_response(&mut headers);
     if core.via {
         fields::via(&mut headers, Version::HTTP_11);
@@ -118,7 +119,7 @@ fn reply(
         let (Some(service), Some(protocol), true) = (upgrade, protocol, wants_upgrade) else {
             return Err(UpstreamError::BadResponse("it switched protocols unasked".into()).rejection());
         };
-        fields::switch_protocols(&mut headers, protocol);
+        fields::switch_protocols(&mut headers, &protocol);
         record.tunnel = Some((service, idle));
         return Ok(Reply { head: ResponseHead { status, headers }, body: Body::empty() });
     }

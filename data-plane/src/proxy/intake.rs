@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use model::exchange::RequestHead;
+use model::fields::{Fields, plain_text};
 use model::rejection::Rejection;
 use model::router::{host, path};
 
@@ -15,6 +16,14 @@ use crate::body::{Body, Failure};
 use crate::listener::connection::Connection;
 use crate::settings::Limits;
 use crate::upstream::UpstreamError;
+
+/// A request as its codec gives it.
+pub struct Received {
+    pub method: Method,
+    pub uri: Uri,
+    pub version: Version,
+    pub headers: Fields,
+}
 
 /// A request that has come in.
 pub struct Intake {
@@ -28,17 +37,16 @@ pub struct Intake {
 }
 
 /// Takes a request in.
-pub fn take(parts: request::Parts, body: Body, connection: &Rc<Connection>) -> Intake {
+pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Intake {
     let limits = &connection.core.limits;
-    let (version, method) = (parts.version, parts.method);
-    let mut headers = parts.headers;
+    let Received { method, uri, version, mut headers } = received;
     let survey = Survey::of(&headers);
     let upgrade = fields::wanted_upgrade(&headers, &survey, version, &method);
-    let read = check_bounds(&survey, &parts.uri, http_body::Body::size_hint(&body).lower(), limits)
-        .and_then(|()| check_method(&method, &parts.uri))
-        .and_then(|()| read_host(&parts.uri, &mut headers, &survey, version))
+    let read = check_bounds(&survey, &uri, http_body::Body::size_hint(&body).lower(), limits)
+        .and_then(|()| check_method(&method, &uri))
+        .and_then(|()| read_host(&uri, &mut headers, &survey, version))
         .and_then(|host| check_directed(host, connection))
-        .and_then(|host| Ok((host, read_target(&parts.uri)?)));
+        .and_then(|host| Ok((host, read_target(&uri)?)));
     fields::join_cookies(&mut headers, &survey, version);
     fields::clean_request(&mut headers, &survey);
     fields::forwarded(&mut headers, connection);
@@ -85,7 +93,7 @@ fn bad(code: &'static str, detail: &'static str) -> Rejection {
 }
 
 /// The canonical host. The `Host` field that goes on is the one that it was read from.
-fn read_host(uri: &Uri, headers: &mut HeaderMap, survey: &Survey, version: Version) -> Result<String, Rejection> {
+fn read_host(uri: &Uri, headers: &mut Fields, survey: &Survey, version: Version) -> Result<String, Rejection> {
     if survey.hosts > 1 {
         return Err(bad("several-hosts", "The request names its host more than once."));
     }
@@ -95,7 +103,7 @@ fn read_host(uri: &Uri, headers: &mut HeaderMap, survey: &Survey, version: Versi
         host.map_err(|fault| bad(fault.code(), fault.detail()))
     };
     let field = match headers.get(HOST) {
-        Some(value) => Some(canonical(value.to_str().map_err(|_| no_name())?)?),
+        Some(value) => Some(canonical(plain_text(value).ok_or_else(no_name)?)?),
         None => None,
     };
     // A target in absolute form, or `:authority`, stands above the field (RFC 9112 section 3.2.2, RFC 9113
@@ -111,7 +119,7 @@ fn read_host(uri: &Uri, headers: &mut HeaderMap, survey: &Survey, version: Versi
     if version >= Version::HTTP_2 && field.is_some_and(|field| field != host) {
         return Err(bad("host-mismatch", "The request names two different hosts."));
     }
-    headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| no_name())?);
+    headers.insert(&HOST, &HeaderValue::from_str(authority.as_str()).map_err(|_| no_name())?);
     Ok(host)
 }
 

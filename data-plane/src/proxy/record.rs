@@ -3,15 +3,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{HeaderValue, StatusCode, Version};
 use model::exchange::{Exchange, RequestHead};
 use model::rejection::Rejection;
 use model::slots::Slot;
 
 use super::Reply;
-use crate::body::{Body, End, Ending, Failure, Tally};
+use crate::body::{End, Ending, Failure, Tally};
 use crate::listener::Tunnel;
 use crate::listener::connection::Connection;
 use crate::telemetry::RequestRecord;
@@ -41,7 +42,8 @@ pub struct Record {
     pub bytes_out: u64,
     /// What the connection becomes after this request, and how long that may idle.
     pub tunnel: Option<(Upgraded, Duration)>,
-    user_agent: Option<HeaderValue>,
+    /// For the log.
+    user_agent: Option<Bytes>,
 }
 
 impl Record {
@@ -51,7 +53,7 @@ impl Record {
         let core = &connection.core;
         core.telemetry.metrics.request_started();
         let is_grpc = version == Version::HTTP_2 && head.headers.get(CONTENT_TYPE).is_some_and(is_grpc);
-        let user_agent = head.headers.get(USER_AGENT).cloned();
+        let user_agent = core.telemetry.has_log().then(|| head.headers.share(USER_AGENT)).flatten();
         let mut exchange = Exchange::new(core.snapshot(), head, connection.client, core.clock.now(), fastrand::u64(..));
         exchange.listener = connection.listener.slot.get();
         exchange.client_certificate = connection.tls.get().and_then(|tls| tls.client_certificate.clone());
@@ -80,9 +82,9 @@ impl Record {
     }
 
     /// Lets the reply go, and ends when its body does or when the tunnel that it opens closes.
-    pub fn finish(mut self: Box<Self>, reply: Reply) -> Response<Body> {
+    pub fn finish(mut self: Box<Self>, mut reply: Reply) -> Reply {
         self.status = Some(reply.head.status);
-        let body = match self.tunnel.take() {
+        reply.body = match self.tunnel.take() {
             Some((service, idle)) => {
                 let connection = self.connection.clone();
                 connection.tunnel.replace(Some(Tunnel { service, idle, record: self }));
@@ -90,16 +92,13 @@ impl Record {
             }
             None => reply.body.with_end(self),
         };
-        let mut response = Response::new(body);
-        *response.status_mut() = reply.head.status;
-        *response.headers_mut() = reply.head.headers;
-        response
+        reply
     }
 }
 
 /// `application/grpc`, `application/grpc+proto` and the like; not gRPC-Web.
-fn is_grpc(content_type: &HeaderValue) -> bool {
-    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+fn is_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
@@ -143,7 +142,7 @@ impl Drop for Record {
             protocol: self.version,
             client: exchange.client.address,
             client_certificate: exchange.client_certificate.as_deref(),
-            user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
+            user_agent: self.user_agent.as_deref(),
             route: exchange.route.and_then(|slot| Some((slot, &snapshot.routes.get(slot)?.name))),
             service: exchange.service.and_then(|slot| Some((slot, &snapshot.services.get(slot)?.name))),
             target: self.target.as_deref(),

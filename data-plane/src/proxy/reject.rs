@@ -3,8 +3,9 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use model::exchange::ResponseHead;
+use model::fields::Fields;
 use model::rejection::Rejection;
 use percent_encoding::{AsciiSet, CONTROLS};
 use serde::Serialize;
@@ -40,11 +41,11 @@ pub fn reply(rejection: &Rejection, record: &mut Record) -> Reply {
         return grpc_reply(rejection);
     }
     let body = problem(rejection, record.exchange.request_id().to_str().unwrap_or_default());
-    let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(CONTENT_TYPE, PROBLEM_JSON);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut headers = Fields::default();
+    headers.append(&CONTENT_TYPE, &PROBLEM_JSON);
+    headers.append(&CACHE_CONTROL, &HeaderValue::from_static("no-store"));
     for (name, value) in &rejection.fields {
-        headers.append(name.clone(), value.clone());
+        headers.append(name, value);
     }
     let head = ResponseHead { status: rejection.status, headers };
     Reply { head, body: Body::full(body) }.without_body_for(&record.exchange.request.method)
@@ -52,16 +53,16 @@ pub fn reply(rejection: &Rejection, record: &mut Record) -> Reply {
 
 /// The same for a gRPC call: a response of trailers only, as its clients understand no other.
 fn grpc_reply(rejection: &Rejection) -> Reply {
-    let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(rejection)));
+    let mut headers = Fields::default();
+    headers.append(&CONTENT_TYPE, &HeaderValue::from_static("application/grpc"));
+    headers.append(&GRPC_STATUS, &HeaderValue::from(grpc_status(rejection)));
     // Bytes that could not stand in a field are escaped, and the percent sign (gRPC over HTTP/2, Status-Message).
     let message = percent_encoding::utf8_percent_encode(&rejection.detail, NOT_IN_A_MESSAGE).to_string();
     if let Ok(message) = HeaderValue::from_str(&message) {
-        headers.insert(GRPC_MESSAGE, message);
+        headers.append(&GRPC_MESSAGE, &message);
     }
     for (name, value) in &rejection.fields {
-        headers.append(name.clone(), value.clone());
+        headers.append(name, value);
     }
     Reply { head: ResponseHead { status: StatusCode::OK, headers }, body: Body::empty() }
 }

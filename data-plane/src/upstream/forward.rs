@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use model::exchange::{ResponseHead, Time};
+use model::fields::Fields;
 use smallvec::SmallVec;
 
 use super::backend::Backend;
@@ -143,7 +144,7 @@ impl Task {
             Some(Ok(head)) => {
                 connection.answered(sending, &head);
                 let body = connection.body(head.length);
-                let head = ResponseHead { status: head.status, headers: head.headers };
+                let head = ResponseHead { status: head.status, headers: head.fields };
                 Ok(self.answered(sent, flight, head, body, Channel::Http1(connection)))
             }
             Some(Err(lost)) => {
@@ -173,7 +174,7 @@ impl Task {
             Some(Ok(response)) => {
                 stream.answered(self.core.clock.now().monotonic_ns);
                 let (parts, incoming) = response.into_parts();
-                let head = ResponseHead { status: parts.status, headers: parts.headers };
+                let head = ResponseHead { status: parts.status, headers: Fields::from(&parts.headers) };
                 Ok(self.answered(sent, flight, head, Body::incoming(incoming), Channel::Http2(stream)))
             }
             Some(Err(mut failed)) => {

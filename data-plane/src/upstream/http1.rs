@@ -103,7 +103,7 @@ impl Http1 {
             }
             // Leave to send the body is between the gateway and the service, which was not asked for it.
             if let Some(interim) = interim.filter(|_| head.status != StatusCode::CONTINUE) {
-                let head = model::exchange::ResponseHead { status: head.status, headers: head.headers };
+                let head = model::exchange::ResponseHead { status: head.status, headers: head.fields };
                 interim.borrow_mut().push(head);
             }
         }

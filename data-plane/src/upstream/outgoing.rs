@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use http::{HeaderValue, Method, Request, Uri, Version, header};
+use model::fields::Fields;
 
 use super::UpstreamRequest;
 use super::connect::Purpose;
@@ -18,7 +19,7 @@ use crate::http1::{Length, request_head};
 pub(super) struct Outgoing {
     method: Method,
     target: PathAndQuery,
-    headers: HeaderMap,
+    headers: Fields,
     body: Body,
 }
 
@@ -83,8 +84,8 @@ impl Outgoing {
     /// The host goes into the pseudo-header.
     pub(super) fn into_http2(self, pool: &Pool) -> Request<Body> {
         let Self { method, target, mut headers, body } = self;
-        let host = headers.remove(header::HOST);
-        let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        let authority = headers.get(header::HOST).and_then(|host| Authority::try_from(host).ok());
+        headers.remove(header::HOST);
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(if pool.endpoint.url.https { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(authority.unwrap_or_else(|| pool.authority.clone()));
@@ -92,7 +93,7 @@ impl Outgoing {
         let mut message = Request::new(body);
         *message.method_mut() = method;
         *message.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
-        *message.headers_mut() = headers;
+        *message.headers_mut() = headers.into_map();
         *message.version_mut() = Version::HTTP_2;
         message
     }
@@ -100,9 +101,9 @@ impl Outgoing {
     /// What a connection gave back because it wrote nothing of it.
     pub(super) fn recovered(message: Request<Body>) -> Self {
         let (parts, body) = message.into_parts();
-        let (uri, mut headers) = (parts.uri.into_parts(), parts.headers);
+        let (uri, mut headers) = (parts.uri.into_parts(), Fields::from(&parts.headers));
         if let Some(host) = uri.authority.and_then(|host| HeaderValue::try_from(host.as_str()).ok()) {
-            headers.insert(header::HOST, host);
+            headers.insert(&header::HOST, &host);
         }
         let target = uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         Self { method: parts.method, target, headers, body }

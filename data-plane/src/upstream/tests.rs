@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use model::config::Edit;
+use model::fields::Fields;
 use model::resource::Kind;
 use model::snapshot::Snapshot;
 use serde_json::{Value, json};
@@ -80,7 +81,7 @@ impl Core {
     }
 
     /// Sends a GET and reads the whole answer.
-    async fn get(&self, path: &str) -> Result<(HeaderMap, String), UpstreamError> {
+    async fn get(&self, path: &str) -> Result<(Fields, String), UpstreamError> {
         let response = self.send(get(path)).await?;
         let headers = response.head.headers;
         let body = response.body.collect().await.map_err(|failure| UpstreamError::BadResponse(failure.to_string()))?;
@@ -113,7 +114,7 @@ fn get(path: &str) -> UpstreamRequest {
     UpstreamRequest {
         method: Method::GET,
         target: path.parse().expect("a path"),
-        headers: HeaderMap::new(),
+        headers: Fields::default(),
         body: Body::empty(),
         interim: None,
         timeout: Duration::from_secs(30),
@@ -125,7 +126,7 @@ fn post(path: &str, body: Body) -> UpstreamRequest {
 }
 
 fn with_field(mut request: UpstreamRequest, name: &'static str, value: &'static str) -> UpstreamRequest {
-    request.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    request.headers.append(&HeaderName::from_static(name), &HeaderValue::from_static(value));
     request
 }
 
@@ -190,6 +191,6 @@ async fn behave(mut stream: TcpStream, number: usize) {
     }
 }
 
-fn number_of(headers: &HeaderMap) -> usize {
-    headers["connection-number"].to_str().expect("text").parse().expect("a number")
+fn number_of(headers: &Fields) -> usize {
+    headers.get_str("connection-number").expect("text").parse().expect("a number")
 }

@@ -22,7 +22,7 @@ fn with_route(spec: Value) -> Result<Snapshot, Problems> {
 }
 
 fn found<'s>(snapshot: &'s Snapshot, path: &str) -> Found<'s> {
-    let headers = http::HeaderMap::new();
+    let headers = crate::fields::Fields::default();
     let (listener, source, query) = (None, None, None);
     let request = Request { listener, source, host: "api.test", path, method: &Method::GET, headers: &headers, query };
     snapshot.router.find(&request).expect("the route matches")

@@ -176,6 +176,7 @@ fn found(snapshot: &Snapshot) -> BTreeSet<String> {
                 let mut headers = http::HeaderMap::new();
                 x.iter().for_each(|value| _ = headers.append("x", http::HeaderValue::from_static(value)));
                 y.iter().for_each(|value| _ = headers.append("y", http::HeaderValue::from_static(value)));
+                let headers = crate::fields::Fields::from(&headers);
                 for source in [[10, 1, 0, 1], [10, 2, 0, 1], [192, 0, 2, 1]] {
                     for listener in ["one", "off"] {
                         let request = crate::router::Request {

@@ -105,11 +105,12 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    use http::{HeaderMap, StatusCode};
+    use http::StatusCode;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::config::Edit;
+    use crate::fields::Fields;
     use crate::resource::Kind;
 
     const KEY: &str = "0123456789abcdef";
@@ -168,12 +169,11 @@ mod tests {
             Poll::Ready(decision) => decision,
             Poll::Pending => panic!("nothing here waits"),
         };
-        let mut head = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
+        let mut head = ResponseHead { status: StatusCode::OK, headers: Fields::default() };
         chain.on_response(&mut exchange, &mut head);
         exchange.finish_head(&mut head);
         assert!(head.headers.contains_key("x-request-id"), "rejections have an identifier too");
-        let mark =
-            |headers: &HeaderMap| headers.get("x-mark").map_or("", |mark| mark.to_str().expect("text")).to_owned();
+        let mark = |headers: &Fields| headers.get_str("x-mark").unwrap_or_default().to_owned();
         decision.map_err(|rejection| rejection.code)?;
         Ok((mark(&exchange.request.headers), mark(&head.headers)))
     }

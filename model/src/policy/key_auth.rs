@@ -123,7 +123,7 @@ impl Compiled {
         let request = &mut exchange.request;
         let mut taken = Taken::None;
         for value in request.headers.get_all(&self.header) {
-            taken = taken.and(value.as_bytes());
+            taken = taken.and(value);
         }
         request.headers.remove(&self.header);
         if let Some((name, query)) = self.query.as_deref().zip(request.target.query())

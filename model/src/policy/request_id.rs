@@ -5,7 +5,7 @@
 //!   - { name: request-id, type: request-id, apply_to: everything }
 //! ```
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,8 +53,8 @@ impl PolicySpec for RequestId {
 
 impl Policy for Compiled {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange) -> Outcome<'a> {
-        let sent = exchange.request.headers.get(&self.header);
-        let sent = sent.filter(|id| (1..=MAX_BYTES).contains(&id.len()) && id.to_str().is_ok()).cloned();
+        let sent = exchange.request.headers.get_str(&self.header);
+        let sent = sent.filter(|id| (1..=MAX_BYTES).contains(&id.len())).and_then(|id| HeaderValue::from_str(id).ok());
         let id = match sent {
             Some(id) => {
                 exchange.set_request_id(id.clone());
@@ -62,7 +62,7 @@ impl Policy for Compiled {
             }
             None => exchange.request_id().clone(),
         };
-        exchange.request.headers.insert(self.header.clone(), id.clone());
+        exchange.request.headers.insert(&self.header, &id);
         exchange.respond_with(self.header.clone(), id);
         Outcome::Continue
     }
@@ -80,9 +80,9 @@ mod tests {
         let mut exchange = Exchange::sample(Snapshot::default(), "/", sent);
         let (response, rejection) = check(&policy, &mut exchange);
         assert!(rejection.is_none());
-        let forwarded = &exchange.request.headers["x-request-id"];
-        assert_eq!(forwarded, response["x-request-id"]);
-        forwarded.to_str().expect("text").to_owned()
+        let forwarded = exchange.request.headers.get_str("x-request-id");
+        assert_eq!(forwarded, response.get_str("x-request-id"));
+        forwarded.expect("text").to_owned()
     }
 
     #[test]

@@ -22,8 +22,8 @@ impl<'a> Asked<'a> {
     }
 
     /// The values of all fields of this name.
-    pub(super) fn header(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
-        self.request.headers.get_all(name).iter().map(http::HeaderValue::as_bytes)
+    pub(super) fn header<'s>(&'s self, name: &'s HeaderName) -> impl Iterator<Item = &'s [u8]> {
+        self.request.headers.get_all(name)
     }
 
     /// The values of all parameters of this name.

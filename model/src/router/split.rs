@@ -154,11 +154,11 @@ impl Split {
 
 /// Who has values: a request, or a route that stands for all requests with the values that it asks for.
 pub(super) trait Sender {
-    fn values(&self, asks: Asks<'_>) -> SmallVec<[&[u8]; 2]>;
+    fn values<'s>(&'s self, asks: Asks<'s>) -> SmallVec<[&'s [u8]; 2]>;
 }
 
 impl Sender for Asked<'_> {
-    fn values(&self, asks: Asks<'_>) -> SmallVec<[&[u8]; 2]> {
+    fn values<'s>(&'s self, asks: Asks<'s>) -> SmallVec<[&'s [u8]; 2]> {
         match asks {
             Asks::Header(name) => self.header(name).collect(),
             Asks::Query(name) => self.parameter(name).collect(),
@@ -167,7 +167,7 @@ impl Sender for Asked<'_> {
 }
 
 impl Sender for Match {
-    fn values(&self, asks: Asks<'_>) -> SmallVec<[&[u8]; 2]> {
+    fn values<'s>(&'s self, asks: Asks<'s>) -> SmallVec<[&'s [u8]; 2]> {
         self.exact_values().filter(|(other, _)| *other == asks).map(|(_, value)| value).collect()
     }
 }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::Request;
 use super::explain::{Candidate, Verdict};
 use crate::config::Edit;
+use crate::fields::Fields;
 use crate::resource::route::{PathPattern, Route, ValueMatch};
 use crate::resource::{Document, Key, Kind, Resource};
 use crate::slots::Slot;
@@ -49,15 +50,15 @@ impl Ask {
         Some((name_of(snapshot, found.route), captures.collect()))
     }
 
-    fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn headers(&self) -> Fields {
+        let mut headers = Fields::default();
         for (name, value) in &self.headers {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(&HeaderName::from_static(name), &HeaderValue::from_static(value));
         }
         headers
     }
 
-    fn request<'a>(&'a self, snapshot: &Snapshot, headers: &'a HeaderMap) -> Request<'a> {
+    fn request<'a>(&'a self, snapshot: &Snapshot, headers: &'a Fields) -> Request<'a> {
         Request {
             listener: self.listener.and_then(|name| snapshot.listeners.slot(name)),
             source: self.source,

@@ -6,9 +6,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use model::exchange::{Client, Exchange, RequestHead, ResponseHead, Scheme, Time};
 use model::explain::{Explanation, Question, SentField, explain};
+use model::fields::{Fields, plain_text};
 use model::policy::{Chain, Step};
 use model::resource::consumer::KeyHash;
 use model::resource::route::{HeaderField, MethodName};
@@ -121,9 +122,9 @@ fn answer(
     target: &'static str,
     fields: &[(&'static str, &'static str)],
 ) -> String {
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::default();
     for (name, value) in fields {
-        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        headers.append(&HeaderName::from_static(name), &HeaderValue::from_static(value));
     }
     let request =
         RequestHead { method: Method::GET, host: host.to_owned(), target: target.parse().expect("a target"), headers };
@@ -155,7 +156,7 @@ fn answer(
         ],
     );
     let decision = now(chain.on_request(&mut exchange)).map_err(|rejection| rejection.code);
-    let mut head = ResponseHead { status: StatusCode::OK, headers: HeaderMap::new() };
+    let mut head = ResponseHead { status: StatusCode::OK, headers: Fields::default() };
     chain.on_response(&mut exchange, &mut head);
     exchange.finish_head(&mut head);
     // What is left of a quota depends on what was sent before, which is not compared here.
@@ -177,8 +178,8 @@ fn answer(
 fn explained(snapshot: &Snapshot, exchange: &Exchange) -> Explanation {
     let request = &exchange.request;
     let sent = request.headers.iter().map(|(name, value)| SentField {
-        name: HeaderField(name.clone()),
-        value: value.to_str().expect("text").to_owned(),
+        name: HeaderField(HeaderName::from_bytes(name).expect("a name")),
+        value: plain_text(value).expect("text").to_owned(),
     });
     let host = SentField { name: HeaderField(http::header::HOST), value: request.host.clone() };
     let listener = exchange.listener.and_then(|slot| snapshot.listeners.get(slot));

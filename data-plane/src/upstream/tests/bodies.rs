@@ -23,7 +23,7 @@ fn a_large_request_arrives_whole_and_its_connection_serves_another() {
         for byte in 1..=3u8 {
             let body = Body::full(Bytes::from(vec![byte; 3_000_000]));
             let response = core.send(post("/", body)).await.expect("an answer");
-            assert_eq!(response.head.headers["sum"], (u64::from(byte) * 3_000_000).to_string().as_str());
+            assert_eq!(response.head.headers.get_str("sum"), Some((u64::from(byte) * 3_000_000).to_string().as_str()));
             assert_eq!(number_of(&response.head.headers), 0);
             until(|| core.idle() == 1).await;
         }
