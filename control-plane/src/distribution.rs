@@ -13,6 +13,7 @@ use model::digest::Digest;
 use proto::distribution_server::{self, DistributionServer};
 use proto::node_message::Message as FromNode;
 use proto::{ControlMessage, Hello, NodeMessage};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,10 +30,12 @@ use crate::token::{Role, Tokens};
 mod capabilities;
 mod encodings;
 mod peer;
+pub mod tls;
 
 use capabilities::Capabilities;
 use encodings::Encodings;
 use peer::{Peer, Standing};
+use tls::Tls;
 
 /// Connections at the same time; a node has one.
 const MAX_CONNECTIONS: usize = 16 * 1024;
@@ -97,7 +100,8 @@ impl Distribution {
     }
 
     /// Serves nodes on `listener` until `shutdown`, then ends their streams; they go on serving traffic.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Option<Tls>, shutdown: CancellationToken) {
+        let tls = tls.map(Arc::new);
         let connections = TaskTracker::new();
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -109,7 +113,7 @@ impl Distribution {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let connection = Arc::clone(&self).keep_connection(stream, shutdown.clone());
+                    let connection = Arc::clone(&self).accept(stream, tls.clone(), shutdown.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -128,9 +132,26 @@ impl Distribution {
         self.peers.wait().await;
     }
 
-    async fn keep_connection(self: Arc<Self>, stream: TcpStream, shutdown: CancellationToken) {
-        let silence = self.timing.silence;
+    async fn accept(self: Arc<Self>, stream: TcpStream, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
         let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else { return self.keep_connection(stream, shutdown).await };
+        let handshake = async { tls.acceptor().await.accept(stream).await };
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(self.timing.silence, handshake) => shaken,
+            () = shutdown.cancelled() => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => self.keep_connection(stream, shutdown).await,
+            Ok(Err(error)) => tracing::debug!("a TLS handshake on the port for nodes failed: {error}"),
+            Err(_) => tracing::debug!("a TLS handshake on the port for nodes took too long"),
+        }
+    }
+
+    async fn keep_connection<S>(self: Arc<Self>, stream: S, shutdown: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let silence = self.timing.silence;
         let is_welcome = Arc::new(AtomicBool::new(false));
         let endpoint = Endpoint { distribution: self, shutdown: shutdown.clone(), is_welcome: is_welcome.clone() };
         let service = DistributionServer::new(endpoint).max_decoding_message_size(MAX_MESSAGE);

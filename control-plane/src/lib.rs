@@ -23,6 +23,7 @@ pub mod ticket_keys;
 pub mod token;
 
 use api::ApiState;
+use distribution::tls::{Tls, TlsError};
 use distribution::{Distribution, Timing};
 use nodes::Nodes;
 use nodes::fleet::Fleet;
@@ -61,6 +62,8 @@ pub enum RunError {
     Database { database: String, source: StoreError },
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot listen on {address} for {purpose}")]
     Bind { address: SocketAddr, purpose: &'static str, source: io::Error },
     #[error("a part of the control plane ended by itself")]
@@ -70,6 +73,7 @@ pub enum RunError {
 /// Runs a control plane until `shutdown`; calls `ready` once it serves.
 pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl FnOnce(Running)) -> Result<(), RunError> {
     let _folder = take_folder(&settings.data_dir)?;
+    let stream_tls = settings.stream_tls.clone().map(Tls::load).transpose()?;
     // Before the database, which may take a while: a taken port should be told at once.
     let admin = bind(settings.admin_bind, "the admin API").await?;
     let stream = bind(settings.stream_bind, "the configuration stream").await?;
@@ -112,7 +116,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     let state = ApiState::new(publisher.clone(), store, tokens.clone(), nodes.clone());
     parts.spawn(api::serve(admin.0, state, stop.clone()));
     let distribution = Distribution::new(publisher, tokens, nodes, ticket_keys, Timing::default());
-    parts.spawn(distribution.serve(stream.0, stop.clone()));
+    parts.spawn(distribution.serve(stream.0, stream_tls, stop.clone()));
     tracing::info!("the control plane serves the admin API on {} and nodes on {}", running.admin, running.stream);
     ready(running);
     join(parts, &shutdown, &stop).await

@@ -14,6 +14,16 @@ pub struct Settings {
     pub admin_bind: SocketAddr,
     /// Where nodes get their configuration.
     pub stream_bind: SocketAddr,
+    /// With it, nodes are served by TLS alone; without it, in plain text.
+    pub stream_tls: Option<StreamTls>,
+}
+
+/// The files that make the stream https, in PEM form.
+#[derive(Clone, Debug)]
+pub struct StreamTls {
+    /// The certificate for the name that nodes connect to, followed by those between it and its authority.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Settings {
@@ -25,6 +35,7 @@ impl Settings {
             data_dir,
             admin_bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
             stream_bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 8082)),
+            stream_tls: None,
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct Settings {
 pub struct ControlPlane {
     /// `http://127.0.0.1:8082`
     pub url: String,
+    /// A file with the authorities that an https control plane is trusted by, in PEM form; without it, those of the system.
+    pub ca_file: Option<PathBuf>,
     /// A file that holds the node token.
     pub token_file: PathBuf,
 }

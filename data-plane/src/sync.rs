@@ -14,13 +14,15 @@ use model::digest::Digest;
 use model::problem::Problems;
 use model::resource::Name;
 use model::snapshot::Snapshot;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::last_good::{LastGood, Position};
 pub use crate::listener::tickets::Secret as TicketSecret;
-use crate::settings::Settings;
+use crate::settings::{ControlPlane, Settings};
 
 mod backoff;
 pub(crate) mod build;
@@ -101,6 +103,8 @@ pub enum StartError {
     DataDirectory { path: PathBuf, source: io::Error },
     #[error("`{url}` is no URL of a control plane, such as http://127.0.0.1:8082: {reason}")]
     ControlPlane { url: String, reason: String },
+    #[error("cannot trust the authorities in {}: {reason}", path.display())]
+    Authorities { path: PathBuf, reason: String },
     #[error("no gateway can be called so: {0}")]
     Gateway(String),
 }
@@ -129,8 +133,7 @@ impl<A: Adopt> Sync<A> {
     /// Takes the data directory and brings up what this node served last, if it has anything.
     pub async fn start(settings: &Settings, adopt: A) -> Result<Self, StartError> {
         let gateway: Name = settings.gateway.parse().map_err(StartError::Gateway)?;
-        let source = settings.control_plane.as_ref().map(|from| Source::new(&from.url, from.token_file.clone()));
-        let source = source.transpose()?;
+        let source = settings.control_plane.as_ref().map(Source::new).transpose()?;
         let (data_dir, node_id) = (settings.data_dir.clone(), settings.node_id.clone());
         let directory = data_dir.join("last-good").join(gateway.as_str());
         let opened = tokio::task::spawn_blocking(move || {
@@ -245,19 +248,38 @@ impl<A: Adopt> Sync<A> {
 }
 
 impl Source {
-    fn new(url: &str, token_file: PathBuf) -> Result<Self, StartError> {
-        let wrong = |reason: String| StartError::ControlPlane { url: url.to_owned(), reason };
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| wrong(error.to_string()))?;
-        let endpoint = match endpoint.uri().scheme_str() {
-            Some("http") => endpoint,
-            Some("https") => {
-                let tls = endpoint.tls_config(ClientTlsConfig::new().with_native_roots());
-                tls.map_err(|error| wrong(error.to_string()))?
+    fn new(from: &ControlPlane) -> Result<Self, StartError> {
+        let ControlPlane { url, ca_file, token_file } = from.clone();
+        let wrong = |reason: String| StartError::ControlPlane { url: url.clone(), reason };
+        let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| wrong(error.to_string()))?;
+        let endpoint = match (endpoint.uri().scheme_str(), ca_file) {
+            (Some("http"), None) => endpoint,
+            (Some("http"), Some(_)) => return Err(wrong("authorities are for https alone".to_owned())),
+            (Some("https"), ca_file) => {
+                let trust = ClientTlsConfig::new();
+                let trust = match ca_file {
+                    Some(path) => trust.ca_certificate(read_authorities(path)?),
+                    None => trust.with_native_roots(),
+                };
+                endpoint.tls_config(trust).map_err(|error| wrong(error.to_string()))?
             }
             _ => return Err(wrong("the scheme must be http or https".to_owned())),
         };
-        Ok(Self { url: url.to_owned(), endpoint, token_file })
+        Ok(Self { url, endpoint, token_file })
     }
+}
+
+/// A file without a single authority would be found out only when no connection comes about.
+fn read_authorities(path: PathBuf) -> Result<Certificate, StartError> {
+    let parsed = std::fs::read(&path).map_err(|error| error.to_string()).and_then(|pem| {
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        match certificates {
+            Ok(certificates) if certificates.is_empty() => Err("there is no certificate in PEM form".to_owned()),
+            Ok(_) => Ok(Certificate::from_pem(pem)),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    parsed.map_err(|reason| StartError::Authorities { path, reason })
 }
 
 #[cfg(test)]
@@ -266,7 +288,9 @@ mod tests {
 
     #[test]
     fn a_url_that_cannot_be_followed_is_told_at_the_start() {
-        let source = |url: &str| Source::new(url, PathBuf::from("node-token"));
+        let source = |url: &str| {
+            Source::new(&ControlPlane { url: url.to_owned(), ca_file: None, token_file: PathBuf::from("node-token") })
+        };
         for good in ["http://127.0.0.1:8082", "https://control.example:443"] {
             source(good).map(|_| ()).expect("it can be followed");
         }

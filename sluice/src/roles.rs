@@ -32,6 +32,15 @@ pub struct ControlPlane {
     #[arg(long, env = "SLUICE_STREAM", default_value = "127.0.0.1:8082", value_name = "ADDRESS")]
     stream: SocketAddr,
 
+    /// A certificate in PEM form, with its chain, for the stream: nodes then connect to https. It is read again for
+    /// every connection
+    #[arg(long, env = "SLUICE_STREAM_CERT", value_name = "FILE", requires = "stream_key")]
+    stream_cert: Option<PathBuf>,
+
+    /// The private key of that certificate, in PEM form
+    #[arg(long, env = "SLUICE_STREAM_KEY", value_name = "FILE", requires = "stream_cert")]
+    stream_key: Option<PathBuf>,
+
     #[command(flatten)]
     logging: Logging,
 }
@@ -39,9 +48,14 @@ pub struct ControlPlane {
 /// Forward traffic, with the configuration of a control plane
 #[derive(Args)]
 pub struct DataPlane {
-    /// The configuration stream of a control plane
+    /// The configuration stream of a control plane, http://127.0.0.1:8082 for example, or https
     #[arg(long, env = "SLUICE_CONTROL_PLANE", value_name = "URL")]
     control_plane: String,
+
+    /// A file with the authorities, in PEM form, that an https control plane is trusted by [default: those of the
+    /// system]
+    #[arg(long, env = "SLUICE_CONTROL_PLANE_CA", value_name = "FILE")]
+    control_plane_ca: Option<PathBuf>,
 
     /// A file with the node token
     #[arg(long, env = "SLUICE_NODE_TOKEN_FILE", value_name = "FILE")]
@@ -85,6 +99,10 @@ impl ControlPlane {
         let mut settings = control_plane::settings::Settings::new(self.data_dir);
         settings.admin_bind = self.admin;
         settings.stream_bind = self.stream;
+        settings.stream_tls = self
+            .stream_cert
+            .zip(self.stream_key)
+            .map(|(certificate, key)| control_plane::settings::StreamTls { certificate, key });
         if let Some(url) = self.database_url {
             settings.database_url = url;
         }
@@ -103,8 +121,8 @@ impl DataPlane {
         if let Some(cores) = self.cores {
             settings.cores = cores;
         }
-        let (url, token_file) = (self.control_plane, self.token_file);
-        settings.control_plane = Some(data_plane::settings::ControlPlane { url, token_file });
+        let (url, ca_file, token_file) = (self.control_plane, self.control_plane_ca, self.token_file);
+        settings.control_plane = Some(data_plane::settings::ControlPlane { url, ca_file, token_file });
         until_signalled(|stop| async { Ok(data_plane::run(settings, stop).await?) })
     }
 }

@@ -165,6 +165,7 @@ impl Run {
         }
         settings.control_plane = Some(data_plane::settings::ControlPlane {
             url: format!("http://{}", reachable(running.stream)),
+            ca_file: None,
             token_file: self.data_dir.join("node-token"),
         });
         // Nobody balances load over the nodes of one process: there is no one who must notice first.

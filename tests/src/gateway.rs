@@ -131,6 +131,11 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// `database` is a URL of Postgres or a path for SQLite; `data` is where the tokens lie.
     pub fn start(database: &str, data: &Path) -> Result<Self> {
+        Self::start_with(database, data, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(database: &str, data: &Path, more: &[&str]) -> Result<Self> {
         let (admin, stream) = (free_address(), free_address());
         let data_text = data.to_string_lossy();
         let arguments = [
@@ -145,7 +150,7 @@ impl ControlPlane {
             &stream.to_string(),
         ];
         std::fs::create_dir_all(data)?;
-        let process = Process::start(&arguments, data.join("control-plane.log"))?;
+        let process = Process::start(&[&arguments, more].concat(), data.join("control-plane.log"))?;
         let mut control =
             Self { process, admin: Admin { address: admin, token: String::new() }, stream, data: data.into() };
         control.wait_until_ready()?;
@@ -245,12 +250,17 @@ pub struct Node {
 impl Node {
     /// Starts it without waiting: it may have no control plane to be ready by.
     pub fn start(stream: SocketAddr, token: &Path, data: &Path) -> Result<Self> {
+        Self::start_with(&format!("http://{stream}"), token, data, &[])
+    }
+
+    /// The same with any URL and further arguments.
+    pub fn start_with(control_plane: &str, token: &Path, data: &Path, more: &[&str]) -> Result<Self> {
         let port = free_address();
         std::fs::create_dir_all(data)?;
         let arguments = [
             "data-plane",
             "--control-plane",
-            &format!("http://{stream}"),
+            control_plane,
             "--token-file",
             &token.to_string_lossy(),
             "--data-dir",
@@ -260,7 +270,7 @@ impl Node {
             "--cores",
             "2",
         ];
-        let process = Process::start(&arguments, data.join("node.log"))?;
+        let process = Process::start(&[&arguments, more].concat(), data.join("node.log"))?;
         Ok(Self { process, port, data: data.into() })
     }
 

@@ -1,9 +1,11 @@
 //! The whole system, seen from outside: one file per behaviour.
 
+mod authority;
 mod config_change;
 mod drain;
 mod faults;
 mod replicas;
+mod stream_tls;
 mod tls;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! One connection to the control plane, from Hello to its end.
 
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -41,6 +43,10 @@ pub enum Lost {
     Unreachable(String),
     #[error("the control plane refuses this node: {}", .0.message())]
     Rejected(Status),
+    #[error(
+        "the connection ended before the stream began; where the control plane has a certificate, the URL is https"
+    )]
+    Unopened,
     #[error("the connection broke: {}", .0.message())]
     Broken(Status),
     #[error("the control plane ended the stream")]
@@ -126,14 +132,19 @@ impl<A: Adopt> Sync<A> {
         let endpoint = source.endpoint.clone();
         let endpoint =
             endpoint.tcp_nodelay(true).initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
-        let channel = endpoint.connect().await.map_err(|error| Lost::Unreachable(innermost(&error)))?;
+        let channel = endpoint.connect().await.map_err(|error| Lost::Unreachable(why_unreachable(&error)))?;
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         let hello = FromNode::Hello(self.identity.hello(self.held.as_deref().map(Position::of)));
         let _ = outgoing.try_send(NodeMessage { message: Some(hello) });
         let mut request = Request::new(ReceiverStream::new(messages));
         request.metadata_mut().insert("authorization", bearer);
         let mut client = DistributionClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        Ok((client.subscribe(request).await?.into_inner(), outgoing))
+        match client.subscribe(request).await {
+            Ok(stream) => Ok((stream.into_inner(), outgoing)),
+            // What has a source did not come from the control plane: the connection ended under the question.
+            Err(status) if status.source().is_some() => Err(Lost::Unopened),
+            Err(status) => Err(status.into()),
+        }
     }
 
     fn hear(
@@ -271,10 +282,17 @@ fn unix_time_ms() -> u64 {
 }
 
 /// What tonic wraps says more than what it says itself.
-fn innermost(error: &dyn std::error::Error) -> String {
+fn why_unreachable(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    innermost.to_string()
+    // What is no TLS at all begins with a record of an unknown type.
+    let inside = innermost.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    match inside.and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+            "no TLS is spoken there; where the control plane has no certificate, the URL is http".to_owned()
+        }
+        _ => innermost.to_string(),
+    }
 }

@@ -68,7 +68,7 @@ impl ControlPlane {
         let distribution = Distribution::new(publisher.clone(), tokens, nodes.clone(), ticket_keys.clone(), timing);
         let address = listener.local_addr().expect("it is bound");
         let shutdown = CancellationToken::new();
-        let served = tokio::spawn(distribution.clone().serve(listener, shutdown.clone()));
+        let served = tokio::spawn(distribution.clone().serve(listener, None, shutdown.clone()));
         Self { publisher, nodes, ticket_keys, distribution, address, directory, shutdown, served }
     }
 
@@ -215,7 +215,7 @@ impl Node {
         let token_file = data_dir.join("node-token");
         std::fs::write(&token_file, format!("{token}\n")).expect("a file");
         let url = format!("http://{control_plane}");
-        Self::with_source(Some(From { url, token_file }), data_dir).await
+        Self::with_source(Some(From { url, ca_file: None, token_file }), data_dir).await
     }
 
     pub async fn with_source(source: Option<From>, data_dir: &Path) -> Self {
