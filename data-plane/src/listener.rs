@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::cores::core::{Core, Opening};
 
 pub mod connection;
+mod frames;
 pub mod http;
 mod http1;
 mod io;

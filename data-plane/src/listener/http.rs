@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::Connection;
+use super::frames::Frames;
 use super::http1;
 use super::io::Observed;
 use super::tls::ListenerTls;
@@ -161,7 +162,9 @@ async fn serve_http2<S>(connection: Rc<Connection>, stream: S, input: BytesMut)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let io = TokioIo::new(Observed::new(stream, input, connection.traffic.clone()));
+    let frames = Frames::new(connection.core.clock.clone());
+    let observed = Observed::new(stream, input, connection.traffic.clone(), frames);
+    let (fault, io) = (observed.fault(), TokioIo::new(observed));
     let serving = connection.clone();
     let service = service_fn(move |request| answer(serving.clone(), request));
     let mut http = pin!(connection.core.http.http2.serve_connection(io, service));
@@ -169,8 +172,10 @@ where
     if let Some(Err(error)) = end {
         tracing::debug!(client.address = %connection.client.address, %error, "a connection broke");
         let is_gone = error.source().is_some_and(|cause| cause.is::<std::io::Error>());
-        if !is_gone {
-            connection.refused("http2-error");
+        match fault.get() {
+            Some(fault) => connection.refused(fault.code()),
+            None if !is_gone => connection.refused("http2-error"),
+            None => {}
         }
     }
 }

@@ -121,7 +121,8 @@ impl Watch {
     fn is_stalled(&self) -> bool {
         let traffic = &self.connection.traffic;
         let taken = traffic.bytes_out.get() - self.last_bytes_out;
-        let least = self.connection.core.limits.body_rate.saturating_mul(self.period.as_secs()).max(1);
+        let period_ms = u64::try_from(self.period.as_millis()).unwrap_or(u64::MAX);
+        let least = (self.connection.core.limits.body_rate.saturating_mul(period_ms) / 1000).max(1);
         (traffic.is_write_blocked.get() || self.connection.withheld.get() > 0) && taken < least
     }
 }

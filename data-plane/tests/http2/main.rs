@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod downgrade;
+mod floods;
 mod frames;
 mod strict;
 #[path = "../support/mod.rs"]

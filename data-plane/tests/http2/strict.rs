@@ -103,6 +103,24 @@ fn data(flags: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn connections_begin_with_the_preface_and_settings() {
+    let (node, _) = node().await;
+    for (section, begins, allowed) in [
+        ("3.4", [PREFACE, &frame(PING, 0, 0, &[0; 8])].concat(), PROTOCOL),
+        ("3.4", [PREFACE, &get(&[])].concat(), PROTOCOL),
+        ("6.5", [PREFACE, &frame(SETTINGS, ACK, 0, &[])].concat(), PROTOCOL),
+    ] {
+        let mut client = Client::silent(node.address).await;
+        client.send(begins).await;
+        let outcome = client.outcome(1).await;
+        assert!(allowed.contains(&outcome), "RFC 9113 section {section}: {outcome:?}");
+    }
+    // What only begins like the preface is a request of HTTP/1.1 that cannot be read.
+    let answer = node.raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\rX").await;
+    assert!(answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 5"), "{answer}");
+}
+
+#[tokio::test]
 async fn requests_of_every_good_form_are_served() {
     let padded = [&[3][..], &block(GET), &[0; 3]].concat();
     let weighted = [&[0, 0, 0, 0, 200][..], &block(GET)].concat();
