@@ -16,6 +16,11 @@ use smallvec::SmallVec;
 
 use crate::clock::{Clock, Deadline};
 use crate::http1;
+use copy::{Copies, Copy};
+
+pub use copy::Room;
+
+mod copy;
 
 /// A request or response body on its way through the gateway. Nothing stands for a body of which nothing is to come and
 /// nobody waits for the end; the rest lies elsewhere, because heads are moved about with their bodies many times.
@@ -32,6 +37,7 @@ struct Passage {
     bytes: u64,
     tally: Option<Rc<Tally>>,
     pace: Option<Pace>,
+    copies: Option<Box<Copies>>,
     ends: SmallVec<[Box<dyn End>; 2]>,
 }
 
@@ -40,6 +46,7 @@ enum Source {
     Full(Bytes),
     Http1(http1::Incoming),
     Http2(Incoming),
+    Copy(Copy),
 }
 
 /// How much of a body has passed, for who looks at it from outside.
@@ -62,6 +69,9 @@ pub enum Failure {
     /// See [`Body::with_deadline`].
     #[error("the body was not complete in time")]
     Late,
+    /// A copy of a body whose receiver was slower than that of the body itself.
+    #[error("the body was taken too slowly")]
+    Behind,
     #[error("the connection that the body came from broke")]
     Broken,
 }
@@ -144,6 +154,7 @@ impl Body {
             bytes: 0,
             tally: None,
             pace: None,
+            copies: None,
             ends: SmallVec::new(),
         })))
     }
@@ -225,6 +236,18 @@ impl Body {
         self
     }
 
+    /// A copy of what its receiver will take, for another who must not hold it up: one that takes it more slowly loses it
+    /// ([`Failure::Behind`]). If the body does not come to its end, neither does the copy.
+    pub fn copy(&mut self, room: &Room) -> Self {
+        let length = http_body::Body::size_hint(self).exact();
+        match &mut self.0 {
+            Some(passage) if !passage.source.is_end() => {
+                Self::of(Source::Copy(passage.copies.get_or_insert_default().add(length, room)))
+            }
+            _ => Self::empty(),
+        }
+    }
+
     /// Whether there is nothing to come, known without waiting.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -240,6 +263,10 @@ impl Passage {
         if self.deadline.as_mut().is_some_and(|deadline| Pin::new(deadline).poll(context).is_ready()) {
             return Poll::Ready(Some(Err(self.fail(Failure::Late))));
         }
+        if self.copies.as_mut().is_some_and(|copies| copies.want_turn()) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let frame = match self.source.poll(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
@@ -250,6 +277,9 @@ impl Passage {
         Poll::Ready(match frame {
             Some(Ok(frame)) => match self.account(&frame) {
                 Ok(()) => {
+                    if let Some(copies) = &mut self.copies {
+                        copies.took(&frame);
+                    }
                     // Behind trailers comes nothing, and who took them does not ask again.
                     if frame.is_trailers() || self.source.is_end() {
                         self.finish(Ending::Complete);
@@ -271,6 +301,9 @@ impl Passage {
     fn finish(&mut self, ending: Ending) {
         // Gives up its hold of the connection before the connection is used for something else.
         self.source = Source::Empty;
+        if let Some(mut copies) = self.copies.take() {
+            copies.ended(ending);
+        }
         while let Some(mut end) = self.ends.pop() {
             end.taken(self.bytes);
             end.end(ending);
@@ -303,6 +336,7 @@ impl Source {
             Self::Full(_) => false,
             Self::Http1(incoming) => incoming.is_end(),
             Self::Http2(incoming) => http_body::Body::is_end_stream(incoming),
+            Self::Copy(copy) => copy.is_end(),
         }
     }
 
@@ -315,6 +349,7 @@ impl Source {
                 return Poll::Ready(Some(Ok(frame)));
             }
             Self::Http1(incoming) => return incoming.poll_frame(context),
+            Self::Copy(copy) => return copy.poll_frame(context),
             Self::Http2(incoming) => Pin::new(incoming),
         };
         let frame = ready!(http_body::Body::poll_frame(incoming, context));
@@ -329,6 +364,7 @@ impl Source {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Http1(incoming) => incoming.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Http2(incoming) => http_body::Body::size_hint(incoming),
+            Self::Copy(copy) => copy.size_hint(),
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod fields;
 mod filters;
 mod forward;
 pub mod intake;
+pub mod mirror;
 pub mod record;
 pub mod reject;
 

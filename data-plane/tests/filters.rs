@@ -4,13 +4,17 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::BodyExt;
 use model::config::Edit;
 use model::resource::Kind;
 use serde_json::{Value, json};
-use support::{Node, backend, problem, put};
+use support::{Node, backend, problem, put, read_until, settings, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 /// A node with a service that echoes, and these routes.
 async fn node(routes: &[(&str, Value)]) -> Node {
@@ -205,4 +209,137 @@ async fn a_request_has_its_time_and_no_more() {
     assert!(broken.starts_with("HTTP/1.1 200") && broken.ends_with('.'), "{broken}");
     node.until_counted(|shard| shard.rejections.get("response-late") == Some(&1)).await;
     echoed(&get(&node, "/echo", "").await);
+}
+
+/// What a service got, told to the test: method, target, one field and the body; nothing if the body broke off.
+async fn telling() -> (SocketAddr, mpsc::UnboundedReceiver<(String, Option<Bytes>)>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let address = backend::http(move |request| {
+        let tell = tell.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let mark = head.headers.get("x-mark").map_or("", |mark| mark.to_str().unwrap());
+            let length = head.headers.get("content-length").map_or("-", |length| length.to_str().unwrap());
+            let line = format!("{} {} {mark} {length}", head.method, head.uri);
+            let body = body.collect().await.ok().map(|body| body.to_bytes());
+            let _ = tell.send((line, body));
+            hyper::Response::new(backend::full("the mirror's answer"))
+        }
+    })
+    .await;
+    (address, told)
+}
+
+fn mirrored(service: &str, address: SocketAddr) -> Edit {
+    put(Kind::Service, service, json!({ "url": format!("http://{address}") }))
+}
+
+#[tokio::test]
+async fn mirrors_get_what_the_service_gets_and_the_client_gets_the_service_s_answer() {
+    let (first, mut to_first) = telling().await;
+    let (second, mut to_second) = telling().await;
+    let route = json!({
+        "paths": ["/a"], "service": "echo", "rewrite": {"path": {"replace_prefix": "/b"}},
+        "request_headers": {"set": {"x-mark": "1"}},
+        "mirrors": [{"service": "first"}, {"service": "second"}, {"service": "never", "fraction": "0%"}],
+    });
+    let mut node = node(&[]).await;
+    let never = support::free_address();
+    let edits = vec![
+        mirrored("first", first),
+        mirrored("second", second),
+        mirrored("never", never),
+        put(Kind::Route, "a", route),
+    ];
+    node.change(edits).await.unwrap();
+    let large = "x".repeat(300_000);
+    for (body, framing) in [
+        (String::new(), "content-length: 0\r\n\r\n".to_owned()),
+        ("hello".to_owned(), "content-length: 5\r\n\r\nhello".to_owned()),
+        ("hello".to_owned(), "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_owned()),
+        (large.clone(), format!("content-length: {}\r\n\r\n{large}", large.len())),
+    ] {
+        let head = "POST /a/x?q HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+        let got = echoed(&node.raw(format!("{head}{framing}")).await);
+        assert_eq!((&got["target"], &got["body"]), (&json!("/b/x?q"), &json!(body)));
+        for told in [&mut to_first, &mut to_second] {
+            let (line, copy) = within(told.recv()).await.unwrap();
+            let length = if framing.starts_with("transfer") { "-".to_owned() } else { body.len().to_string() };
+            assert_eq!(line, format!("POST /b/x?q 1 {length}"));
+            assert_eq!(copy.unwrap(), body);
+        }
+    }
+    node.until_counted(|shard| shard.services.get("first").is_some_and(|counts| counts.mirrored == 4)).await;
+    let shard = node.telemetry.gather().await;
+    assert!(shard.services.values().all(|counts| counts.mirror_drops.is_empty()));
+    assert!(!shard.services.contains_key("never"));
+}
+
+/// One mirror is dead, one never reads, one answers for ever: nothing of it reaches the client, and all is counted.
+#[tokio::test]
+async fn a_mirror_that_fails_is_its_own_affair() {
+    let deaf = backend::sockets(|stream| async move {
+        let _stream = stream;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let endless = backend::sockets(|mut stream| async move {
+        backend::read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
+        while stream.write_all(b".").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let mut node = node(&[]).await;
+    let impatient =
+        |address: SocketAddr| json!({ "url": format!("http://{address}"), "timeouts": { "request": "200ms" } });
+    let route =
+        json!({"service": "echo", "mirrors": [{"service": "dead"}, {"service": "deaf"}, {"service": "endless"}]});
+    let edits = vec![
+        mirrored("dead", support::free_address()),
+        put(Kind::Service, "deaf", impatient(deaf)),
+        put(Kind::Service, "endless", impatient(endless)),
+        put(Kind::Route, "a", route),
+    ];
+    node.change(edits).await.unwrap();
+    // More than sockets hold on the way to the one that does not read.
+    let large = "x".repeat(16 * 1024 * 1024);
+    let head = format!("POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", large.len());
+    let got = echoed(&node.raw(format!("{head}{large}")).await);
+    assert_eq!(got["body"].as_str().map(str::len), Some(large.len()));
+    node.until_counted(|shard| {
+        let dropped = |name| shard.services.get(name).map_or(0, |counts| counts.mirror_drops.values().sum());
+        [dropped("dead"), dropped("deaf"), dropped("endless")] == [1, 1, 1]
+    })
+    .await;
+}
+
+/// Mirrors that never answer hold so many copies, and no more.
+#[tokio::test]
+async fn copies_under_way_are_bounded() {
+    let deaf = backend::sockets(|stream| async move {
+        let _stream = stream;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let mut settings = settings();
+    settings.cores = std::num::NonZeroUsize::MIN;
+    let service = json!({ "url": format!("http://{}", backend::echo().await) });
+    let edits = vec![
+        put(Kind::Service, "echo", service),
+        mirrored("deaf", deaf),
+        put(Kind::Route, "a", json!({"service": "echo", "mirrors": [{"service": "deaf"}]})),
+    ];
+    let node = Node::start_with(settings, edits).await;
+    let mut stream = tokio::net::TcpStream::connect(node.address).await.unwrap();
+    for _ in 0..200 {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        read_until(&mut stream, "}").await;
+    }
+    node.until_counted(|shard| {
+        let counts = shard.services.get("deaf");
+        counts.is_some_and(|counts| counts.mirrored == 128 && counts.mirror_drops.get("too-many") == Some(&72))
+    })
+    .await;
 }

@@ -191,12 +191,12 @@ fn outcomes(
 ) -> Vec<Outcome> {
     let to = |service: Slot, backend: usize, share| {
         let service = snapshot.services.get(service).map(|service| &**service);
-        let filters = route.map_or_else(Vec::new, |route| asked.filters(route, backend));
+        let filters = route.map_or_else(Vec::new, |route| asked.filters(snapshot, route, backend));
         Outcome { share, filters, ..outcome(snapshot, listener, service, route) }
     };
     let answered =
         |status: u16, filters| Outcome { status: Some(status), filters, ..outcome(snapshot, listener, None, route) };
-    let own = || route.map_or_else(Vec::new, |route| asked.filters(route, 0));
+    let own = || route.map_or_else(Vec::new, |route| asked.filters(snapshot, route, 0));
     match route.map(|route| &route.action) {
         None => vec![answered(404, Vec::new())],
         Some(Action::Respond(fixed)) => vec![answered(fixed.status.as_u16(), own())],

@@ -20,6 +20,7 @@ use crate::resource::service::{LoadBalancing, Protocol, TargetUrl, Timeouts};
 use crate::resource::{Key, Kind, Name};
 use crate::router::Router;
 use crate::slots::{Named, Slot, Slots};
+use crate::value::Percentage;
 
 mod compile;
 mod ties;
@@ -104,6 +105,15 @@ struct RouteSettings {
     timeouts: RouteTimeouts,
     policies: Arc<[Step]>,
     filters: Option<Filters>,
+    mirrors: Box<[Mirror]>,
+}
+
+/// A service that gets copies of requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Mirror {
+    pub service: Slot,
+    /// Which part of them.
+    pub fraction: Percentage,
 }
 
 /// What happens to a request that matched.
@@ -201,6 +211,12 @@ impl Route {
     #[must_use]
     pub fn filters(&self) -> Option<&Filters> {
         self.settings.as_ref()?.filters.as_ref()
+    }
+
+    /// Who gets copies of its requests.
+    #[must_use]
+    pub fn mirrors(&self) -> &[Mirror] {
+        self.settings.as_ref().map_or(&[], |settings| &settings.mirrors)
     }
 
     /// What it changes for one backend, by its place in the list of a [`Split`].

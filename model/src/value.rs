@@ -119,6 +119,53 @@ written_as_string!(
     "A length of time: a number and a unit (ms, s, m, h, d), such as `250ms`, `5s` or `1m 30s`."
 );
 
+/// A part of a whole: `10%`, `0.5%`. Kept in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Percentage(u32);
+
+impl Percentage {
+    pub const ALL: Self = Self(1_000_000);
+
+    /// Whether the part holds the case of a number that was drawn from all of 32 bits.
+    #[must_use]
+    pub fn holds(self, drawn: u32) -> bool {
+        u64::from(drawn) * u64::from(Self::ALL.0) < u64::from(self.0) << u32::BITS
+    }
+}
+
+impl FromStr for Percentage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("`{text}` is no percentage: write `0%` to `100%`, with four decimals at most");
+        let number = text.strip_suffix('%').ok_or_else(wrong)?;
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(whole) || !is_number(decimals) || whole.len() > 3 || decimals.len() > 4 {
+            return Err(wrong());
+        }
+        let millionths: u32 = format!("{whole}{decimals:0<4}").parse().map_err(|_| wrong())?;
+        if millionths > Self::ALL.0 { Err(wrong()) } else { Ok(Self(millionths)) }
+    }
+}
+
+impl fmt::Display for Percentage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, decimals) = (self.0 / 10_000, format!("{:04}", self.0 % 10_000));
+        match decimals.trim_end_matches('0') {
+            "" => write!(f, "{whole}%"),
+            decimals => write!(f, "{whole}.{decimals}%"),
+        }
+    }
+}
+
+written_as_string!(
+    Percentage,
+    "Percentage",
+    r"^[0-9]{1,3}(\.[0-9]{1,4})?%$",
+    "A percentage from `0%` to `100%`, such as `10%` or `0.5%`."
+);
+
 /// Which hosts a route or a certificate is for: a name (`api.example.com`) or a wildcard for one or
 /// more labels in front of one (`*.example.com`). Kept in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -223,6 +270,22 @@ written_as_string!(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percentages_hold_their_part() {
+        for (text, shown) in
+            [("10%", "10%"), ("0.50%", "0.5%"), ("100%", "100%"), ("00.0001%", "0.0001%"), ("0%", "0%")]
+        {
+            assert_eq!(text.parse::<Percentage>().expect(text).to_string(), shown);
+        }
+        for text in ["", "%", "10", "100.0001%", "-1%", "1.%", ".5%", "1.23456%", "1e1%", "1 %"] {
+            assert!(text.parse::<Percentage>().is_err(), "{text}");
+        }
+        let percentage = |text: &str| text.parse::<Percentage>().expect("a percentage");
+        assert!(percentage("100%").holds(u32::MAX) && !percentage("0%").holds(0));
+        let quarter = percentage("25%");
+        assert!(quarter.holds((1 << 30) - 1) && !quarter.holds(1 << 30));
+    }
 
     #[test]
     fn networks_have_one_spelling() {

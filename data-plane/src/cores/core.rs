@@ -19,6 +19,7 @@ use crate::listener::OpenListener;
 use crate::listener::connection::Connection;
 use crate::listener::http::Http;
 use crate::listener::tls::ListenerTls;
+use crate::proxy::mirror::Copies;
 use crate::settings::{Limits, Settings};
 use crate::telemetry::{CoreTelemetry, Seat};
 use crate::upstream::Upstreams;
@@ -67,6 +68,7 @@ pub struct Core {
     pub telemetry: Rc<CoreTelemetry>,
     pub http: Http,
     pub connections: Connections,
+    pub copies: Copies,
     snapshot: RefCell<Rc<Snapshot>>,
     listeners: RefCell<HashMap<SocketAddr, Rc<OpenListener>>>,
     /// What was served and may still be in use, with what keeps its parts alive until then.
@@ -102,6 +104,7 @@ impl Core {
             telemetry,
             http: Http::new(&settings.limits),
             connections: Connections::new(settings.limits.connections_per_core),
+            copies: Copies::default(),
             snapshot: RefCell::default(),
             listeners: RefCell::default(),
             outgoing: RefCell::default(),

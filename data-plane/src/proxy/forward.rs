@@ -7,7 +7,7 @@ use model::exchange::ResponseHead;
 use model::rejection::Rejection;
 
 use super::record::Record;
-use super::{Reply, fields};
+use super::{Reply, fields, mirror};
 use crate::body::Body;
 use crate::clock::Deadline;
 use crate::upstream::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
@@ -35,7 +35,11 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
     let whole = own.and_then(|own| own.request);
     let mut deadline = whole.map(|whole| core.clock.deadline_from(record.exchange.time, whole.get()));
 
-    let request = request(record, onward, timeout);
+    let mut request = request(record, onward, timeout);
+    let mirrors = record.exchange.route().map_or(&[][..], |route| route.mirrors());
+    if !mirrors.is_empty() {
+        mirror::mirror(core, &snapshot, mirrors, &mut request);
+    }
     let answer = core.upstreams.forward(&snapshot, slot, request);
     let answer = match &mut deadline {
         None => answer.await,

@@ -51,6 +51,8 @@ pub struct ServiceCounts {
     requests: Cell<u64>,
     connect_failures: Cell<u64>,
     in_flight: Cell<u64>,
+    mirrored: Cell<u64>,
+    mirror_drops: Codes,
     failures: Codes,
     duration: Histogram,
 }
@@ -212,6 +214,16 @@ impl ServiceCounts {
         add(&self.connect_failures, 1);
     }
 
+    /// A copy of a request is about to be sent.
+    pub fn mirrored(&self) {
+        add(&self.mirrored, 1);
+    }
+
+    /// A copy of a request came to nothing, for the reason of this code.
+    pub fn mirror_dropped(&self, code: &'static str) {
+        self.mirror_drops.count(code);
+    }
+
     /// There was no answer, for the reason of this code.
     pub fn failed(&self, code: &'static str) {
         self.failures.count(code);
@@ -228,6 +240,8 @@ impl ServiceCounts {
             failures: self.failures.0.borrow().iter().copied().collect(),
             connect_failures: self.connect_failures.get(),
             in_flight: self.in_flight.get(),
+            mirrored: self.mirrored.get(),
+            mirror_drops: self.mirror_drops.0.borrow().iter().copied().collect(),
             duration: self.duration.read(),
         }
     }

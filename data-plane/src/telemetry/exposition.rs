@@ -122,6 +122,13 @@ impl Reading {
         out.counters("sluice_upstream_failures", "Requests without an answer, by reason", None, failures)?;
         let failures = services().map(|(name, counts)| (vec![name], counts.connect_failures));
         out.counters("sluice_upstream_connect_failures", "Connections that could not be made", None, failures)?;
+        let mirrored = services().filter(|(_, counts)| counts.mirrored > 0);
+        let mirrored = mirrored.map(|(name, counts)| (vec![name], counts.mirrored));
+        out.counters("sluice_mirrored_requests", "Copies of requests sent to the service", None, mirrored)?;
+        let drops = services().flat_map(|(name, counts)| {
+            counts.mirror_drops.iter().map(move |(code, count)| (vec![name, ("code", *code)], *count))
+        });
+        out.counters("sluice_mirrored_requests_dropped", "Copies that came to nothing, by reason", None, drops)?;
         let in_flight = services().map(|(name, counts)| (vec![name], counts.in_flight as f64));
         out.gauges("sluice_upstream_requests_in_flight", "Requests at the service now", None, in_flight)?;
         let durations = services().map(|(name, counts)| (vec![name], &counts.duration));

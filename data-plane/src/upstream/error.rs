@@ -43,7 +43,7 @@ impl UpstreamError {
             Self::BadResponse(_) => "upstream-bad-response",
             Self::RequestBody(Failure::TooLarge) => "request-too-large",
             Self::RequestBody(Failure::TooSlow | Failure::Idle | Failure::Late) => "request-timeout",
-            Self::RequestBody(Failure::Broken) => "bad-request-body",
+            Self::RequestBody(Failure::Broken | Failure::Behind) => "bad-request-body",
         }
     }
 
@@ -64,7 +64,7 @@ impl UpstreamError {
             Self::RequestBody(Failure::TooSlow | Failure::Idle | Failure::Late) => {
                 (StatusCode::REQUEST_TIMEOUT, "The body of the request came too slowly.")
             }
-            Self::RequestBody(Failure::Broken) => {
+            Self::RequestBody(Failure::Broken | Failure::Behind) => {
                 (StatusCode::BAD_REQUEST, "The body of the request did not arrive whole.")
             }
         };

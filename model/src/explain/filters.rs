@@ -5,7 +5,7 @@ use crate::exchange::Scheme;
 use crate::filter::Filters;
 use crate::filter::path::Captures;
 use crate::filter::redirect::{self, Redirect};
-use crate::snapshot::{Listener, Route};
+use crate::snapshot::{Listener, Mirror, Route, Snapshot};
 
 /// What of the request filters look at.
 pub(super) struct Asked<'a> {
@@ -30,7 +30,7 @@ impl Asked<'_> {
     }
 
     /// What is changed for the backend at this place of the route's list, in the order in which it is done.
-    pub(super) fn filters(&self, route: &Route, backend: usize) -> Vec<Setting> {
+    pub(super) fn filters(&self, snapshot: &Snapshot, route: &Route, backend: usize) -> Vec<Setting> {
         let each = [(Origin::Route, route.filters()), (Origin::Backend, route.backend_filters(backend))];
         let each = || each.iter().filter_map(|(from, filters)| Some((*from, (*filters)?)));
         let set = |name: &str, value: String, from| Setting { name: name.to_owned(), value, from };
@@ -57,6 +57,11 @@ impl Asked<'_> {
                 .rev()
                 .flat_map(|(from, filters)| edits("response_headers", from, filters)),
         );
+        let mirror = |mirror: &Mirror| {
+            let service = snapshot.services.get(mirror.service)?;
+            Some(set("mirrors", format!("{} {}", service.name, mirror.fraction), Origin::Route))
+        };
+        told.extend(route.mirrors().iter().filter_map(mirror));
         told
     }
 }

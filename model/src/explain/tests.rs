@@ -122,6 +122,7 @@ fn filters_are_told_in_the_order_in_which_they_act() {
     let route = json!({
         "paths": [{"template": "/v1/{id}"}], "request_headers": edits("route"), "response_headers": edits("route"),
         "rewrite": {"host": "route.internal", "path": {"template": "/v2/{id}"}},
+        "mirrors": [{"service": "b", "fraction": "2.50%"}],
         "backends": [
             {"service": "a"},
             {"service": "b", "rewrite": {"host": "b.internal"}, "request_headers": edits("b"), "response_headers": edits("b")},
@@ -143,6 +144,7 @@ fn filters_are_told_in_the_order_in_which_they_act() {
         "request_headers.add x: route route",
         "response_headers.remove y route",
         "response_headers.add x: route route",
+        "mirrors b 2.5% route",
     ];
     assert_eq!(outcomes[0], expected);
     let expected = [
@@ -156,6 +158,7 @@ fn filters_are_told_in_the_order_in_which_they_act() {
         "response_headers.add x: b backend",
         "response_headers.remove y route",
         "response_headers.add x: route route",
+        "mirrors b 2.5% route",
     ];
     assert_eq!(outcomes[1], expected);
     let moved = told("http://shop.example:8080/old/a?q=1");

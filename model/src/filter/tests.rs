@@ -229,6 +229,13 @@ fn what_cannot_work_is_refused_when_it_is_written() {
             json!({"service": "a", "timeouts": {"request": "1s", "backend_request": "2s"}}),
             "/timeouts/backend_request conflicting-fields",
         ),
+        (json!({"respond": {}, "mirrors": [{"service": "a"}]}), "/mirrors conflicting-fields"),
+        (json!({"service": "a", "mirrors": vec![json!({"service": "a"}); 9]}), "/mirrors invalid-value"),
+        (
+            json!({"service": "a", "mirrors": [{"service": "a", "fraction": "101%"}]}),
+            "/mirrors/0/fraction invalid-value",
+        ),
+        (json!({"service": "a", "mirrors": [{"service": "b"}]}), "/mirrors/0/service unknown-reference"),
         (json!({"backends": [{"service": "b"}]}), "/backends/0/service unknown-reference"),
     ] {
         let problems = with_route(spec.clone()).err().unwrap_or_else(|| panic!("{spec} is taken"));

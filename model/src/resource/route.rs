@@ -9,11 +9,13 @@ use crate::value::{HostPattern, Network, Span};
 
 mod change;
 mod condition;
+mod mirror;
 mod path;
 
 pub use crate::policy::headers::FieldEdits;
 pub use change::{PathRewrite, Redirect, RegexRewrite, Rewrite, UrlScheme};
 pub use condition::{Condition, HeaderCondition, HeaderField, MethodName, QueryCondition, ValueMatch};
+pub use mirror::Mirror;
 pub use path::PathPattern;
 
 /// Which requests go where. A request belongs to a route if one of the hosts, one of the paths, one of the methods,
@@ -71,6 +73,9 @@ pub struct Route {
     /// Fields that the client gets, from the service or from the gateway in its place; edited before all policies.
     #[serde(default, skip_serializing_if = "is_default")]
     pub response_headers: FieldEdits,
+    /// Other services that get copies of requests. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Mirror>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: RouteTimeouts,
     /// Policies for these requests. The running order is that of the types, not of this list.
@@ -178,6 +183,10 @@ impl Written for Route {
             let pointer = format!("/backends/{index}/service");
             visit(Reference { kind: Kind::Service, name: &backend.service, pointer });
         }
+        for (index, mirror) in self.mirrors.iter().enumerate() {
+            let pointer = format!("/mirrors/{index}/service");
+            visit(Reference { kind: Kind::Service, name: &mirror.service, pointer });
+        }
         for (index, name) in self.listeners.iter().enumerate() {
             let pointer = format!("/listeners/{index}");
             visit(Reference { kind: Kind::Listener, name, pointer });
@@ -231,12 +240,17 @@ impl Route {
         for (index, backend) in self.backends.iter().enumerate() {
             backend.rewrite.check(&format!("/backends/{index}/rewrite"), &self.paths, faults);
         }
+        mirror::check(&self.mirrors, faults);
         let answers = match (&self.respond, &self.redirect) {
             (Some(_), _) => "respond",
             (_, Some(_)) => "redirect",
             _ => return,
         };
-        let forwards = [("rewrite", is_default(&self.rewrite)), ("request_headers", is_default(&self.request_headers))];
+        let forwards = [
+            ("rewrite", is_default(&self.rewrite)),
+            ("request_headers", is_default(&self.request_headers)),
+            ("mirrors", self.mirrors.is_empty()),
+        ];
         for (field, _) in forwards.iter().filter(|(_, is_default)| !is_default) {
             let message = format!("`{field}` is for a service, and `{answers}` lets no request go to one");
             faults.push(Fault::new(format!("/{field}"), "conflicting-fields", message).hint("write one of the two"));

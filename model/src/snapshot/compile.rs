@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use super::tls::Holding;
 use super::{
-    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Route, RouteSettings, Service,
-    Snapshot, Split, Target,
+    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Mirror, Route, RouteSettings,
+    Service, Snapshot, Split, Target,
 };
 use crate::config::{Changed, Config};
 use crate::filter::Filters;
@@ -278,10 +278,15 @@ impl Snapshot {
         let timeouts = written.timeouts;
         let filters = Filters::of_route(written);
         let action = self.action(written);
-        let has_settings = !written.policies.is_empty() || timeouts != RouteTimeouts::default();
+        let mirrors = written.mirrors.iter();
+        let mirror = |mirror: &resource::route::Mirror| {
+            Some(Mirror { service: self.services.slot(&mirror.service)?, fraction: mirror.fraction })
+        };
+        let mirrors: Box<[Mirror]> = mirrors.filter_map(mirror).collect();
+        let has_settings = !written.policies.is_empty() || !mirrors.is_empty() || timeouts != RouteTimeouts::default();
         let settings = if has_settings || !matches!(filters, Ok(None)) {
             let policies = self.steps(&written.policies)?;
-            Some(Arc::new(RouteSettings { timeouts, policies, filters: filters? }))
+            Some(Arc::new(RouteSettings { timeouts, policies, filters: filters?, mirrors }))
         } else {
             None
         };

@@ -102,7 +102,8 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
         };
         let policies = steps(snapshot, route.policies());
         let (timeouts, filters) = (route.timeouts(), route.filters());
-        told.push(format!("route {} {action} {timeouts:?} {filters:?} {policies:?}", route.name));
+        let mirrors: Vec<_> = route.mirrors().iter().map(|one| (service(&one.service), one.fraction)).collect();
+        told.push(format!("route {} {action} {timeouts:?} {filters:?} {mirrors:?} {policies:?}", route.name));
     }
     for (_, policy) in snapshot.policies.iter() {
         told.push(format!("policy {} {} {}", policy.name, policy.kind.name, policy.enabled));

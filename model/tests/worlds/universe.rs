@@ -220,6 +220,9 @@ fn route(draw: &mut Draw<'_>) -> Value {
     };
     if !spec.contains_key("respond") && !spec.contains_key("redirect") {
         spec.insert("rewrite".into(), rewrite(draw));
+        let mirrors = draw.some(&services).into_iter();
+        let mirrors: Vec<Value> = mirrors.map(|service| json!({"service": service, "fraction": "0.5%"})).collect();
+        spec.insert("mirrors".into(), mirrors.into());
     }
     if draw.one_in(4) {
         spec.insert("response_headers".into(), json!({"add": {"X-Route": draw.of(&["1", "2"])}}));
