@@ -22,6 +22,7 @@ pub mod tickets;
 pub mod tls;
 mod tunnel;
 mod watch;
+mod websocket;
 
 pub use tunnel::Tunnel;
 

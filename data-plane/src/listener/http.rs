@@ -28,6 +28,7 @@ use super::http1;
 use super::io::Observed;
 use super::tls::ListenerTls;
 use super::watch::{Protocol, Verdict, Watch};
+use super::websocket::Opening;
 use crate::body::Body;
 use crate::http1::{Bounds, Date, Stream};
 use crate::proxy::intake::Received;
@@ -65,7 +66,8 @@ impl Http {
             .header_table_size(4096)
             .max_header_list_size(u32::try_from(above(limits.header_bytes)).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(20)
-            .max_local_error_reset_streams(128);
+            .max_local_error_reset_streams(128)
+            .enable_connect_protocol();
         Self { bounds, date: Date::default(), http2 }
     }
 }
@@ -180,11 +182,16 @@ where
     }
 }
 
-async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(connection: Rc<Connection>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let opening = Opening::of(&mut request);
     let (parts, body) = request.into_parts();
     let request::Parts { method, uri, version, headers, .. } = parts;
     let received = Received { method, uri, version, headers: Fields::from(&headers) };
-    let Reply { head, body } = proxy::answer(&connection, received, Body::incoming(body)).await;
+    let mut reply = proxy::answer(&connection, received, Body::incoming(body)).await;
+    if let Some(opening) = opening {
+        reply = opening.answered(&connection, reply);
+    }
+    let Reply { head, body } = reply;
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers.into_map();

@@ -56,9 +56,10 @@ fn is_unwanted(name: &[u8]) -> bool {
     }
 }
 
-/// The protocol that a request asks to switch to. Only HTTP/1.1 has this, and HTTP/2 is not to be had this way.
+/// The protocol that a request asks to switch to. HTTP/2 is not to be had this way, and asks in another that the
+/// listener has turned into this one.
 pub fn wanted_upgrade(headers: &Fields, survey: &Survey, version: Version, method: &Method) -> Option<HeaderValue> {
-    if !survey.has_connection || version != Version::HTTP_11 || method != Method::GET {
+    if !survey.has_connection || version < Version::HTTP_11 || method != Method::GET {
         return None;
     }
     let wants = headers.elements(CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));

@@ -8,3 +8,4 @@ mod frames;
 mod strict;
 #[path = "../support/mod.rs"]
 mod support;
+mod websocket;
