@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use model::resource::listener::Limits;
 use smallvec::SmallVec;
 
 use crate::clock::{Clock, Deadline};
@@ -113,6 +114,8 @@ enum Patience {
 /// Counts only the time in which the gateway waits, so that a slow service is not the client's fault.
 struct Rate {
     clock: Clock,
+    /// The rest of the time for all of the body.
+    rest: Duration,
     bytes_per_second: u64,
     window: Duration,
     /// In this window: time waited and bytes that came.
@@ -180,13 +183,20 @@ impl Body {
         self
     }
 
-    /// Fails with [`Failure::TooSlow`] when less comes in any `window` of waiting.
+    /// Fails with [`Failure::TooSlow`] when less comes in any stretch of waiting than the limits ask for, or when all
+    /// of it takes too long.
     #[must_use]
-    pub fn with_minimum_rate(mut self, clock: &Clock, bytes_per_second: u64, window: Duration) -> Self {
+    pub fn with_pace_of_client(mut self, clock: &Clock, limits: &Limits) -> Self {
         if let Some(passage) = self.coming() {
-            let (waited, bytes) = (Duration::ZERO, 0);
-            let rate = Rate { clock: clock.clone(), bytes_per_second, window, waited, bytes, waiting: None };
-            passage.patience = Patience::Rate(Box::new(rate));
+            passage.patience = Patience::Rate(Box::new(Rate {
+                clock: clock.clone(),
+                rest: limits.body_time.get(),
+                bytes_per_second: limits.body_rate.into(),
+                window: limits.body_grace.get(),
+                waited: Duration::ZERO,
+                bytes: 0,
+                waiting: None,
+            }));
         }
         self
     }
@@ -415,7 +425,9 @@ impl Rate {
     /// Ends a wait and, when enough time was waited for, the window.
     fn pause(&mut self) -> Result<(), Failure> {
         let Some((since_ns, _)) = self.waiting.take() else { return Ok(()) };
-        self.waited += Duration::from_nanos(self.clock.now().monotonic_ns - since_ns);
+        let wait = Duration::from_nanos(self.clock.now().monotonic_ns - since_ns);
+        self.waited += wait;
+        self.rest = self.rest.checked_sub(wait).filter(|rest| !rest.is_zero()).ok_or(Failure::TooSlow)?;
         if self.waited < self.window {
             return Ok(());
         }
@@ -428,7 +440,7 @@ impl Rate {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
         loop {
-            let rest = self.window - self.waited;
+            let rest = self.rest.min(self.window - self.waited);
             let (_, deadline) = self.waiting.get_or_insert_with(|| {
                 let now = self.clock.now();
                 (now.monotonic_ns, self.clock.deadline_from(now, rest))

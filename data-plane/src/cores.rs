@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::current::Current;
+use crate::listener::places::Places;
 use crate::listener::tickets::TicketKeys;
 use crate::listener::tls::ListenerTls;
 use crate::settings::Settings;
@@ -38,10 +39,16 @@ pub struct Cores(Arc<Shared>);
 struct Shared {
     current: Current,
     orders: Vec<mpsc::UnboundedSender<Order>>,
-    /// The addresses that are open, with their TLS. Held while a snapshot is adopted: one at a time.
-    open: tokio::sync::Mutex<HashMap<SocketAddr, Option<ListenerTls>>>,
+    /// The addresses that are open. Held while a snapshot is adopted: one at a time.
+    open: tokio::sync::Mutex<HashMap<SocketAddr, Open>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     ticket_keys: TicketKeys,
+}
+
+/// What all cores share of an open address.
+struct Open {
+    tls: Option<ListenerTls>,
+    places: Arc<Places>,
 }
 
 impl Cores {
@@ -82,7 +89,8 @@ impl Cores {
     pub async fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<(), Problems> {
         let mut open = self.0.open.lock().await;
         let mut openings = self.prepare(&snapshot, &open)?;
-        *open = openings.iter().map(|opening| (opening.address, opening.tls.clone())).collect();
+        let shared = |opening: &Opening| Open { tls: opening.tls.clone(), places: opening.places.clone() };
+        *open = openings.iter().map(|opening| (opening.address, shared(opening))).collect();
         self.0.current.swap(snapshot.clone());
         let mut served = Vec::with_capacity(self.0.orders.len());
         for orders in &self.0.orders {
@@ -99,11 +107,7 @@ impl Cores {
     }
 
     /// What should be open, with sockets for the cores where it is not yet.
-    fn prepare(
-        &self,
-        snapshot: &Snapshot,
-        open: &HashMap<SocketAddr, Option<ListenerTls>>,
-    ) -> Result<Vec<Opening>, Problems> {
+    fn prepare(&self, snapshot: &Snapshot, open: &HashMap<SocketAddr, Open>) -> Result<Vec<Opening>, Problems> {
         let mut openings = Vec::new();
         let mut problems = Problems::new();
         for (slot, listener) in snapshot.listeners.iter().filter(|(_, listener)| listener.enabled) {
@@ -118,8 +122,10 @@ impl Cores {
                     }
                 },
             };
-            let tls = ListenerTls::of(listener, snapshot, known.and_then(Option::as_ref), &self.0.ticket_keys);
-            openings.push(Opening { address: listener.bind, slot, tls, sockets });
+            let previous = known.and_then(|known| known.tls.as_ref());
+            let tls = ListenerTls::of(listener, snapshot, previous, &self.0.ticket_keys);
+            let places = known.map(|known| known.places.clone()).unwrap_or_default();
+            openings.push(Opening { address: listener.bind, slot, tls, places, sockets });
         }
         if problems.is_empty() { Ok(openings) } else { Err(problems) }
     }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::slots::Slot;
@@ -18,6 +19,8 @@ pub mod http;
 mod http1;
 mod io;
 mod names;
+pub mod places;
+pub mod terms;
 pub mod tickets;
 pub mod tls;
 mod tunnel;
@@ -27,7 +30,8 @@ mod websocket;
 pub use tunnel::Tunnel;
 
 use connection::Connection;
-use tls::ListenerTls;
+use places::{Full, Place, Places};
+use terms::Terms;
 
 /// How long to wait when the process can open no more files.
 const RETRY: Duration = Duration::from_millis(50);
@@ -37,18 +41,20 @@ pub struct OpenListener {
     pub address: SocketAddr,
     /// The listener of the current snapshot; nothing when it has none for this address any more.
     pub slot: Cell<Option<Slot>>,
-    tls: RefCell<Option<ListenerTls>>,
+    terms: RefCell<Rc<Terms>>,
+    places: Arc<Places>,
     closing: Notify,
     accepting: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl OpenListener {
     /// Begins to accept.
-    pub fn open(core: &Rc<Core>, socket: std::net::TcpListener, opening: Opening) -> Rc<Self> {
+    pub fn open(core: &Rc<Core>, socket: std::net::TcpListener, opening: Opening, terms: Terms) -> Rc<Self> {
         let listener = Rc::new(Self {
             address: opening.address,
             slot: Cell::new(Some(opening.slot)),
-            tls: RefCell::new(opening.tls),
+            terms: RefCell::new(Rc::new(terms)),
+            places: opening.places,
             closing: Notify::new(),
             accepting: RefCell::default(),
         });
@@ -58,10 +64,10 @@ impl OpenListener {
         listener
     }
 
-    /// Follows a change of the listener; connections that exist keep the TLS that they have.
-    pub fn change(&self, slot: Slot, tls: Option<ListenerTls>) {
+    /// Follows a change of the listener; connections that exist keep the terms that they have.
+    pub fn change(&self, slot: Slot, terms: Terms) {
         self.slot.set(Some(slot));
-        self.tls.replace(tls);
+        self.terms.replace(Rc::new(terms));
     }
 
     /// Accepts nothing more; returns when the address is free.
@@ -88,7 +94,7 @@ async fn accept(core: Rc<Core>, listener: Rc<OpenListener>, socket: TcpListener)
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok((stream, client)) => drop(begin(&core, &listener, stream, client)),
+            Ok((stream, client)) => drop(admit(&core, &listener, stream, client)),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(listener.address = %listener.address, %error, "cannot accept connections");
@@ -101,22 +107,52 @@ async fn accept(core: Rc<Core>, listener: Rc<OpenListener>, socket: TcpListener)
         while let Ok((stream, client)) = socket.accept() {
             if stream.set_nonblocking(true).is_ok()
                 && let Ok(stream) = TcpStream::from_std(stream)
+                && let Some(connection) = admit(&core, &listener, stream, client)
             {
-                begin(&core, &listener, stream, client).leave();
+                connection.leave();
             }
         }
     }
 }
 
-fn begin(core: &Rc<Core>, listener: &Rc<OpenListener>, stream: TcpStream, client: SocketAddr) -> Rc<Connection> {
-    let tls = listener.tls.borrow().clone();
-    let connection = Connection::new(core, listener, client, tls.is_some());
+/// Begins a connection if there is a place for it; otherwise it is closed.
+fn admit(
+    core: &Rc<Core>,
+    listener: &Rc<OpenListener>,
+    stream: TcpStream,
+    client: SocketAddr,
+) -> Option<Rc<Connection>> {
+    let terms = listener.terms.borrow().clone();
+    match place(listener, &terms, client) {
+        Ok(place) => Some(begin(core, listener, terms, place, stream, client)),
+        Err(full) => {
+            core.telemetry.metrics.connection_refused(full.code());
+            None
+        }
+    }
+}
+
+fn place(listener: &OpenListener, terms: &Terms, client: SocketAddr) -> Result<Place, Full> {
+    let mut place = listener.places.take(terms.limits.connections)?;
+    place.belongs_to(client.ip(), terms.limits.connections_per_client)?;
+    Ok(place)
+}
+
+fn begin(
+    core: &Rc<Core>,
+    listener: &Rc<OpenListener>,
+    terms: Rc<Terms>,
+    place: Place,
+    stream: TcpStream,
+    client: SocketAddr,
+) -> Rc<Connection> {
+    let connection = Connection::new(core, listener, terms, client);
     let number = core.connections.enter(&connection);
     core.telemetry.metrics.connection_opened();
     let (core, running) = (core.clone(), connection.clone());
     tokio::task::spawn_local(async move {
-        let _exit = Exit { core, number };
-        http::serve(running, stream, tls).await;
+        let _exit = Exit { core, number, _place: place };
+        http::serve(running, stream).await;
     });
     connection
 }
@@ -125,6 +161,7 @@ fn begin(core: &Rc<Core>, listener: &Rc<OpenListener>, stream: TcpStream, client
 struct Exit {
     core: Rc<Core>,
     number: u64,
+    _place: Place,
 }
 
 impl Drop for Exit {

@@ -375,10 +375,8 @@ async fn a_response_that_stops_coming_is_broken_off() {
 
 #[tokio::test]
 async fn request_bodies_are_bounded_in_size_and_slowness() {
-    let mut settings = settings();
-    settings.limits.body_bytes = 10;
-    settings.limits.body_grace = Duration::from_secs(1);
-    let node = Node::start_with(settings, forward_to(backend::echo().await)).await;
+    let limits = json!({ "body_bytes": 10, "body_grace": "1s" });
+    let node = Node::start_limited(limits, forward_to(backend::echo().await)).await;
     let head = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
     let large = node.raw(format!("{head}transfer-encoding: chunked\r\n\r\nb\r\n12345678901\r\n0\r\n\r\n")).await;
     assert_eq!(problem(&large)["status"], 413);
@@ -525,10 +523,8 @@ async fn gushes() -> (SocketAddr, mpsc::UnboundedReceiver<()>) {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_given_up() {
-    let mut settings = settings();
-    settings.limits.idle = Duration::from_millis(200);
     let (address, mut end) = gushes().await;
-    let node = Node::start_with(settings, forward_to(address)).await;
+    let node = Node::start_limited(json!({ "idle_time": "200ms" }), forward_to(address)).await;
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     read_until(&mut stream, "\r\n\r\n").await;
@@ -537,10 +533,8 @@ async fn a_client_that_does_not_read_is_given_up() {
 
 #[tokio::test]
 async fn an_http_2_client_that_opens_no_window_is_given_up() {
-    let mut settings = settings();
-    settings.limits.idle = Duration::from_millis(200);
     let (address, mut end) = gushes().await;
-    let node = Node::start_with(settings, forward_to(address)).await;
+    let node = Node::start_limited(json!({ "idle_time": "200ms" }), forward_to(address)).await;
     let stream = TcpStream::connect(node.address).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();

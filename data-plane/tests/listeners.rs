@@ -198,9 +198,8 @@ async fn tls_picks_the_certificate_by_name_and_the_protocol_by_alpn() {
 
 #[tokio::test]
 async fn connections_that_come_to_nothing_are_counted_by_reason() {
-    let mut settings = support::settings();
-    settings.limits.header = Duration::from_millis(50);
-    let mut node = Node::start_with(settings, vec![put(Kind::Route, "all", respond("ok"))]).await;
+    let mut node =
+        Node::start_limited(json!({ "header_time": "50ms" }), vec![put(Kind::Route, "all", respond("ok"))]).await;
     let secure = free_address();
     node.change(vec![
         put(Kind::Certificate, "first", certificate("first.test").0),
@@ -217,8 +216,14 @@ async fn connections_that_come_to_nothing_are_counted_by_reason() {
     // Neither of these is the fault of its client.
     assert!(node.raw(REQUEST).await.ends_with("ok"));
     drop(TcpStream::connect(node.address).await.unwrap());
-    let codes =
-        ["bad-request", "header-too-large", "header-too-slow", "http2-error", "tls-abandoned", "tls-handshake-failed"];
+    let codes = [
+        "bad-request",
+        "header-too-large",
+        "header-too-slow",
+        "http2-preface",
+        "tls-abandoned",
+        "tls-handshake-failed",
+    ];
     node.until_counted(|counts| {
         counts.connections_opened == 8
             && counts.connections_closed == 8
@@ -248,14 +253,20 @@ async fn a_renewed_certificate_is_served_while_the_socket_stays_open() {
 
 #[tokio::test]
 async fn a_client_that_does_not_finish_its_handshake_is_closed() {
-    let mut settings = support::settings();
-    settings.limits.tls_handshake = Duration::from_millis(100);
-    let mut node = Node::start_with(settings, vec![put(Kind::Route, "all", respond("ok"))]).await;
+    let mut node = Node::start(vec![put(Kind::Route, "all", respond("ok"))]).await;
     let secure = free_address();
     let (spec, _) = certificate("a.test");
     node.change(vec![
         put(Kind::Certificate, "a", spec),
-        put(Kind::Listener, "secure", json!({ "bind": secure.to_string(), "tls": { "certificates": ["a"] } })),
+        put(
+            Kind::Listener,
+            "secure",
+            json!({
+                "bind": secure.to_string(),
+                "tls": { "certificates": ["a"] },
+                "limits": { "tls_handshake": "100ms" },
+            }),
+        ),
     ])
     .await
     .unwrap();

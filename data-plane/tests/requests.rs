@@ -9,7 +9,7 @@ use hyper::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use model::resource::Kind;
 use serde_json::json;
-use support::{Node, problem, put, read_until, respond, settings, within};
+use support::{Node, problem, put, read_until, respond, within};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -117,18 +117,16 @@ async fn a_path_is_matched_in_its_canonical_form() {
 
 #[tokio::test]
 async fn a_head_that_comes_too_slowly_is_answered_and_the_connection_closed() {
-    let mut settings = settings();
-    settings.limits.header = std::time::Duration::from_millis(100);
-    let node = Node::start_with(settings, vec![put(Kind::Route, "hello", respond("hello"))]).await;
+    let node =
+        Node::start_limited(json!({ "header_time": "100ms" }), vec![put(Kind::Route, "hello", respond("hello"))]).await;
     let problem = problem(&node.raw("GET /hello HTTP/1.1\r\nhost: x\r\nslow: ").await);
     assert_eq!((&problem["status"], &problem["code"]), (&json!(408), &json!("header-too-slow")));
 }
 
 #[tokio::test]
 async fn a_connection_that_idles_is_closed() {
-    let mut settings = settings();
-    settings.limits.idle = std::time::Duration::from_millis(100);
-    let node = Node::start_with(settings, vec![put(Kind::Route, "hello", respond("hello"))]).await;
+    let node =
+        Node::start_limited(json!({ "idle_time": "100ms" }), vec![put(Kind::Route, "hello", respond("hello"))]).await;
     assert_eq!(node.raw("").await, "");
     let answer = node.raw("GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(answer.ends_with("hello"), "{answer}");

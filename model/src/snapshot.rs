@@ -15,6 +15,7 @@ use crate::filter::redirect::Redirect;
 use crate::policy::{Policy, PolicyKind, Step};
 use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
+use crate::resource::listener::Limits;
 use crate::resource::route::RouteTimeouts;
 use crate::resource::service::{LoadBalancing, Protocol, TargetUrl, Timeouts};
 use crate::resource::{Key, Kind, Name};
@@ -57,6 +58,7 @@ pub struct Listener {
     pub name: Name,
     pub bind: SocketAddr,
     pub tls: Option<ListenerTls>,
+    pub limits: Limits,
     pub policies: Arc<[Step]>,
     pub enabled: bool,
 }

@@ -15,12 +15,14 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use crate::clock::Clock;
+use crate::http1::Date;
 use crate::listener::OpenListener;
 use crate::listener::connection::Connection;
-use crate::listener::http::Http;
+use crate::listener::places::Places;
+use crate::listener::terms::Terms;
 use crate::listener::tls::ListenerTls;
 use crate::proxy::mirror::Copies;
-use crate::settings::{Limits, Settings};
+use crate::settings::Settings;
 use crate::telemetry::{CoreTelemetry, Seat};
 use crate::upstream::Upstreams;
 
@@ -47,6 +49,7 @@ pub struct Opening {
     pub address: SocketAddr,
     pub slot: Slot,
     pub tls: Option<ListenerTls>,
+    pub places: Arc<Places>,
     /// One for each core, if it was not open before.
     pub sockets: Vec<TcpListener>,
 }
@@ -55,18 +58,18 @@ impl Opening {
     /// The same for one core, which gets one of the sockets.
     pub fn for_next_core(&mut self) -> Self {
         let sockets = self.sockets.pop().into_iter().collect();
-        Self { address: self.address, slot: self.slot, tls: self.tls.clone(), sockets }
+        let (tls, places) = (self.tls.clone(), self.places.clone());
+        Self { address: self.address, slot: self.slot, tls, places, sockets }
     }
 }
 
 /// One core. Everything on the request path hangs on it.
 pub struct Core {
     pub clock: Clock,
-    pub limits: Limits,
     pub via: bool,
     pub upstreams: Upstreams,
     pub telemetry: Rc<CoreTelemetry>,
-    pub http: Http,
+    pub date: Date,
     pub connections: Connections,
     pub copies: Copies,
     snapshot: RefCell<Rc<Snapshot>>,
@@ -98,12 +101,11 @@ impl Core {
         let upstreams = Upstreams::new(&clock, &telemetry);
         Rc::new(Self {
             clock,
-            limits: settings.limits.clone(),
             via: settings.via,
             upstreams,
             telemetry,
-            http: Http::new(&settings.limits),
-            connections: Connections::new(settings.limits.connections_per_core),
+            date: Date::default(),
+            connections: Connections::new(settings.connections_per_core),
             copies: Copies::default(),
             snapshot: RefCell::default(),
             listeners: RefCell::default(),
@@ -133,7 +135,7 @@ impl Core {
             };
             match order {
                 Some(Order::Serve { snapshot, openings, done }) => {
-                    self.close(self.serve(snapshot, openings)).await;
+                    self.close(self.serve(&snapshot, openings)).await;
                     let _ = done.send(());
                 }
                 Some(Order::Drain { done }) => self.drain(done).await,
@@ -144,21 +146,24 @@ impl Core {
 
     /// Swaps the snapshot and the listeners in one step: no request runs in between. Returns the listeners
     /// that are to close.
-    fn serve(self: &Rc<Self>, snapshot: Arc<Snapshot>, openings: Vec<Opening>) -> Vec<Rc<OpenListener>> {
-        let previous = self.snapshot.replace(Rc::new(Snapshot::clone(&snapshot)));
-        let keeper = self.serving.replace(snapshot);
+    fn serve(self: &Rc<Self>, snapshot: &Arc<Snapshot>, openings: Vec<Opening>) -> Vec<Rc<OpenListener>> {
+        let previous = self.snapshot.replace(Rc::new(Snapshot::clone(snapshot)));
+        let keeper = self.serving.replace(snapshot.clone());
         self.outgoing.borrow_mut().push((Rc::downgrade(&previous), keeper));
         drop(previous);
 
         let mut listeners = self.listeners.borrow_mut();
         let mut closing = std::mem::take(&mut *listeners);
         for mut opening in openings {
+            let configured =
+                snapshot.listeners.get(opening.slot).expect("an opening is for a listener of the snapshot");
+            let terms = Terms::of(configured, opening.tls.take());
             let listener = match (closing.remove(&opening.address), opening.sockets.pop()) {
                 (Some(listener), _) => {
-                    listener.change(opening.slot, opening.tls);
+                    listener.change(opening.slot, terms);
                     listener
                 }
-                (None, Some(socket)) => OpenListener::open(self, socket, opening),
+                (None, Some(socket)) => OpenListener::open(self, socket, opening, terms),
                 (None, None) => continue,
             };
             listeners.insert(listener.address, listener);

@@ -9,6 +9,7 @@ use http::HeaderValue;
 use model::exchange::{Client, Scheme};
 
 use super::OpenListener;
+use super::terms::Terms;
 use super::tls::Negotiated;
 use super::tunnel::Tunnel;
 use crate::cores::core::Core;
@@ -19,6 +20,7 @@ use crate::upstream::Interim;
 pub struct Connection {
     pub core: Rc<Core>,
     pub listener: Rc<OpenListener>,
+    pub terms: Rc<Terms>,
     pub client: Client,
     /// What came out of the TLS handshake.
     pub tls: OnceCell<Negotiated>,
@@ -42,12 +44,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(core: &Rc<Core>, listener: &Rc<OpenListener>, address: SocketAddr, is_tls: bool) -> Rc<Self> {
+    pub fn new(core: &Rc<Core>, listener: &Rc<OpenListener>, terms: Rc<Terms>, address: SocketAddr) -> Rc<Self> {
         let ip = address.ip().to_canonical();
-        let scheme = if is_tls { Scheme::Https } else { Scheme::Http };
+        let scheme = if terms.tls.is_some() { Scheme::Https } else { Scheme::Http };
         Rc::new(Self {
             core: core.clone(),
             listener: listener.clone(),
+            terms,
             client: Client { address: SocketAddr::new(ip, address.port()), scheme },
             tls: OnceCell::new(),
             forwarded_for: ip.to_string().parse().expect("an address is a header value"),

@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use model::fields::Fields;
+use model::resource::listener::Limits;
 use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -30,51 +31,55 @@ use super::tls::ListenerTls;
 use super::watch::{Protocol, Verdict, Watch};
 use super::websocket::Opening;
 use crate::body::Body;
-use crate::http1::{Bounds, Date, Stream};
+use crate::http1::{Bounds, Stream};
 use crate::proxy::intake::Received;
 use crate::proxy::{self, Reply};
-use crate::settings::Limits;
 
 /// What every HTTP/2 connection begins with (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const FIRST_READ_BYTES: usize = 4 * 1024;
 
-/// The codecs, set up once for a core.
-pub struct Http {
-    pub bounds: Bounds,
-    pub date: Date,
-    http2: http2::Builder<OnThisCore>,
+/// What a client may send ahead on a stream of HTTP/2, and on all of a connection (RFC 9113 section 5.2).
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// The codecs' own bounds lie above those of the intake, which answers with a request's identifier and log line.
+fn above(limit: u32) -> u32 {
+    limit + limit / 4
 }
 
-impl Http {
-    pub fn new(limits: &Limits) -> Self {
-        // The codecs' own bounds lie above those of the intake, which answers with a request's identifier and log line.
-        let above = |bound: usize| bound + bound / 4;
-        let bounds = Bounds {
-            head_bytes: above(limits.header_bytes + limits.uri_bytes),
-            target_bytes: above(limits.uri_bytes),
-            fields: above(limits.header_fields),
-        };
-        let mut http2 = http2::Builder::new(OnThisCore);
-        http2
-            .max_concurrent_streams(limits.streams)
-            .initial_stream_window_size(limits.stream_window)
-            .initial_connection_window_size(limits.connection_window)
-            .max_frame_size(16 * 1024)
-            .max_send_buf_size(limits.stream_window as usize)
-            .header_table_size(4096)
-            .max_header_list_size(u32::try_from(above(limits.header_bytes)).unwrap_or(u32::MAX))
-            .max_pending_accept_reset_streams(20)
-            .max_local_error_reset_streams(128)
-            .enable_connect_protocol();
-        Self { bounds, date: Date::default(), http2 }
+/// The bounds of HTTP/1.1.
+#[must_use]
+pub fn bounds(limits: &Limits) -> Bounds {
+    Bounds {
+        head_bytes: above(limits.header_bytes + limits.target_bytes) as usize,
+        target_bytes: above(limits.target_bytes) as usize,
+        fields: above(limits.header_fields) as usize,
     }
+}
+
+/// The codec of HTTP/2.
+#[must_use]
+pub fn http2(limits: &Limits) -> http2::Builder<OnThisCore> {
+    let mut http2 = http2::Builder::new(OnThisCore);
+    http2
+        .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(16 * 1024)
+        .max_send_buf_size(STREAM_WINDOW as usize)
+        .header_table_size(4096)
+        .max_header_list_size(above(limits.header_bytes))
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(128)
+        .enable_connect_protocol();
+    http2
 }
 
 /// Runs streams of HTTP/2 on the core that their connection is on.
 #[derive(Clone, Copy)]
-struct OnThisCore;
+pub struct OnThisCore;
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisCore {
     fn execute(&self, stream: F) {
@@ -83,15 +88,16 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisCore {
 }
 
 /// Serves a connection until its end.
-pub async fn serve(connection: Rc<Connection>, stream: TcpStream, tls: Option<ListenerTls>) {
-    match tls {
+pub async fn serve(connection: Rc<Connection>, stream: TcpStream) {
+    let terms = connection.terms.clone();
+    match &terms.tls {
         Some(tls) => serve_tls(connection, stream, tls).await,
         None => serve_plain(connection, stream).await,
     }
 }
 
-async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, tls: ListenerTls) {
-    let deadline = connection.core.clock.deadline(connection.core.limits.tls_handshake);
+async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, tls: &ListenerTls) {
+    let deadline = connection.core.clock.deadline(connection.terms.limits.tls_handshake.get());
     let acceptor = TlsAcceptor::from(tls.config.clone());
     let shake_hands = async {
         let stream = acceptor.accept(stream).await?;
@@ -169,7 +175,7 @@ where
     let (fault, io) = (observed.fault(), TokioIo::new(observed));
     let serving = connection.clone();
     let service = service_fn(move |request| answer(serving.clone(), request));
-    let mut http = pin!(connection.core.http.http2.serve_connection(io, service));
+    let mut http = pin!(connection.terms.http2.serve_connection(io, service));
     let end = drive(&connection, http.as_mut(), http2::Connection::graceful_shutdown).await;
     if let Some(Err(error)) = end {
         tracing::debug!(client.address = %connection.client.address, %error, "a connection broke");

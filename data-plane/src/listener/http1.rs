@@ -38,7 +38,7 @@ enum Next {
 
 /// Serves a connection until its end. `input` has been read from it already.
 pub async fn serve(connection: Rc<Connection>, stream: Stream, input: BytesMut) {
-    let bounds = connection.core.http.bounds;
+    let bounds = connection.terms.bounds;
     let wire = Rc::new(RefCell::new(Wire::new(stream, input, bounds, connection.traffic.clone())));
     let end = {
         let mut requests = pin!(requests(&connection, &wire));
@@ -203,7 +203,7 @@ fn begin_answer(
     };
     let (core, output) = (&connection.core, wire.output());
     let unix_ms = core.clock.recent_unix_ms();
-    response_head(output, head.status, &head.headers, announced, word, &core.http.date, unix_ms);
+    response_head(output, head.status, &head.headers, announced, word, &core.date, unix_ms);
     (Pump::new(body, length, asked.wants_trailers), stays)
 }
 

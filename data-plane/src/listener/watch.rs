@@ -48,10 +48,10 @@ pub struct Watch {
 
 impl Watch {
     pub fn new(connection: Rc<Connection>, protocol: Protocol) -> Self {
-        let limits = &connection.core.limits;
-        let period = limits.header.min(limits.idle) / 2;
+        let limits = &connection.terms.limits;
+        let period = limits.header_time.min(limits.idle_time).get() / 2;
         // Not all connections that came after a start shall go at once.
-        let max_age = limits.connection_age.mul_f64(0.9 + 0.2 * fastrand::f64());
+        let max_age = limits.connection_age.get().mul_f64(0.9 + 0.2 * fastrand::f64());
         Self {
             deadline: connection.core.clock.deadline(period),
             protocol,
@@ -85,7 +85,8 @@ impl Watch {
     }
 
     fn look(&mut self) -> Option<Verdict> {
-        let limits = &self.connection.core.limits;
+        let limits = &self.connection.terms.limits;
+        let (idle, header) = (limits.idle_time.get(), limits.header_time.get());
         let (quiet, reading, stalled) = (self.is_quiet(), self.is_reading(), self.is_stalled());
         let since = |condition: bool, before: Duration| if condition { before + self.period } else { Duration::ZERO };
         self.quiet = since(quiet, self.quiet);
@@ -94,13 +95,13 @@ impl Watch {
         self.age += self.period;
         self.last_requests = self.connection.requests.get();
         self.last_bytes_out = self.connection.traffic.bytes_out.get();
-        if self.stalled >= limits.idle || (self.has_left && self.quiet >= limits.idle) {
+        if self.stalled >= idle || (self.has_left && self.quiet >= idle) {
             return Some(Verdict::Close);
         }
-        if self.reading >= limits.header {
+        if self.reading >= header {
             return Some(Verdict::SlowHead);
         }
-        if !self.has_left && (self.quiet >= limits.idle || self.age >= self.max_age) {
+        if !self.has_left && (self.quiet >= idle || self.age >= self.max_age) {
             self.has_left = true;
             self.quiet = Duration::ZERO;
             self.connection.leave();
@@ -122,7 +123,8 @@ impl Watch {
         let traffic = &self.connection.traffic;
         let taken = traffic.bytes_out.get() - self.last_bytes_out;
         let period_ms = u64::try_from(self.period.as_millis()).unwrap_or(u64::MAX);
-        let least = (self.connection.core.limits.body_rate.saturating_mul(period_ms) / 1000).max(1);
+        let rate = u64::from(self.connection.terms.limits.body_rate);
+        let least = (rate.saturating_mul(period_ms) / 1000).max(1);
         (traffic.is_write_blocked.get() || self.connection.withheld.get() > 0) && taken < least
     }
 }

@@ -35,7 +35,7 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
     let whole = own.and_then(|own| own.request);
     let mut deadline = whole.map(|whole| core.clock.deadline_from(record.exchange.time, whole.get()));
 
-    let mut request = request(record, onward, timeout);
+    let mut request = request(record, onward, timeout, idle);
     let mirrors = record.exchange.route().map_or(&[][..], |route| route.mirrors());
     if !mirrors.is_empty() {
         mirror::mirror(core, &snapshot, mirrors, &mut request);
@@ -74,7 +74,7 @@ fn no_backend() -> Rejection {
     Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no-backend", detail)
 }
 
-fn request(record: &mut Record, onward: Onward, timeout: Duration) -> UpstreamRequest {
+fn request(record: &mut Record, onward: Onward, timeout: Duration, idle: Duration) -> UpstreamRequest {
     let core = &record.connection.core;
     // Whoever looks at the request from here on finds what routing and policies decided, not its fields.
     let mut headers = std::mem::take(&mut record.exchange.request.headers);
@@ -86,11 +86,13 @@ fn request(record: &mut Record, onward: Onward, timeout: Duration) -> UpstreamRe
     }
     let mut body = onward.body;
     if !body.is_empty() {
-        body = body.with_limit(core.limits.body_bytes).with_minimum_rate(
-            &core.clock,
-            core.limits.body_rate,
-            core.limits.body_grace,
-        );
+        let limits = &record.connection.terms.limits;
+        body = body.with_limit(limits.body_bytes);
+        // A call of gRPC may have nothing to say for a while.
+        body = match record.is_grpc {
+            true => body.with_idle_timeout(&core.clock, idle),
+            false => body.with_pace_of_client(&core.clock, limits),
+        };
         record.tally = Some(body.tally());
     }
     UpstreamRequest {

@@ -9,12 +9,12 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use model::exchange::RequestHead;
 use model::fields::{Fields, plain_text};
 use model::rejection::Rejection;
+use model::resource::listener::Limits;
 use model::router::{host, path};
 
 use super::fields::{self, Survey};
 use crate::body::{Body, Failure};
 use crate::listener::connection::Connection;
-use crate::settings::Limits;
 use crate::upstream::UpstreamError;
 
 /// A request as its codec gives it.
@@ -38,7 +38,7 @@ pub struct Intake {
 
 /// Takes a request in.
 pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Intake {
-    let limits = &connection.core.limits;
+    let limits = &connection.terms.limits;
     let Received { method, uri, version, mut headers } = received;
     let survey = Survey::of(&headers);
     let upgrade = fields::wanted_upgrade(&headers, &survey, version, &method);
@@ -59,14 +59,14 @@ pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Inta
 
 fn check_bounds(survey: &Survey, uri: &Uri, body: u64, limits: &Limits) -> Result<(), Rejection> {
     let refused = |status, code, detail| Err(Rejection::new(status, code, detail));
-    if uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.uri_bytes) {
+    if uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.target_bytes as usize) {
         return refused(StatusCode::URI_TOO_LONG, "uri-too-long", "The target of the request is too long.");
     }
-    if survey.fields > limits.header_fields {
+    if survey.fields > limits.header_fields as usize {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return refused(status, "too-many-header-fields", "The request has too many header fields.");
     }
-    if survey.bytes > limits.header_bytes {
+    if survey.bytes > limits.header_bytes as usize {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return refused(status, "header-too-large", "The header of the request is too large.");
     }

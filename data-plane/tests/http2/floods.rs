@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use data_plane::settings::Settings;
 use model::resource::Kind;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -31,7 +30,7 @@ const REQUESTS: u32 = 6000;
 
 /// A node with one core, so that everybody is served by the same: `/` answers at once, `/silent` never, and `/gush`
 /// without end.
-async fn node(change: impl FnOnce(&mut Settings)) -> Node {
+async fn node(limits: Value) -> Node {
     let address = backend::sockets(|mut stream| async move {
         let head = backend::read_head(&mut stream).await;
         if head.starts_with("GET /gush") {
@@ -45,8 +44,7 @@ async fn node(change: impl FnOnce(&mut Settings)) -> Node {
     .await;
     let mut settings = support::settings();
     settings.cores = NonZeroUsize::MIN;
-    change(&mut settings);
-    Node::start_with(
+    let mut node = Node::start_with(
         settings,
         vec![
             put(Kind::Service, "backend", json!({ "url": format!("http://{address}") })),
@@ -55,7 +53,9 @@ async fn node(change: impl FnOnce(&mut Settings)) -> Node {
             put(Kind::Route, "all", respond("ok")),
         ],
     )
-    .await
+    .await;
+    node.change_listener(json!({ "limits": limits })).await;
+    node
 }
 
 /// A client that asks one thing after the other on one connection, and expects every answer.
@@ -205,7 +205,7 @@ fn silent(stream: u32, flags: u8) -> Vec<u8> {
 /// CVE-2023-44487.
 #[tokio::test]
 async fn rapid_reset() {
-    let node = node(|_| {}).await;
+    let node = node(json!({})).await;
     withstand(&node, "of requests under way", CALM_OR_GONE, &[], |number| {
         let stream = 2 * number + 1;
         [silent(stream, END_STREAM), reset(stream, CANCEL)].concat()
@@ -216,7 +216,7 @@ async fn rapid_reset() {
 /// CVE-2025-8671: the client makes the server reset the streams.
 #[tokio::test]
 async fn made_you_reset() {
-    let node = node(|_| {}).await;
+    let node = node(json!({})).await;
     // The codec takes that for the fault of the whole connection.
     let allowed = &[Outcome::Goaway(PROTOCOL_ERROR), Outcome::Closed];
     withstand(&node, "by windows of nothing", allowed, &[], |number| {
@@ -245,7 +245,7 @@ async fn made_you_reset() {
 /// CVE-2024-27316 and its like.
 #[tokio::test]
 async fn continuation() {
-    let node = node(|_| {}).await;
+    let node = node(json!({})).await;
     let begun = frame(HEADERS, END_STREAM, 1, &block(GET));
     withstand(&node, "of nothing", CALM_OR_GONE, &begun, |_| frame(CONTINUATION, 0, 1, &[])).await;
     let allowed = &[CALM[0], Outcome::Goaway(COMPRESSION_ERROR), Outcome::Closed];
@@ -262,7 +262,7 @@ async fn continuation() {
 /// CVE-2019-9515, CVE-2019-9512, CVE-2019-9513 and CVE-2019-9518.
 #[tokio::test]
 async fn frames_that_lead_to_nothing() {
-    let node = node(|_| {}).await;
+    let node = node(json!({})).await;
     withstand(&node, "settings", CALM_OR_GONE, &[], |_| settings(&[])).await;
     withstand(&node, "pings", CALM_OR_GONE, &[], |_| frame(PING, 0, 0, &[7; 8])).await;
     withstand(&node, "priorities", CALM_OR_GONE, &[], |number| frame(PRIORITY, 0, 2 * number + 1, &[0, 0, 0, 0, 9]))
@@ -276,7 +276,7 @@ async fn frames_that_lead_to_nothing() {
 /// CVE-2019-9511 and CVE-2019-9517.
 #[tokio::test]
 async fn window_games() {
-    let node = node(|_| {}).await;
+    let node = node(json!({})).await;
     withstand(&node, "growing by one", CALM_OR_GONE, &silent(1, END_STREAM), |_| window_update(1, 1)).await;
     withstand(&node, "growing and shrinking", CALM_OR_GONE, &silent(1, END_STREAM), |number| {
         settings(&[(INITIAL_WINDOW_SIZE, number % 2 * 1000)])
@@ -289,7 +289,7 @@ async fn window_games() {
 #[tokio::test]
 async fn header_bomb() {
     for length in [1, 4000] {
-        let node = node(|_| {}).await;
+        let node = node(json!({})).await;
         let bystander = Bystander::begin(node.address).await;
         let before = memory_now();
         let value = "v".repeat(length);
@@ -323,7 +323,7 @@ async fn stalled_streams() {
     const STREAMS: u32 = 100;
     const STREAM_BYTES: u64 = 2 * 64 * 1024;
     for window in [0, (1 << 31) - 1] {
-        let node = node(|settings| settings.limits.idle = Duration::from_secs(3)).await;
+        let node = node(json!({ "idle_time": "3s" })).await;
         let bystander = Bystander::begin(node.address).await;
         let before = memory_now();
         let mut stalled = Vec::new();
@@ -348,12 +348,7 @@ async fn stalled_streams() {
 /// A client that trickles its windows open takes less than the least, and goes as well.
 #[tokio::test]
 async fn windows_that_trickle() {
-    let node = node(|settings| {
-        settings.limits.idle = Duration::from_secs(1);
-        settings.limits.header = Duration::from_secs(2);
-        settings.limits.body_rate = 1024;
-    })
-    .await;
+    let node = node(json!({ "idle_time": "1s", "header_time": "2s", "body_rate": 1024 })).await;
     let mut client = Client::connect(node.address).await;
     let gush = [GET[0], GET[1], GET[2], (":path", "/gush")];
     client.send([settings(&[(INITIAL_WINDOW_SIZE, 0)]), head(1, END_STREAM, &gush)].concat()).await;

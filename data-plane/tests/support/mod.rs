@@ -59,6 +59,24 @@ impl Node {
         Self::start_with(settings(), edits).await
     }
 
+    /// The same, with these limits of the listener.
+    pub async fn start_limited(limits: Value, edits: Vec<Edit>) -> Self {
+        Self::start_on(json!({ "limits": limits }), edits).await
+    }
+
+    /// The same, with these fields of the listener besides its address.
+    pub async fn start_on(listener: Value, edits: Vec<Edit>) -> Self {
+        let mut node = Self::start(edits).await;
+        node.change_listener(listener).await;
+        node
+    }
+
+    /// Gives the listener these fields besides its address.
+    pub async fn change_listener(&mut self, mut listener: Value) {
+        listener["bind"] = json!(self.address.to_string());
+        self.change(vec![put(Kind::Listener, "main", listener)]).await.unwrap();
+    }
+
     pub async fn start_with(settings: Settings, edits: Vec<Edit>) -> Self {
         Self::start_telling(settings, Telemetry::without_log(), edits).await
     }

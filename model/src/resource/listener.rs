@@ -10,6 +10,10 @@ use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_tru
 use crate::problem::Fault;
 use crate::value;
 
+mod limits;
+
+pub use limits::Limits;
+
 /// Where requests come in: an address and how clients speak to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +25,9 @@ pub struct Listener {
     /// text, with HTTP/1.1 or HTTP/2 by prior knowledge (RFC 9113 section 3.3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// What a client may ask of it, in size, number and time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
     /// Policies for all requests that come in here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Name>,
@@ -125,6 +132,7 @@ impl Written for Listener {
             let fault = Fault::new("/bind", "invalid-value", format!("`{}` has no port", self.bind));
             faults.push(fault.hint("name a port between 1 and 65535, such as `0.0.0.0:8080`"));
         }
+        self.limits.check(faults);
         let Some(tls) = &self.tls else { return };
         if tls.certificates.is_empty() {
             let fault = Fault::new("/tls/certificates", "missing-value", "TLS needs at least one certificate");

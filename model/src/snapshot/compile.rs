@@ -225,7 +225,14 @@ impl Snapshot {
         }
         let tls = written.tls.as_ref().map(|tls| self.listener_tls(tls));
         let policies = self.steps(&written.policies)?;
-        let compiled = Listener { name: name.clone(), bind: written.bind, tls, policies, enabled: written.enabled };
+        let compiled = Listener {
+            name: name.clone(),
+            bind: written.bind,
+            tls,
+            limits: written.limits,
+            policies,
+            enabled: written.enabled,
+        };
         self.listeners.put(Arc::new(compiled));
         Ok(())
     }

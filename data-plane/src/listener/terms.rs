@@ -1,0 +1,26 @@
+//! What holds for the connections of a listener: its limits, its TLS, and the codecs set up for them once. A change of
+//! the listener makes new terms; connections keep those that they began with.
+
+use hyper::server::conn::http2;
+use model::resource::listener::Limits;
+use model::snapshot::Listener;
+
+use super::http::{self, OnThisCore};
+use super::tls::ListenerTls;
+use crate::http1::Bounds;
+
+/// What holds for the connections of a listener, on one core.
+pub struct Terms {
+    pub limits: Limits,
+    pub tls: Option<ListenerTls>,
+    pub bounds: Bounds,
+    pub http2: http2::Builder<OnThisCore>,
+}
+
+impl Terms {
+    #[must_use]
+    pub fn of(listener: &Listener, tls: Option<ListenerTls>) -> Self {
+        let limits = listener.limits;
+        Self { limits, tls, bounds: http::bounds(&limits), http2: http::http2(&limits) }
+    }
+}
