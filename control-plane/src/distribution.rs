@@ -201,7 +201,7 @@ impl Distribution {
     }
 
     /// Everything about a node that its stream needs.
-    fn welcome(
+    async fn welcome(
         self: &Arc<Self>,
         hello: Hello,
         incoming: Streaming<NodeMessage>,
@@ -214,10 +214,13 @@ impl Distribution {
                 return Err(Status::invalid_argument(format!("its {what} is empty, too long or not printable")));
             }
         }
-        let watched = self.publisher.watch(&gateway).zip(self.ticket_keys.watch(&gateway));
-        let Some((heads, ticket_keys)) = watched else {
+        let Some(heads) = self.publisher.watch(&gateway) else {
             return Err(Status::not_found(format!("there is no gateway `{gateway}`")));
         };
+        let ticket_keys = self.ticket_keys.watch(&gateway).await.map_err(|error| {
+            tracing::warn!(gateway, "cannot read the keys of session tickets: {error}");
+            Status::unavailable("the control plane cannot read the keys of session tickets at present")
+        })?;
         let held = held.as_ref().map(head_from_wire).transpose()?;
         let serving = held.map(|held| (held.revision, held.digest));
         tracing::info!(node.id = node_id, gateway, "a node has connected");
@@ -264,7 +267,7 @@ impl distribution_server::Distribution for Endpoint {
             return Err(Status::invalid_argument("its first message is not hello"));
         };
         let (outgoing, messages) = mpsc::channel(OUTGOING);
-        let peer = distribution.welcome(hello, incoming, outgoing)?;
+        let peer = distribution.welcome(hello, incoming, outgoing).await?;
         distribution.peers.spawn(peer.run(self.shutdown.clone()));
         Ok(Response::new(ReceiverStream::new(messages)))
     }

@@ -15,6 +15,7 @@ use model::digest::Digest;
 use model::problem::Problems;
 use model::resource::{Document, Key, Kind};
 use model::snapshot::Snapshot;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,7 @@ const PAGE: u32 = 256;
 /// See the head of this file.
 pub struct Publisher {
     store: Arc<dyn Store>,
-    gateways: BTreeMap<String, Arc<Line>>,
+    gateways: RwLock<BTreeMap<String, Arc<Line>>>,
 }
 
 /// What somebody wants to have changed.
@@ -98,6 +99,8 @@ impl fmt::Debug for Published {
 pub enum PublishError {
     #[error("there is no gateway `{0}`")]
     UnknownGateway(String),
+    #[error("the gateway `{0}` has resources")]
+    NotEmpty(String),
     #[error("there is no revision {0}")]
     UnknownRevision(u64),
     #[error("the change is based on revision {base}, but the head is revision {head}")]
@@ -115,12 +118,28 @@ impl Publisher {
     /// [`Publisher::follow`] runs.
     pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, StoreError> {
         store.ensure_gateway(DEFAULT_GATEWAY).await?;
-        let mut gateways = BTreeMap::new();
-        for name in store.gateways().await? {
-            let line = Line::load(&name, store.clone()).await?;
-            gateways.insert(name, Arc::new(line));
+        let publisher = Self { store, gateways: RwLock::default() };
+        publisher.follow_gateways().await?;
+        Ok(Arc::new(publisher))
+    }
+
+    /// Makes a gateway, empty and at revision 0; false if it was there.
+    pub async fn create(&self, gateway: &str) -> Result<bool, StoreError> {
+        if self.gateways.read().contains_key(gateway) {
+            return Ok(false);
         }
-        Ok(Arc::new(Self { store, gateways }))
+        self.store.ensure_gateway(gateway).await?;
+        self.open(gateway).await?;
+        Ok(true)
+    }
+
+    /// Removes a gateway that has no resources, with its history. Its nodes serve on what they have.
+    pub async fn remove(&self, gateway: &str) -> Result<(), PublishError> {
+        if !self.store.remove_empty_gateway(gateway).await? {
+            return Err(PublishError::NotEmpty(gateway.to_owned()));
+        }
+        self.gateways.write().remove(gateway);
+        Ok(())
     }
 
     /// For reading the history; whoever wants to change something calls [`Publisher::publish`].
@@ -130,33 +149,33 @@ impl Publisher {
     }
 
     /// The names of all gateways, in order.
-    pub fn gateways(&self) -> impl Iterator<Item = &str> {
-        self.gateways.keys().map(String::as_str)
+    pub fn gateways(&self) -> Vec<String> {
+        self.gateways.read().keys().cloned().collect()
     }
 
     /// The newest revision that this replica knows.
     #[must_use]
     pub fn head(&self, gateway: &str) -> Option<Arc<Snapshot>> {
-        Some(self.gateways.get(gateway)?.head())
+        Some(self.known(gateway)?.head())
     }
 
     /// Shows every new head; a slow reader sees only the newest.
     #[must_use]
     pub fn watch(&self, gateway: &str) -> Option<watch::Receiver<Arc<Snapshot>>> {
-        Some(self.gateways.get(gateway)?.watch())
+        Some(self.known(gateway)?.watch())
     }
 
     /// The revisions after `after` up to and including `up_to`, oldest first, if they are still in memory.
     /// Every head that [`Publisher::head`] or [`Publisher::watch`] showed can be asked for.
     #[must_use]
     pub fn changes(&self, gateway: &str, after: u64, up_to: u64) -> Option<Vec<Arc<RevisionRecord>>> {
-        self.gateways.get(gateway)?.changes(after, up_to)
+        self.known(gateway)?.changes(after, up_to)
     }
 
     /// The digest of a revision from which [`Publisher::changes`] can lead on.
     #[must_use]
     pub fn digest_at(&self, gateway: &str, revision: u64) -> Option<Digest> {
-        self.gateways.get(gateway)?.digest_at(revision)
+        self.known(gateway)?.digest_at(revision)
     }
 
     /// Makes the change the next revision. When this returns, the store has it on disk.
@@ -242,20 +261,50 @@ impl Publisher {
     }
 
     async fn follow_hint(&self, gateway: &str, revision: u64) -> Result<(), StoreError> {
-        match self.gateways.get(gateway) {
+        match self.known(gateway) {
             Some(line) if line.head().revision < revision => line.catch_up().await,
             _ => Ok(()),
         }
     }
 
     async fn follow_all(&self) -> Result<(), StoreError> {
-        for line in self.gateways.values() {
-            line.catch_up().await?;
+        self.follow_gateways().await?;
+        let lines: Vec<_> = self.gateways.read().values().cloned().collect();
+        for line in lines {
+            match line.catch_up().await {
+                // Removed a moment ago: the next round knows.
+                Err(StoreError::UnknownGateway(_)) => {}
+                other => other?,
+            }
         }
         Ok(())
     }
 
-    fn line(&self, gateway: &str) -> Result<&Arc<Line>, PublishError> {
-        self.gateways.get(gateway).ok_or_else(|| PublishError::UnknownGateway(gateway.to_owned()))
+    /// Takes up the gateways that other replicas made, and drops those that they removed.
+    async fn follow_gateways(&self) -> Result<(), StoreError> {
+        let known = self.gateways();
+        let stored = self.store.gateways().await?;
+        for name in stored.iter().filter(|name| !known.contains(name)) {
+            self.open(name).await?;
+        }
+        for name in known.iter().filter(|name| !stored.contains(name)) {
+            self.gateways.write().remove(name);
+        }
+        Ok(())
+    }
+
+    /// Whoever is first: there must be one line for each gateway, because it is what orders the writes.
+    async fn open(&self, gateway: &str) -> Result<(), StoreError> {
+        let line = Arc::new(Line::load(gateway, self.store.clone()).await?);
+        self.gateways.write().entry(gateway.to_owned()).or_insert(line);
+        Ok(())
+    }
+
+    fn known(&self, gateway: &str) -> Option<Arc<Line>> {
+        self.gateways.read().get(gateway).cloned()
+    }
+
+    fn line(&self, gateway: &str) -> Result<Arc<Line>, PublishError> {
+        self.known(gateway).ok_or_else(|| PublishError::UnknownGateway(gateway.to_owned()))
     }
 }

@@ -37,6 +37,9 @@ pub trait Store: Send + Sync {
     /// Creates the gateway, empty and at revision 0, unless it exists.
     async fn ensure_gateway(&self, gateway: &str) -> Result<(), StoreError>;
 
+    /// Removes the gateway with its history if it has no resource; otherwise returns false and does nothing.
+    async fn remove_empty_gateway(&self, gateway: &str) -> Result<bool, StoreError>;
+
     async fn head(&self, gateway: &str) -> Result<Head, StoreError>;
 
     /// The head and all its resources, as of one moment.

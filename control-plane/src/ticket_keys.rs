@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,7 @@ const POLL: Duration = Duration::from_secs(60);
 /// See the head of this file.
 pub struct TicketKeys {
     store: Arc<dyn Store>,
-    gateways: BTreeMap<String, watch::Sender<Secrets>>,
+    gateways: Mutex<BTreeMap<String, watch::Sender<Secrets>>>,
 }
 
 /// The keys of a gateway. The first seals, all open.
@@ -33,33 +34,49 @@ pub type Secrets = Arc<[Bytes]>;
 impl TicketKeys {
     /// Has keys for the present period, of all gateways that there are.
     pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, StoreError> {
-        let gateways = store.gateways().await?.into_iter().map(|name| (name, watch::Sender::default())).collect();
-        let keys = Self { store, gateways };
+        let keys = Self { store, gateways: Mutex::default() };
         keys.turn_to(present()).await?;
         Ok(Arc::new(keys))
     }
 
     /// The keys of a gateway, now and whenever they change.
-    #[must_use]
-    pub fn watch(&self, gateway: &str) -> Option<watch::Receiver<Secrets>> {
-        Some(self.gateways.get(gateway)?.subscribe())
+    pub async fn watch(&self, gateway: &str) -> Result<watch::Receiver<Secrets>, StoreError> {
+        if let Some(known) = self.gateways.lock().get(gateway) {
+            return Ok(known.subscribe());
+        }
+        // Made since the last look.
+        let secrets = self.turn(gateway, present()).await?;
+        Ok(self.set(gateway, secrets))
     }
 
     /// Has the keys for a period, counted from 1970.
     pub async fn turn_to(&self, period: u64) -> Result<(), StoreError> {
-        for (gateway, secrets) in &self.gateways {
-            let fresh = [period, period + 1].map(|period| TicketKey { period, secret: random() });
-            let stored = self.store.turn_ticket_keys(gateway, period.saturating_sub(1), &fresh).await?;
-            let (before, mut usable): (Vec<_>, Vec<_>) = stored.iter().partition(|key| key.period < period);
-            usable.extend(before);
-            let usable: Secrets = usable.iter().map(|key| Bytes::copy_from_slice(&key.secret)).collect();
-            secrets.send_if_modified(|known| {
-                let is_new = *known != usable;
-                *known = usable;
-                is_new
-            });
+        let stored = self.store.gateways().await?;
+        self.gateways.lock().retain(|gateway, _| stored.contains(gateway));
+        for gateway in stored {
+            let secrets = self.turn(&gateway, period).await?;
+            self.set(&gateway, secrets);
         }
         Ok(())
+    }
+
+    async fn turn(&self, gateway: &str, period: u64) -> Result<Secrets, StoreError> {
+        let fresh = [period, period + 1].map(|period| TicketKey { period, secret: random() });
+        let stored = self.store.turn_ticket_keys(gateway, period.saturating_sub(1), &fresh).await?;
+        let (before, mut usable): (Vec<_>, Vec<_>) = stored.iter().partition(|key| key.period < period);
+        usable.extend(before);
+        Ok(usable.iter().map(|key| Bytes::copy_from_slice(&key.secret)).collect())
+    }
+
+    fn set(&self, gateway: &str, secrets: Secrets) -> watch::Receiver<Secrets> {
+        let mut gateways = self.gateways.lock();
+        let sender = gateways.entry(gateway.to_owned()).or_default();
+        sender.send_if_modified(|known| {
+            let is_new = *known != secrets;
+            *known = secrets;
+            is_new
+        });
+        sender.subscribe()
     }
 
     /// Turns from period to period until `shutdown`.

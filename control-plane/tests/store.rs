@@ -47,6 +47,7 @@ contract!(
     a_revision_on_an_old_parent_changes_nothing,
     any_series_of_changes_leaves_its_result,
     gateways_do_not_see_each_other,
+    only_an_empty_gateway_is_removed,
     a_revision_may_touch_thousands_of_resources,
     documents_come_back_to_the_byte,
     history_is_read_in_pages,
@@ -70,6 +71,26 @@ async fn a_new_gateway_is_empty_and_at_revision_0(url: String) {
     assert_eq!((loaded.head, loaded.resources), (head, vec![]));
     assert_eq!(store.revision(GATEWAY, 1).await.expect("the log can be read"), None);
     assert_eq!(store.revisions(GATEWAY, None, 10).await.expect("the log can be read"), []);
+}
+
+async fn only_an_empty_gateway_is_removed(url: String) {
+    let store = open(&url).await;
+    store.ensure_gateway("edge").await.expect("there may be several");
+    store.turn_ticket_keys("edge", 1, &[TicketKey { period: 1, secret: [1; 32] }]).await.expect("it has keys");
+    store.append("edge", &record(0, vec![put("a", 1, "{}")])).await.expect("the head is 0");
+    assert!(!store.remove_empty_gateway("edge").await.expect("the database answers"));
+    assert_eq!(store.load("edge").await.expect("it is there").resources.len(), 1);
+
+    let emptied = ResourceChange { after: None, before: put("a", 1, "{}").after, ..put("a", 1, "{}") };
+    store.append("edge", &record(1, vec![emptied])).await.expect("the head is 1");
+    assert!(store.remove_empty_gateway("edge").await.expect("the database answers"));
+    assert_eq!(store.gateways().await.expect("gateways can be listed"), [GATEWAY]);
+    let again = store.remove_empty_gateway("edge").await;
+    assert!(matches!(again, Err(StoreError::UnknownGateway(name)) if name == "edge"));
+
+    store.ensure_gateway("edge").await.expect("it may come back");
+    assert_eq!(store.head("edge").await.expect("it is there").revision, 0);
+    assert_eq!(store.revisions("edge", None, 10).await.expect("the log can be read"), []);
 }
 
 async fn an_unknown_gateway_is_named(url: String) {

@@ -163,6 +163,19 @@ impl Client {
         Ok(gateway.revision)
     }
 
+    /// One request about gateways themselves: all of them, or one by its name.
+    pub async fn gateways(&self, method: Method, name: Option<&str>) -> anyhow::Result<Answer> {
+        let path = match name {
+            Some(name) => {
+                let name = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+                format!("/v1/gateways/{name}")
+            }
+            None => "/v1/gateways".to_owned(),
+        };
+        let answer = self.exchange(method, &path, JSON, None).await?;
+        self.success(answer)
+    }
+
     /// Sends JSON to the gateway, if there is any, and reads the JSON that comes.
     pub async fn write<T: DeserializeOwned>(
         &self,

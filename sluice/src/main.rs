@@ -12,6 +12,7 @@ mod diff;
 mod explain;
 mod export;
 mod files;
+mod gateways;
 mod logging;
 mod nodes;
 mod output;
@@ -60,6 +61,7 @@ enum Command {
     Export(export::Export),
     Get(resources::Get),
     Delete(resources::Delete),
+    Gateways(gateways::Gateways),
     Nodes(nodes::ListNodes),
     Revisions(revisions::Revisions),
     Rollback(revisions::Rollback),
@@ -113,6 +115,7 @@ fn main() -> ExitCode {
         Command::Export(command) => command.run(),
         Command::Get(command) => command.run(),
         Command::Delete(command) => command.run(),
+        Command::Gateways(command) => command.run(),
         Command::Nodes(command) => command.run(),
         Command::Revisions(command) => command.run(),
         Command::Rollback(command) => command.run(),

@@ -15,8 +15,11 @@ pub struct Page<T> {
 
 #[derive(Deserialize)]
 pub struct Gateway {
+    pub name: String,
     /// Number of the newest revision.
     pub revision: u64,
+    /// How many it has.
+    pub resources: u64,
 }
 
 /// What would change, or what did.

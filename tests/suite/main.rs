@@ -4,6 +4,7 @@ mod authority;
 mod config_change;
 mod drain;
 mod faults;
+mod gateways;
 mod replicas;
 mod stream_tls;
 mod tls;

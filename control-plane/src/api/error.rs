@@ -70,6 +70,11 @@ sorts! {
         "The `Accept` field names no media type that is possible here: an export is `application/yaml` or `application/json`."
     BODY_TIMEOUT "body-timeout" REQUEST_TIMEOUT "The body did not arrive in time"
         "The request was started, but its body did not arrive within 30 seconds. Nothing was changed; send it again."
+    GATEWAY_NOT_EMPTY "gateway-not-empty" CONFLICT "The gateway is not empty"
+        "A gateway is removed with its whole history, so only one without resources can be. Remove them first; the revisions \
+         that led there go with the gateway."
+    GATEWAY_KEPT "gateway-kept" CONFLICT "This gateway is always there"
+        "The gateway `default` exists from the start and cannot be removed; its resources can."
     REVISION_CONFLICT "revision-conflict" CONFLICT "The configuration has changed in between"
         "The change was based on a revision (`base`) that is no longer the newest one, which `revision` names. Nothing was changed. \
          Look at what happened with `GET revisions/{n}/diff`, base the change on the newest revision, and send it again."

@@ -3,6 +3,7 @@
 mod conflicts;
 mod faults;
 mod files;
+mod gateways;
 mod harness;
 mod operations;
 mod outages;

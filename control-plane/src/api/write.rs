@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use model::config::Edit;
 use model::file::Parsed;
-use model::resource::{Key, Kind};
+use model::resource::{Key, Kind, Name};
 use model::snapshot::Snapshot;
 use model::value::Span;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -22,8 +22,8 @@ use super::ApiState;
 use super::conditions;
 use super::envelope::Identity;
 use super::error::{
-    Error, INVALID_PARAMETERS, MASS_DELETE, REFUSED_BY_NODE, REVISION_CONFLICT, UNKNOWN_GATEWAY, UNKNOWN_RESOURCE,
-    UNKNOWN_REVISION, fault,
+    Error, GATEWAY_NOT_EMPTY, INVALID_PARAMETERS, MASS_DELETE, REFUSED_BY_NODE, REVISION_CONFLICT, UNKNOWN_GATEWAY,
+    UNKNOWN_RESOURCE, UNKNOWN_REVISION, fault,
 };
 use super::json::Json;
 use super::view::{AppliedView, DiffView, WaitState, WaitView};
@@ -293,6 +293,9 @@ fn wait_timeout(params: &WriteParams) -> Result<Duration, Error> {
 pub fn publish_error(error: PublishError) -> Error {
     match error {
         PublishError::UnknownGateway(gateway) => unknown_gateway(&gateway),
+        PublishError::NotEmpty(gateway) => {
+            Error::new(&GATEWAY_NOT_EMPTY, format!("the gateway `{gateway}` has resources"))
+        }
         PublishError::UnknownRevision(revision) => unknown_revision(revision),
         PublishError::Conflict { base, head } => {
             let detail = format!("the change is based on revision {base}, but revision {head} is the newest");
@@ -334,7 +337,11 @@ pub fn store_error(error: StoreError) -> Error {
 }
 
 pub fn unknown_gateway(gateway: &str) -> Error {
-    Error::new(&UNKNOWN_GATEWAY, format!("there is no gateway `{gateway}`"))
+    let hint = match gateway.parse::<Name>() {
+        Ok(name) => format!(": PUT /v1/gateways/{name} creates it"),
+        Err(_) => String::new(),
+    };
+    Error::new(&UNKNOWN_GATEWAY, format!("there is no gateway `{gateway}`{hint}"))
 }
 
 pub fn unknown_revision(revision: u64) -> Error {

@@ -99,6 +99,37 @@ impl Store for PostgresStore {
         .await
     }
 
+    async fn remove_empty_gateway(&self, gateway: &str) -> Result<bool, StoreError> {
+        bounded(async {
+            let mut transaction = self.pool.begin().await?;
+            // Whoever appends a revision waits for the row, and then finds it gone.
+            let head: Option<i64> = sqlx::query_scalar("SELECT head FROM gateways WHERE name = $1 FOR UPDATE")
+                .bind(gateway)
+                .fetch_optional(&mut *transaction)
+                .await?;
+            if head.is_none() {
+                return Err(StoreError::UnknownGateway(gateway.to_owned()));
+            }
+            let used: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM resources WHERE gateway = $1)")
+                .bind(gateway)
+                .fetch_one(&mut *transaction)
+                .await?;
+            if used {
+                return Ok(false);
+            }
+            for removal in [
+                "DELETE FROM ticket_keys WHERE gateway = $1",
+                "DELETE FROM revisions WHERE gateway = $1",
+                "DELETE FROM gateways WHERE name = $1",
+            ] {
+                sqlx::query(removal).bind(gateway).execute(&mut *transaction).await?;
+            }
+            transaction.commit().await?;
+            Ok(true)
+        })
+        .await
+    }
+
     async fn head(&self, gateway: &str) -> Result<Head, StoreError> {
         bounded(async {
             let row = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&self.pool).await?;

@@ -125,6 +125,28 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    async fn remove_empty_gateway(&self, gateway: &str) -> Result<bool, StoreError> {
+        let mut transaction = self.begin().await?;
+        let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
+        head_from_row(gateway, head)?;
+        let used: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM resources WHERE gateway = ?)")
+            .bind(gateway)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if used {
+            return Ok(false);
+        }
+        for removal in [
+            "DELETE FROM ticket_keys WHERE gateway = ?",
+            "DELETE FROM revisions WHERE gateway = ?",
+            "DELETE FROM gateways WHERE name = ?",
+        ] {
+            sqlx::query(removal).bind(gateway).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
     async fn head(&self, gateway: &str) -> Result<Head, StoreError> {
         let row = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&self.readers).await?;
         head_from_row(gateway, row)

@@ -48,6 +48,10 @@ impl Store for Faulty {
         self.store()?.ensure_gateway(gateway).await
     }
 
+    async fn remove_empty_gateway(&self, gateway: &str) -> Result<bool, StoreError> {
+        self.store()?.remove_empty_gateway(gateway).await
+    }
+
     async fn head(&self, gateway: &str) -> Result<Head, StoreError> {
         self.store()?.head(gateway).await
     }
