@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use model::resource::listener::Limits;
@@ -39,6 +40,7 @@ struct Passage {
     tally: Option<Rc<Tally>>,
     pace: Option<Pace>,
     copies: Option<Box<Copies>>,
+    farewell: Option<Farewell>,
     ends: SmallVec<[Box<dyn End>; 2]>,
 }
 
@@ -49,6 +51,9 @@ enum Source {
     Http2(Incoming),
     Copy(Copy),
 }
+
+/// Trailers that say why a body broke off.
+type Farewell = fn(Failure) -> HeaderMap;
 
 /// How much of a body has passed, for who looks at it from outside.
 #[derive(Debug, Default)]
@@ -158,6 +163,7 @@ impl Body {
             tally: None,
             pace: None,
             copies: None,
+            farewell: None,
             ends: SmallVec::new(),
         })))
     }
@@ -206,6 +212,15 @@ impl Body {
     pub fn with_deadline(mut self, deadline: Deadline) -> Self {
         if let Some(passage) = self.coming() {
             passage.deadline = Some(deadline);
+        }
+        self
+    }
+
+    /// Ends in trailers in place of a failure, for receivers that are told that way.
+    #[must_use]
+    pub fn with_farewell(mut self, farewell: fn(Failure) -> HeaderMap) -> Self {
+        if let Some(passage) = self.coming() {
+            passage.farewell = Some(farewell);
         }
         self
     }
@@ -266,6 +281,14 @@ impl Body {
 }
 
 impl Passage {
+    fn poll_or_part(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let frame = ready!(self.poll_frame(context));
+        Poll::Ready(match (frame, self.farewell) {
+            (Some(Err(failure)), Some(farewell)) => Some(Ok(Frame::trailers(farewell(failure)))),
+            (frame, _) => frame,
+        })
+    }
+
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Some(pace) = &mut self.pace {
             pace.set(false);
@@ -458,7 +481,7 @@ impl http_body::Body for Body {
     type Error = Failure;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        self.0.as_mut().map_or(Poll::Ready(None), |passage| passage.poll_frame(context))
+        self.0.as_mut().map_or(Poll::Ready(None), |passage| passage.poll_or_part(context))
     }
 
     fn is_end_stream(&self) -> bool {

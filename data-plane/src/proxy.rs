@@ -16,6 +16,7 @@ use crate::listener::connection::Connection;
 pub mod fields;
 mod filters;
 mod forward;
+mod grpc;
 pub mod intake;
 pub mod mirror;
 pub mod record;

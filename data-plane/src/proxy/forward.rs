@@ -7,7 +7,7 @@ use model::exchange::ResponseHead;
 use model::rejection::Rejection;
 
 use super::record::Record;
-use super::{Reply, fields, mirror};
+use super::{Reply, fields, grpc, mirror};
 use crate::body::Body;
 use crate::clock::Deadline;
 use crate::upstream::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
@@ -32,8 +32,10 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
     let idle = own.and_then(|own| own.idle).unwrap_or(service.timeouts.idle).get();
 
     let wants_upgrade = onward.upgrade.is_some();
-    let whole = own.and_then(|own| own.request);
-    let mut deadline = whole.map(|whole| core.clock.deadline_from(record.exchange.time, whole.get()));
+    let whole = own.and_then(|own| own.request).map(|whole| whole.get());
+    let asked = if record.is_grpc { grpc::timeout(&record.exchange.request.headers)? } else { None };
+    let whole = whole.into_iter().chain(asked).min();
+    let mut deadline = whole.map(|whole| core.clock.deadline_from(record.exchange.time, whole));
 
     let mut request = request(record, onward, timeout, idle);
     let mirrors = record.exchange.route().map_or(&[][..], |route| route.mirrors());
@@ -52,6 +54,9 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
     let mut reply = reply(record, response, wants_upgrade, idle)?;
     if let Some(deadline) = deadline {
         reply.body = reply.body.with_deadline(deadline);
+    }
+    if record.is_grpc {
+        reply.body = reply.body.with_farewell(grpc::farewell);
     }
     Ok(reply)
 }

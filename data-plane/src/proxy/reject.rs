@@ -3,20 +3,17 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use model::exchange::ResponseHead;
 use model::fields::Fields;
 use model::rejection::Rejection;
 use percent_encoding::{AsciiSet, CONTROLS};
 use serde::Serialize;
 
-use super::Reply;
 use super::record::Record;
+use super::{Reply, grpc};
 use crate::body::Body;
 use crate::http1::Fault;
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// What has to be escaped in a message of gRPC: all but printable ASCII, and the escape itself.
 const NOT_IN_A_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
@@ -55,11 +52,11 @@ pub fn reply(rejection: &Rejection, record: &mut Record) -> Reply {
 fn grpc_reply(rejection: &Rejection) -> Reply {
     let mut headers = Fields::default();
     headers.append(&CONTENT_TYPE, &HeaderValue::from_static("application/grpc"));
-    headers.append(&GRPC_STATUS, &HeaderValue::from(grpc_status(rejection)));
+    headers.append(&grpc::STATUS, &HeaderValue::from(grpc_status(rejection)));
     // Bytes that could not stand in a field are escaped, and the percent sign (gRPC over HTTP/2, Status-Message).
     let message = percent_encoding::utf8_percent_encode(&rejection.detail, NOT_IN_A_MESSAGE).to_string();
     if let Ok(message) = HeaderValue::from_str(&message) {
-        headers.append(&GRPC_MESSAGE, &message);
+        headers.append(&grpc::MESSAGE, &message);
     }
     for (name, value) in &rejection.fields {
         headers.append(name, value);
@@ -70,24 +67,22 @@ fn grpc_reply(rejection: &Rejection) -> Reply {
 /// The status code of gRPC that means for a client what the rejection means.
 fn grpc_status(rejection: &Rejection) -> u16 {
     const INVALID_ARGUMENT: u16 = 3;
-    const DEADLINE_EXCEEDED: u16 = 4;
     const PERMISSION_DENIED: u16 = 7;
     const RESOURCE_EXHAUSTED: u16 = 8;
     const UNIMPLEMENTED: u16 = 12;
     const INTERNAL: u16 = 13;
-    const UNAVAILABLE: u16 = 14;
     const UNAUTHENTICATED: u16 = 16;
     match rejection.status {
         // GRPCRoute, BackendRefs.
-        _ if rejection.code == "no-backend" => UNAVAILABLE,
+        _ if rejection.code == "no-backend" => grpc::UNAVAILABLE,
         StatusCode::UNAUTHORIZED => UNAUTHENTICATED,
         StatusCode::FORBIDDEN => PERMISSION_DENIED,
         StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => UNIMPLEMENTED,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
             RESOURCE_EXHAUSTED
         }
-        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => DEADLINE_EXCEEDED,
-        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => grpc::DEADLINE_EXCEEDED,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => grpc::UNAVAILABLE,
         status if status.is_client_error() => INVALID_ARGUMENT,
         _ => INTERNAL,
     }

@@ -5,6 +5,7 @@
 mod downgrade;
 mod floods;
 mod frames;
+mod grpc;
 mod strict;
 #[path = "../support/mod.rs"]
 mod support;
