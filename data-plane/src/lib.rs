@@ -12,6 +12,7 @@ pub mod last_good;
 mod listener;
 pub mod port_holder;
 mod proxy;
+pub mod proxy_protocol;
 pub mod settings;
 pub mod sync;
 pub mod telemetry;

@@ -19,6 +19,7 @@ pub mod http;
 mod http1;
 mod io;
 mod names;
+mod origin;
 pub mod places;
 pub mod terms;
 pub mod tickets;
@@ -30,6 +31,7 @@ mod websocket;
 pub use tunnel::Tunnel;
 
 use connection::Connection;
+use origin::{Duty, Origin, Refused};
 use places::{Full, Place, Places};
 use terms::Terms;
 
@@ -123,17 +125,38 @@ fn admit(
     client: SocketAddr,
 ) -> Option<Rc<Connection>> {
     let terms = listener.terms.borrow().clone();
-    match place(listener, &terms, client) {
-        Ok(place) => Some(begin(core, listener, terms, place, stream, client)),
-        Err(full) => {
-            core.telemetry.metrics.connection_refused(full.code());
-            None
-        }
+    let duty = Duty::of(client, terms.proxy_headers.as_ref());
+    if duty == Duty::None {
+        return begin(core, listener, terms, None, stream, Origin::is(client));
     }
+    let (core, listener) = (core.clone(), listener.clone());
+    tokio::task::spawn_local(async move {
+        let metrics = &core.telemetry.metrics;
+        let refused = |code: Option<&'static str>| code.into_iter().for_each(|code| metrics.connection_refused(code));
+        if duty == Duty::Unwanted {
+            return refused(Refused::Unwanted.code());
+        }
+        let place = match listener.places.take(terms.limits.connections) {
+            Ok(place) => place,
+            Err(full) => return refused(Some(full.code())),
+        };
+        match origin::told(&stream, client, duty, &terms, &core.clock).await {
+            // The listener may have been closed meanwhile.
+            Ok(origin) if listener.slot.get().is_some() => {
+                begin(&core, &listener, terms, Some(place), stream, origin);
+            }
+            Ok(_) => {}
+            Err(why) => refused(why.code()),
+        }
+    });
+    None
 }
 
-fn place(listener: &OpenListener, terms: &Terms, client: SocketAddr) -> Result<Place, Full> {
-    let mut place = listener.places.take(terms.limits.connections)?;
+fn place(listener: &OpenListener, terms: &Terms, taken: Option<Place>, client: SocketAddr) -> Result<Place, Full> {
+    let mut place = match taken {
+        Some(place) => place,
+        None => listener.places.take(terms.limits.connections)?,
+    };
     place.belongs_to(client.ip(), terms.limits.connections_per_client)?;
     Ok(place)
 }
@@ -142,19 +165,26 @@ fn begin(
     core: &Rc<Core>,
     listener: &Rc<OpenListener>,
     terms: Rc<Terms>,
-    place: Place,
+    taken: Option<Place>,
     stream: TcpStream,
-    client: SocketAddr,
-) -> Rc<Connection> {
-    let connection = Connection::new(core, listener, terms, client);
+    origin: Origin,
+) -> Option<Rc<Connection>> {
+    let place = match place(listener, &terms, taken, origin.client) {
+        Ok(place) => place,
+        Err(full) => {
+            core.telemetry.metrics.connection_refused(full.code());
+            return None;
+        }
+    };
+    let connection = Connection::new(core, listener, terms, origin.client);
     let number = core.connections.enter(&connection);
     core.telemetry.metrics.connection_opened();
     let (core, running) = (core.clone(), connection.clone());
     tokio::task::spawn_local(async move {
         let _exit = Exit { core, number, _place: place };
-        http::serve(running, stream).await;
+        http::serve(running, stream, origin.input).await;
     });
-    connection
+    Some(connection)
 }
 
 /// Takes a connection from the list when its task ends, also by a panic.

@@ -16,6 +16,7 @@ use crate::listener::connection::Connection;
 pub mod fields;
 mod filters;
 mod forward;
+mod forwarded;
 mod grpc;
 pub mod intake;
 pub mod mirror;
@@ -33,8 +34,8 @@ pub struct Reply {
 
 /// Answers one request.
 pub async fn answer(connection: &Rc<Connection>, request: Received, body: Body) -> Reply {
-    let Intake { head, version, upgrade, body, fault } = intake::take(request, body, connection);
-    let mut record = Record::begin(connection, head, version);
+    let Intake { head, client, version, upgrade, body, fault } = intake::take(request, body, connection);
+    let mut record = Record::begin(connection, head, client, version);
     let mut chain = Chain::default();
     let passed = match fault {
         Some(rejection) => Err(rejection),

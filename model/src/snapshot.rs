@@ -24,9 +24,11 @@ use crate::slots::{Named, Slot, Slots};
 use crate::value::Percentage;
 
 mod compile;
+mod edge;
 mod ties;
 mod tls;
 
+pub use edge::{Forwarding, ProxyHeaders};
 pub use tls::{CaBundle, Certificate, ClientCertificates, EndpointTls, ListenerTls};
 
 /// The compiled form of one revision of one gateway.
@@ -58,6 +60,8 @@ pub struct Listener {
     pub name: Name,
     pub bind: SocketAddr,
     pub tls: Option<ListenerTls>,
+    pub proxy_headers: Option<ProxyHeaders>,
+    pub forwarding: Forwarding,
     pub limits: Limits,
     pub policies: Arc<[Step]>,
     pub enabled: bool,

@@ -21,7 +21,10 @@ pub struct Connection {
     pub core: Rc<Core>,
     pub listener: Rc<OpenListener>,
     pub terms: Rc<Terms>,
+    /// Its peer, or whom a proxy has named by the PROXY protocol.
     pub client: Client,
+    /// What it says of the clients of its requests is believed.
+    pub is_from_proxy: bool,
     /// What came out of the TLS handshake.
     pub tls: OnceCell<Negotiated>,
     /// The address of the client, for `X-Forwarded-For`.
@@ -50,6 +53,7 @@ impl Connection {
         Rc::new(Self {
             core: core.clone(),
             listener: listener.clone(),
+            is_from_proxy: terms.forwarding.trusted.contains(ip),
             terms,
             client: Client { address: SocketAddr::new(ip, address.port()), scheme },
             tls: OnceCell::new(),

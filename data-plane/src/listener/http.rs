@@ -88,11 +88,13 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisCore {
 }
 
 /// Serves a connection until its end.
-pub async fn serve(connection: Rc<Connection>, stream: TcpStream) {
+pub async fn serve(connection: Rc<Connection>, stream: TcpStream, input: BytesMut) {
     let terms = connection.terms.clone();
     match &terms.tls {
+        // It is read only as long as it could be something that TLS never begins with.
+        Some(_) if !input.is_empty() => connection.refused("tls-handshake-failed"),
         Some(tls) => serve_tls(connection, stream, tls).await,
-        None => serve_plain(connection, stream).await,
+        None => serve_plain(connection, stream, input).await,
     }
 }
 
@@ -125,9 +127,8 @@ async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, tls: &Listener
     }
 }
 
-async fn serve_plain(connection: Rc<Connection>, stream: TcpStream) {
+async fn serve_plain(connection: Rc<Connection>, stream: TcpStream, mut input: BytesMut) {
     let mut watch = Watch::new(connection.clone(), Protocol::Http1);
-    let mut input = BytesMut::new();
     let protocol = {
         let mut told = pin!(tell(&stream, &mut input));
         let told = poll_fn(|context| match told.as_mut().poll(context) {
@@ -148,20 +149,20 @@ async fn serve_plain(connection: Rc<Connection>, stream: TcpStream) {
 /// Reads as much as it takes to tell HTTP/2 by prior knowledge (RFC 9113 section 3.3) from HTTP/1.
 async fn tell(stream: &TcpStream, input: &mut BytesMut) -> Option<Protocol> {
     loop {
-        stream.readable().await.ok()?;
-        input.reserve(FIRST_READ_BYTES);
-        match stream.try_read_buf(input) {
-            Ok(0) => return None,
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-            Err(_) => return None,
-        }
         let length = input.len().min(PREFACE.len());
         if input[..length] != PREFACE[..length] {
             return Some(Protocol::Http1);
         }
         if length == PREFACE.len() {
             return Some(Protocol::Http2);
+        }
+        stream.readable().await.ok()?;
+        input.reserve(FIRST_READ_BYTES);
+        match stream.try_read_buf(input) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return None,
         }
     }
 }

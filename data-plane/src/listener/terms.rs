@@ -3,7 +3,7 @@
 
 use hyper::server::conn::http2;
 use model::resource::listener::Limits;
-use model::snapshot::Listener;
+use model::snapshot::{Forwarding, Listener, ProxyHeaders};
 
 use super::http::{self, OnThisCore};
 use super::tls::ListenerTls;
@@ -13,6 +13,8 @@ use crate::http1::Bounds;
 pub struct Terms {
     pub limits: Limits,
     pub tls: Option<ListenerTls>,
+    pub proxy_headers: Option<ProxyHeaders>,
+    pub forwarding: Forwarding,
     pub bounds: Bounds,
     pub http2: http2::Builder<OnThisCore>,
 }
@@ -21,6 +23,13 @@ impl Terms {
     #[must_use]
     pub fn of(listener: &Listener, tls: Option<ListenerTls>) -> Self {
         let limits = listener.limits;
-        Self { limits, tls, bounds: http::bounds(&limits), http2: http::http2(&limits) }
+        Self {
+            limits,
+            tls,
+            proxy_headers: listener.proxy_headers.clone(),
+            forwarding: listener.forwarding.clone(),
+            bounds: http::bounds(&limits),
+            http2: http::http2(&limits),
+        }
     }
 }

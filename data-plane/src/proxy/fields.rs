@@ -1,16 +1,9 @@
 //! Header fields that belong to one connection, or that only the gateway may set: they go no further
 //! (RFC 9110 section 7.6.1).
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, TE, UPGRADE, VIA};
+use http::header::{CONNECTION, COOKIE, HeaderValue, TE, UPGRADE, VIA};
 use http::{Method, Version};
-use model::exchange::Scheme;
 use model::fields::Fields;
-
-use crate::listener::connection::Connection;
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What one look over the fields of a request told.
 #[derive(Debug, Default)]
@@ -52,7 +45,7 @@ fn is_unwanted(name: &[u8]) -> bool {
         // For a proxy that the client chose (RFC 9110 section 11.7), which a gateway is not.
         b"proxy-authorization" => true,
         b"forwarded" | b"x-real-ip" => true,
-        name => name.starts_with(b"x-forwarded-") || name.contains(&b'_'),
+        name => name.starts_with(b"x-forwarded-") || name.starts_with(b"x-sluice-") || name.contains(&b'_'),
     }
 }
 
@@ -126,17 +119,6 @@ pub fn join_cookies(headers: &mut Fields, survey: &Survey, version: Version) {
     if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(&COOKIE, &whole);
     }
-}
-
-/// Says who the client is. What it said of itself has been taken out.
-pub fn forwarded(headers: &mut Fields, connection: &Connection) {
-    headers.append(&X_FORWARDED_FOR, &connection.forwarded_for);
-    let scheme = match connection.client.scheme {
-        Scheme::Http => HeaderValue::from_static("http"),
-        Scheme::Https => HeaderValue::from_static("https"),
-    };
-    headers.append(&X_FORWARDED_PROTO, &scheme);
-    headers.append_copy(&X_FORWARDED_HOST, &HOST);
 }
 
 /// The request to switch protocols, for the service, or the consent, for the client.

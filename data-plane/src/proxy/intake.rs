@@ -6,13 +6,14 @@ use std::rc::Rc;
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
-use model::exchange::RequestHead;
+use model::exchange::{Client, RequestHead};
 use model::fields::{Fields, plain_text};
 use model::rejection::Rejection;
 use model::resource::listener::Limits;
 use model::router::{host, path};
 
 use super::fields::{self, Survey};
+use super::forwarded;
 use crate::body::{Body, Failure};
 use crate::listener::connection::Connection;
 use crate::upstream::UpstreamError;
@@ -28,6 +29,8 @@ pub struct Received {
 /// A request that has come in.
 pub struct Intake {
     pub head: RequestHead,
+    /// Who sent it, as far as anybody is believed.
+    pub client: Client,
     pub version: Version,
     /// The protocol that the client would like to switch to.
     pub upgrade: Option<HeaderValue>,
@@ -48,13 +51,12 @@ pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Inta
         .and_then(|host| check_directed(host, connection))
         .and_then(|host| Ok((host, read_target(&uri)?)));
     fields::join_cookies(&mut headers, &survey, version);
-    fields::clean_request(&mut headers, &survey);
-    fields::forwarded(&mut headers, connection);
+    let client = forwarded::settle(&mut headers, &survey, connection);
     let (host, target, fault) = match read {
         Ok((host, target)) => (host, target, None),
         Err(rejection) => (String::new(), PathAndQuery::from_static("/"), Some(rejection)),
     };
-    Intake { head: RequestHead { method, host, target, headers }, version, upgrade, body, fault }
+    Intake { head: RequestHead { method, host, target, headers }, client, version, upgrade, body, fault }
 }
 
 fn check_bounds(survey: &Survey, uri: &Uri, body: u64, limits: &Limits) -> Result<(), Rejection> {

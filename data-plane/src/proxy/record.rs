@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Version};
-use model::exchange::{Exchange, RequestHead};
+use model::exchange::{Client, Exchange, RequestHead};
 use model::rejection::Rejection;
 use model::slots::Slot;
 
@@ -48,13 +48,13 @@ pub struct Record {
 
 impl Record {
     /// Begins a request with the snapshot that will serve it.
-    pub fn begin(connection: &Rc<Connection>, head: RequestHead, version: Version) -> Box<Self> {
+    pub fn begin(connection: &Rc<Connection>, head: RequestHead, client: Client, version: Version) -> Box<Self> {
         connection.request_begins();
         let core = &connection.core;
         core.telemetry.metrics.request_started();
         let is_grpc = version == Version::HTTP_2 && head.headers.get(CONTENT_TYPE).is_some_and(is_grpc);
         let user_agent = core.telemetry.has_log().then(|| head.headers.share(USER_AGENT)).flatten();
-        let mut exchange = Exchange::new(core.snapshot(), head, connection.client, core.clock.now(), fastrand::u64(..));
+        let mut exchange = Exchange::new(core.snapshot(), head, client, core.clock.now(), fastrand::u64(..));
         exchange.listener = connection.listener.slot.get();
         exchange.client_certificate = connection.tls.get().and_then(|tls| tls.client_certificate.clone());
         Box::new(Self {

@@ -10,9 +10,13 @@ use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_tru
 use crate::problem::Fault;
 use crate::value;
 
+mod forwarded;
 mod limits;
+mod proxy_protocol;
 
+pub use forwarded::{FieldPattern, Forwarded, ForwardedField, ForwardedFields, FromTrusted};
 pub use limits::Limits;
+pub use proxy_protocol::{ProxyProtocol, ProxyProtocolMode};
 
 /// Where requests come in: an address and how clients speak to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +29,12 @@ pub struct Listener {
     /// text, with HTTP/1.1 or HTTP/2 by prior knowledge (RFC 9113 section 3.3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// Proxies in front that tell for whom a connection is. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Proxies in front that tell for whom a request is, and what services are told.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub forwarded: Forwarded,
     /// What a client may ask of it, in size, number and time.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
@@ -133,6 +143,10 @@ impl Written for Listener {
             faults.push(fault.hint("name a port between 1 and 65535, such as `0.0.0.0:8080`"));
         }
         self.limits.check(faults);
+        self.forwarded.check(faults);
+        if let Some(proxies) = &self.proxy_protocol {
+            proxies.check(faults);
+        }
         let Some(tls) = &self.tls else { return };
         if tls.certificates.is_empty() {
             let fault = Fault::new("/tls/certificates", "missing-value", "TLS needs at least one certificate");

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::edge::{Forwarding, ProxyHeaders};
 use super::tls::Holding;
 use super::{
     Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Mirror, Route, RouteSettings,
@@ -229,6 +230,8 @@ impl Snapshot {
             name: name.clone(),
             bind: written.bind,
             tls,
+            proxy_headers: written.proxy_protocol.as_ref().map(ProxyHeaders::compile),
+            forwarding: Forwarding::compile(&written.forwarded),
             limits: written.limits,
             policies,
             enabled: written.enabled,

@@ -77,7 +77,8 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
         });
         let policies = steps(snapshot, &listener.policies);
         let (name, bind, enabled) = (&listener.name, listener.bind, listener.enabled);
-        told.push(format!("listener {name} {bind} {enabled} {certificates:?} {version:?} {policies:?}"));
+        let edge = (&listener.proxy_headers, &listener.forwarding, listener.limits);
+        told.push(format!("listener {name} {bind} {enabled} {certificates:?} {version:?} {edge:?} {policies:?}"));
     }
     for (_, certificate) in snapshot.certificates.iter() {
         let (name, hosts, enabled) = (&certificate.name, &certificate.hosts, certificate.enabled);
