@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-use crate::last_good::{LastGood, Position};
+use crate::last_good::{LastGood, Position, Record};
 pub use crate::listener::tickets::Secret as TicketSecret;
 use crate::settings::{ControlPlane, Settings};
 
@@ -119,6 +119,10 @@ pub struct Sync<A> {
     status: watch::Sender<Status>,
     held: Option<Arc<Snapshot>>,
     work: Option<Work>,
+    /// The newest revision as it came, while it may still be taken: it is under way, or only the machine keeps it out.
+    pending: Option<Record>,
+    /// `work` is about a revision that was refused before.
+    is_retrying: bool,
 }
 
 /// Where configuration comes from.
@@ -153,6 +157,8 @@ impl<A: Adopt> Sync<A> {
             status: watch::Sender::new(Status::default()),
             held: None,
             work: None,
+            pending: None,
+            is_retrying: false,
         };
         if let Some(snapshot) = found {
             sync.bring_up(snapshot).await;
@@ -196,6 +202,7 @@ impl<A: Adopt> Sync<A> {
             if let Some(work) = self.work.take() {
                 let outcome = work.outcome().await;
                 self.settle(outcome, None);
+                self.is_retrying = false;
             }
             let Err(lost) = ended else { break };
             if self.status.borrow().connected && began.elapsed() > self.timing.retry.1 {

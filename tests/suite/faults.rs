@@ -70,6 +70,30 @@ fn a_node_without_a_control_plane_serves_what_it_had() -> Result<()> {
 }
 
 #[test]
+fn a_node_takes_a_port_over_once_its_holder_is_gone() -> Result<()> {
+    let mut gateway = Gateway::start()?;
+    let listener = listener_address();
+    let file = format!(
+        "version: 1\nlisteners: [{{ name: web, bind: \"{listener}\" }}]\nroutes: [{{ name: all, respond: {{ body: hi }} }}]\n"
+    );
+    gateway.control.admin.apply(&file)?;
+    let second = Gateway::node(&gateway.control, &gateway.folder.path().join("second"))?;
+    wait_until("it says who has the port", || second.process.output().contains("is taken by"))?;
+    assert_eq!(http::get(second.port, "node", "/readyz")?.status, 503);
+
+    gateway.node.process.kill();
+    second.wait_until_ready()?;
+    assert_eq!(http::get(listener, "any", "/")?.text(), "hi");
+    assert_eq!(second.process.output().matches("is taken by").count(), 1, "it is said once");
+    wait_until("the control plane knows", || {
+        let nodes = gateway.control.admin.nodes().unwrap_or_default();
+        nodes
+            .iter()
+            .any(|node| node["connected"] == true && node["serving"]["revision"] == 1 && node["refusal"].is_null())
+    })
+}
+
+#[test]
 fn a_torn_journal_falls_back_to_a_whole_revision() -> Result<()> {
     let mut gateway = Gateway::start()?;
     let backend = Backend::start("orders");

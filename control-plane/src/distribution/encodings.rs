@@ -90,7 +90,11 @@ impl Encodings {
         {
             return self.delta(gateway, held, head, records).await;
         }
-        let leads_on = |reached: Head| Some(reached) != refused && self.records(gateway, reached, head).is_some();
+        // Not the empty one that every gateway begins with: with it a new node would be ready and serve nothing.
+        let leads_on = |reached: Head| {
+            let is_possible = reached.revision != 0 && Some(reached) != refused;
+            is_possible && self.records(gateway, reached, head).is_some()
+        };
         let ready = self.snapshots.lock().ready(gateway, leads_on);
         match ready {
             Some(ready) => ready,

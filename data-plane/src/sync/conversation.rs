@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use bytes::BytesMut;
 use model::digest::Digest;
+use model::problem::Problem;
 use model::wire::problem_to_wire;
 use proto::control_message::Message as FromControl;
 use proto::distribution_client::DistributionClient;
@@ -100,11 +101,14 @@ impl<A: Adopt> Sync<A> {
         let mut heartbeat = interval(self.timing.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut arriving = None;
+        // The control plane sends again what this node does not hold.
+        self.pending = None;
         let mut silent_at = Instant::now() + self.timing.silence;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                message = timeout_at(silent_at, incoming.message()) => {
+                // One revision at a time: what comes during a retry waits for its end.
+                message = timeout_at(silent_at, incoming.message()), if !self.is_retrying => {
                     let message = message.map_err(|_| Lost::Silent)??.ok_or(Lost::Closed)?;
                     silent_at = Instant::now() + self.timing.silence;
                     self.hear(message, &mut arriving, &outgoing)?;
@@ -112,12 +116,14 @@ impl<A: Adopt> Sync<A> {
                 outcome = ended(&mut self.work) => {
                     self.work = None;
                     self.settle(outcome, Some(&outgoing));
+                    self.is_retrying = false;
                 }
                 _ = heartbeat.tick() => {
                     let serving = self.held.as_deref().map(Position::of).map(to_wire);
                     let message = FromNode::Heartbeat(proto::NodeHeartbeat { serving, unix_time_ms: unix_time_ms() });
                     // When the control plane reads nothing, its silence will end the connection.
                     let _ = outgoing.try_send(NodeMessage { message: Some(message) });
+                    self.retry(arriving.is_some(), &outgoing);
                 }
             }
         }
@@ -176,6 +182,7 @@ impl<A: Adopt> Sync<A> {
             FromControl::Commit(proto::Commit {}) => {
                 let Arriving { base, reached, body } = arriving.take().ok_or(Lost::Protocol("a commit of nothing"))?;
                 let record = Record { base, reached, body: body.freeze() };
+                self.pending = Some(record.clone());
                 self.work = Some(Work::start(record, self.held.clone(), Arc::clone(&self.adopt), outgoing.clone()));
             }
             FromControl::Heartbeat(heartbeat) => self.note_head(from_wire(heartbeat.head)?),
@@ -188,6 +195,17 @@ impl<A: Adopt> Sync<A> {
             }
         }
         Ok(())
+    }
+
+    /// Tries the newest revision again that this node refused for a reason that may have passed: a process that had the
+    /// port is gone, for example. Nobody would send it again.
+    fn retry(&mut self, is_arriving: bool, outgoing: &Outgoing) {
+        if is_arriving || self.work.is_some() {
+            return;
+        }
+        let Some(record) = self.pending.clone() else { return };
+        self.is_retrying = true;
+        self.work = Some(Work::start(record, self.held.clone(), Arc::clone(&self.adopt), outgoing.clone()));
     }
 
     /// Something came from the control plane, and perhaps the newest revision with it.
@@ -217,6 +235,7 @@ impl<A: Adopt> Sync<A> {
                 // The disk comes after the ack: what is acknowledged is that requests are served by it, and
                 // a node that loses its disk gets the same again from the control plane.
                 tell(ack(reached, Stage::Serving));
+                self.pending = None;
                 self.held = Some(Arc::clone(&snapshot));
                 self.last_good.keep(record, snapshot);
                 let served = Served { revision, digest, since: Instant::now().into_std(), from_disk: false };
@@ -227,11 +246,17 @@ impl<A: Adopt> Sync<A> {
                 tracing::info!(revision, "a new configuration is served");
             }
             Err(BuildError::Drifted(reason)) => {
+                self.pending = None;
                 tell(refusal(reached, vec![drifted(reason.clone())], true));
                 self.status.send_modify(|status| status.resyncs += 1);
                 tracing::warn!(revision, "this node asks for the whole configuration: {reason}");
             }
             Err(BuildError::Refused(problems)) => {
+                self.pending = self.pending.take().filter(|_| problems.iter().all(may_pass));
+                // Said once, however often it is tried.
+                if self.is_retrying && self.status.borrow().refused.as_ref() == Some(&(revision, problems.clone())) {
+                    return;
+                }
                 tell(refusal(reached, problems.iter().take(MAX_PROBLEMS).map(problem_to_wire).collect(), false));
                 tracing::error!(revision, "this node refuses the configuration: {}", build::summary(&problems));
                 self.status.send_modify(|status| {
@@ -241,6 +266,11 @@ impl<A: Adopt> Sync<A> {
             }
         }
     }
+}
+
+/// What other processes on this machine do comes and goes; what is in a configuration stays.
+fn may_pass(problem: &Problem) -> bool {
+    problem.code == "address-in-use"
 }
 
 /// Waits for the end of the work, forever when there is none.
