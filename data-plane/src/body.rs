@@ -19,10 +19,13 @@ use smallvec::SmallVec;
 use crate::clock::{Clock, Deadline};
 use crate::http1;
 use copy::{Copies, Copy};
+use translated::Translated;
 
 pub use copy::Room;
+pub use translated::Translate;
 
 mod copy;
+mod translated;
 
 /// A request or response body on its way through the gateway. Nothing stands for a body of which nothing is to come and
 /// nobody waits for the end; the rest lies elsewhere, because heads are moved about with their bodies many times.
@@ -50,6 +53,7 @@ enum Source {
     Http1(http1::Incoming),
     Http2(Incoming),
     Copy(Copy),
+    Translated(Translated),
 }
 
 /// Trailers that say why a body broke off.
@@ -151,6 +155,12 @@ impl Body {
     #[must_use]
     pub(crate) fn http1(incoming: http1::Incoming) -> Self {
         Self::of(Source::Http1(incoming))
+    }
+
+    /// The body that `by` makes of this one.
+    #[must_use]
+    pub fn translated(self, by: Box<dyn Translate>) -> Self {
+        if self.is_empty() { self } else { Self::of(Source::Translated(Translated::new(self, by))) }
     }
 
     fn of(source: Source) -> Self {
@@ -370,6 +380,7 @@ impl Source {
             Self::Http1(incoming) => incoming.is_end(),
             Self::Http2(incoming) => http_body::Body::is_end_stream(incoming),
             Self::Copy(copy) => copy.is_end(),
+            Self::Translated(translated) => translated.is_end(),
         }
     }
 
@@ -383,6 +394,7 @@ impl Source {
             }
             Self::Http1(incoming) => return incoming.poll_frame(context),
             Self::Copy(copy) => return copy.poll_frame(context),
+            Self::Translated(translated) => return translated.poll(context),
             Self::Http2(incoming) => Pin::new(incoming),
         };
         let frame = ready!(http_body::Body::poll_frame(incoming, context));
@@ -398,6 +410,7 @@ impl Source {
             Self::Http1(incoming) => incoming.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Http2(incoming) => http_body::Body::size_hint(incoming),
             Self::Copy(copy) => copy.size_hint(),
+            Self::Translated(_) => SizeHint::default(),
         }
     }
 }

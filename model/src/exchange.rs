@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::fields::Fields;
+use crate::policy::grpc_web;
 use crate::slots::Slot;
 use crate::snapshot::{Consumer, Route, Service, Snapshot};
 
@@ -33,6 +34,8 @@ pub struct Exchange {
     pub backend: usize,
     /// Set by the policy that recognised the caller.
     pub consumer: Option<Slot>,
+    /// Set by the policy that takes calls of gRPC-Web: the bodies are to be translated.
+    pub grpc_web: Option<grpc_web::Call>,
     request_id: Option<HeaderValue>,
     entropy: u64,
     response_fields: Vec<(HeaderName, HeaderValue)>,
@@ -101,6 +104,7 @@ impl Exchange {
             service: None,
             backend: 0,
             consumer: None,
+            grpc_web: None,
             request_id: None,
             entropy,
             response_fields: Vec::new(),

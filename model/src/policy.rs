@@ -19,6 +19,7 @@ use crate::rejection::Rejection;
 use crate::written;
 
 mod chain;
+pub mod grpc_web;
 pub mod headers;
 pub mod key_auth;
 pub mod rate_limit;
@@ -30,14 +31,17 @@ pub use chain::{Chain, Step};
 /// stops the requests of all that come later, so the order is from what everything needs to what few reach:
 ///
 /// 1. `request-id`, so that every answer has an identifier, also each rejection below.
-/// 2. `key-auth`, before whatever depends on who calls; it takes the credential off before anything else could
+/// 2. `grpc-web`, so that each rejection below, and each answer, is told to browsers in the way of gRPC-Web; what comes
+///    later sees a call of gRPC.
+/// 3. `key-auth`, before whatever depends on who calls; it takes the credential off before anything else could
 ///    copy, log or forward it.
-/// 3. `rate-limit`, after the caller is known, because it counts by caller; before work is done for the request.
+/// 4. `rate-limit`, after the caller is known, because it counts by caller; before work is done for the request.
 ///    Requests without a good credential are not counted: they cost one hash and never reach a service.
-/// 4. `headers`, last, so that nothing above can be misled by fields that were put in or taken out here, and
+/// 5. `headers`, last, so that nothing above can be misled by fields that were put in or taken out here, and
 ///    what is set here is what the service gets. On the way back it is the first to see the service's response.
 pub static POLICIES: &[PolicyKind] = &[
     PolicyKind::of::<request_id::RequestId>(),
+    PolicyKind::of::<grpc_web::GrpcWeb>(),
     PolicyKind::of::<key_auth::KeyAuth>(),
     PolicyKind::of::<rate_limit::RateLimit>(),
     PolicyKind::of::<headers::Headers>(),

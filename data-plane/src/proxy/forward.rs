@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode, Version};
 use model::exchange::ResponseHead;
+use model::policy::grpc_web::format_of_grpc;
 use model::rejection::Rejection;
 
 use super::record::Record;
 use super::{Reply, fields, grpc, mirror};
 use crate::body::Body;
 use crate::clock::Deadline;
+use crate::grpc_web;
 use crate::upstream::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// What goes to the service besides the head.
@@ -20,7 +23,7 @@ pub struct Onward {
 }
 
 /// Sends the request to its service and makes the reply from what comes back.
-pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejection> {
+pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, Rejection> {
     let connection = record.connection.clone();
     let core = &connection.core;
     let snapshot = record.exchange.snapshot.clone();
@@ -33,7 +36,10 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
 
     let wants_upgrade = onward.upgrade.is_some();
     let whole = own.and_then(|own| own.request).map(|whole| whole.get());
-    let asked = if record.is_grpc { grpc::timeout(&record.exchange.request.headers)? } else { None };
+    if let Some(call) = record.exchange.grpc_web {
+        onward.body = grpc_web::request(onward.body, call);
+    }
+    let asked = if record.speaks_grpc() { grpc::timeout(&record.exchange.request.headers)? } else { None };
     let whole = whole.into_iter().chain(asked).min();
     let mut deadline = whole.map(|whole| core.clock.deadline_from(record.exchange.time, whole));
 
@@ -55,8 +61,15 @@ pub async fn forward(record: &mut Record, onward: Onward) -> Result<Reply, Rejec
     if let Some(deadline) = deadline {
         reply.body = reply.body.with_deadline(deadline);
     }
-    if record.is_grpc {
+    if record.speaks_grpc() {
         reply.body = reply.body.with_farewell(grpc::farewell);
+    }
+    let call = record
+        .exchange
+        .grpc_web
+        .filter(|_| reply.head.headers.get_str(CONTENT_TYPE).and_then(format_of_grpc).is_some());
+    if let Some(call) = call {
+        reply.body = grpc_web::response(reply.body, call);
     }
     Ok(reply)
 }

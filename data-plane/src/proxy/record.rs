@@ -77,6 +77,11 @@ impl Record {
         })
     }
 
+    /// The client speaks gRPC, or gRPC-Web where that is taken for it.
+    pub fn speaks_grpc(&self) -> bool {
+        self.is_grpc || self.exchange.grpc_web.is_some()
+    }
+
     pub fn rejected(&mut self, rejection: &Rejection) {
         self.code = Some(rejection.code);
     }

@@ -34,7 +34,7 @@ struct Problem<'a> {
 /// The answer for a request that was rejected.
 pub fn reply(rejection: &Rejection, record: &mut Record) -> Reply {
     record.rejected(rejection);
-    if record.is_grpc {
+    if record.speaks_grpc() {
         return grpc_reply(rejection);
     }
     let body = problem(rejection, record.exchange.request_id().to_str().unwrap_or_default());

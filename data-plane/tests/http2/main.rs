@@ -6,6 +6,7 @@ mod downgrade;
 mod floods;
 mod frames;
 mod grpc;
+mod grpc_web;
 mod strict;
 #[path = "../support/mod.rs"]
 mod support;
