@@ -14,6 +14,7 @@ use model::resource::{Key, Kind};
 use model::snapshot::Snapshot;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::current::Current;
 use crate::listener::places::Places;
@@ -25,8 +26,12 @@ use crate::telemetry::Telemetry;
 
 pub(crate) mod core;
 mod ports;
+pub(crate) mod supervision;
+#[cfg(test)]
+mod tests;
 
 use self::core::{Opening, Order};
+use self::supervision::Post;
 
 /// What blocks is looking up names and reading certificates: seldom, and better queued than on hundreds of threads
 /// when a name server is slow.
@@ -43,6 +48,7 @@ struct Shared {
     open: tokio::sync::Mutex<HashMap<SocketAddr, Open>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     ticket_keys: TicketKeys,
+    broken: CancellationToken,
 }
 
 /// What all cores share of an open address.
@@ -55,22 +61,44 @@ impl Cores {
     /// Starts the threads. Nothing listens before the first snapshot.
     pub fn start(settings: &Settings, telemetry: &Telemetry) -> std::io::Result<Self> {
         let retire = start_retirement()?;
+        let (failed, failures) = std::sync::mpsc::channel();
+        let broken = CancellationToken::new();
         let mut orders = Vec::new();
         let mut threads = Vec::new();
         for number in 0..settings.cores.get() {
             let (order, ordered) = mpsc::unbounded_channel();
-            let (settings, seat, retire) = (settings.clone(), telemetry.seat(), retire.clone());
+            let post = Post {
+                number,
+                settings: settings.clone(),
+                telemetry: telemetry.clone(),
+                retire: retire.clone(),
+                failed: failed.clone(),
+                broken: broken.clone(),
+            };
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
             let thread = std::thread::Builder::new()
                 .name(format!("core-{number}"))
-                .spawn(move || core::run(&runtime, &settings, seat, ordered, retire))?;
+                .spawn(move || supervision::run(&post, &runtime, ordered))?;
             orders.push(order);
             threads.push(thread);
         }
         let open = tokio::sync::Mutex::default();
         let (current, threads, ticket_keys) = (Current::default(), Mutex::new(threads), TicketKeys::alone());
-        Ok(Self(Arc::new(Shared { current, orders, open, threads, ticket_keys })))
+        let shared = Arc::new(Shared { current, orders, open, threads, ticket_keys, broken });
+        let weak = Arc::downgrade(&shared);
+        std::thread::Builder::new().name("core-watch".into()).spawn(move || {
+            for number in failures {
+                let Some(shared) = weak.upgrade() else { return };
+                shared.open_again(number);
+            }
+        })?;
+        Ok(Self(shared))
+    }
+
+    /// Waits until the cores keep failing: then the node should end.
+    pub async fn broken(&self) {
+        self.0.broken.cancelled().await;
     }
 
     /// The snapshot that is served.
@@ -163,6 +191,25 @@ impl Adopt for Cores {
 
     fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
         Cores::use_ticket_keys(self, secrets);
+    }
+}
+
+impl Shared {
+    /// Gives a core that has taken the place of another the snapshot, and sockets on the addresses that are open.
+    fn open_again(&self, number: usize) {
+        let open = self.open.blocking_lock();
+        let Some(snapshot) = self.current.load() else { return };
+        let listeners = snapshot.listeners.iter().filter(|(_, listener)| listener.enabled);
+        let openings = listeners.filter_map(|(slot, listener)| {
+            let Open { tls, places } = open.get(&listener.bind)?;
+            let sockets = ports::open(listener.bind, 1, open.keys()).unwrap_or_else(|fault| {
+                tracing::error!(core = number, error = fault.message, "a core cannot listen again");
+                Vec::new()
+            });
+            Some(Opening { address: listener.bind, slot, tls: tls.clone(), places: places.clone(), sockets })
+        });
+        let (openings, (done, _)) = (openings.collect(), oneshot::channel());
+        let _ = self.orders[number].send(Order::Serve { snapshot: snapshot.clone(), openings, done });
     }
 }
 

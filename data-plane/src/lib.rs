@@ -42,6 +42,8 @@ pub enum RunError {
     Start(#[from] io::Error),
     #[error(transparent)]
     Sync(#[from] sync::StartError),
+    #[error("a core of the node kept ending by panics, which the log tells of")]
+    Cores,
 }
 
 fn held_by(holder: Option<&PortHolder>) -> String {
@@ -61,7 +63,10 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let following = tasks.spawn(sync.run(stop_sync.clone()));
     tasks.spawn(node_port::serve(node_port, telemetry.clone(), stop_node_port.clone()));
 
-    shutdown.cancelled().await;
+    let is_broken = tokio::select! {
+        () = shutdown.cancelled() => false,
+        () = cores.broken() => true,
+    };
     telemetry.node.drain();
     tracing::info!("draining: the node is not ready from now on");
     tokio::time::sleep(settings.drain.delay).await;
@@ -72,7 +77,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     tasks.close();
     tasks.wait().await;
     telemetry.finish();
-    Ok(())
+    if is_broken { Err(RunError::Cores) } else { Ok(()) }
 }
 
 async fn open_node_port(address: SocketAddr) -> Result<TcpListener, RunError> {

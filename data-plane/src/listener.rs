@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::cores::core::{Core, Opening};
+use crate::cores::supervision::run_part;
 
 pub mod connection;
 mod frames;
@@ -61,7 +62,7 @@ impl OpenListener {
             accepting: RefCell::default(),
         });
         let socket = TcpListener::from_std(socket).expect("sockets are opened for this");
-        let accepting = tokio::task::spawn_local(accept(core.clone(), listener.clone(), socket));
+        let accepting = run_part(&core.failed, accept(core.clone(), listener.clone(), socket));
         listener.accepting.replace(Some(accepting));
         listener
     }

@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use model::slots::Slot;
 use model::snapshot::Snapshot;
-use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::LocalSet;
 
+use super::supervision::run_part;
 use crate::clock::Clock;
 use crate::http1::Date;
 use crate::listener::OpenListener;
@@ -42,6 +41,9 @@ pub enum Order {
         done: oneshot::Sender<()>,
     },
     Stop,
+    /// Fails as the loop of a core never should.
+    #[cfg(test)]
+    Fail,
 }
 
 /// An address that should be open.
@@ -78,21 +80,20 @@ pub struct Core {
     outgoing: RefCell<Vec<(Weak<Snapshot>, Arc<Snapshot>)>>,
     serving: RefCell<Arc<Snapshot>>,
     retire: Sender<Arc<Snapshot>>,
+    /// A part of the core itself has ended by a panic.
+    pub failed: Rc<Notify>,
 }
 
-/// The life of a core's thread, on its runtime.
-pub fn run(
-    runtime: &Runtime,
+/// The life of a core, on the runtime of its thread.
+pub async fn run(
     settings: &Settings,
     seat: Seat,
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: &mut mpsc::UnboundedReceiver<Order>,
     retire: Sender<Arc<Snapshot>>,
 ) {
-    LocalSet::new().block_on(runtime, async move {
-        let core = Core::new(settings, seat, retire);
-        tokio::task::spawn_local(core.clock.clone().run());
-        core.obey(orders).await;
-    });
+    let core = Core::new(settings, seat, retire);
+    run_part(&core.failed, core.clock.clone().run());
+    core.obey(orders).await;
 }
 
 impl Core {
@@ -112,6 +113,7 @@ impl Core {
             outgoing: RefCell::default(),
             serving: RefCell::default(),
             retire,
+            failed: Rc::default(),
         })
     }
 
@@ -121,11 +123,12 @@ impl Core {
         self.snapshot.borrow().clone()
     }
 
-    async fn obey(self: &Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn obey(self: &Rc<Self>, orders: &mut mpsc::UnboundedReceiver<Order>) {
         let mut sweep = self.clock.deadline(SWEEP);
         loop {
             let order = tokio::select! {
                 order = orders.recv() => order,
+                () = self.failed.notified() => panic!("a part of the core ended by a panic"),
                 () = &mut sweep => {
                     sweep.reset(SWEEP);
                     self.upstreams.sweep(&self.snapshot());
@@ -139,6 +142,8 @@ impl Core {
                     let _ = done.send(());
                 }
                 Some(Order::Drain { done }) => self.drain(done).await,
+                #[cfg(test)]
+                Some(Order::Fail) => panic!("as it was told to"),
                 Some(Order::Stop) | None => return,
             }
         }

@@ -21,6 +21,7 @@ pub async fn render(telemetry: &Telemetry) -> String {
         process: process::used(),
         configuration: node.configuration(),
         draining: node.is_draining(),
+        core_failures: node.core_failures(),
         log_lines_dropped: telemetry.log_lines_dropped(),
     };
     let mut registry = Registry::default();
@@ -36,6 +37,7 @@ struct Reading {
     process: ProcessUse,
     configuration: Status,
     draining: bool,
+    core_failures: u64,
     log_lines_dropped: u64,
 }
 
@@ -80,6 +82,8 @@ impl Reading {
         out.gauges("sluice_draining", "Whether the node is on its way out", None, draining)?;
         let dropped = [(Labels::new(), self.log_lines_dropped)];
         out.counters("sluice_access_log_dropped", "Log lines given up for a slow reader", None, dropped)?;
+        let failures = [(Labels::new(), self.core_failures)];
+        out.counters("sluice_core_failures", "Cores that ended by a panic and were replaced", None, failures)?;
         let ProcessUse { resident_bytes, cpu_seconds, open_files } = self.process;
         let memory = gauge(resident_bytes as f64);
         out.gauges("process_resident_memory", "Resident memory of the process", Some(&Unit::Bytes), memory)?;

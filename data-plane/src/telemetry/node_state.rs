@@ -1,7 +1,7 @@
 //! What the node knows of its own condition: which configuration it serves and how fresh that is, and whether it
 //! is on its way out. Written by whoever follows `sync` and at shutdown, read by the node port.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -11,11 +11,12 @@ use crate::sync::Status;
 pub struct NodeState {
     configuration: Mutex<Status>,
     draining: AtomicBool,
+    core_failures: AtomicU64,
 }
 
 impl NodeState {
     pub(super) fn new() -> Self {
-        Self { configuration: Mutex::default(), draining: AtomicBool::new(false) }
+        Self { configuration: Mutex::default(), draining: AtomicBool::new(false), core_failures: AtomicU64::new(0) }
     }
 
     /// The stream of configuration has come to this.
@@ -26,6 +27,16 @@ impl NodeState {
     /// The node takes no further requests: it is not ready from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// A core has ended by a panic.
+    pub fn core_failed(&self) {
+        self.core_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn core_failures(&self) -> u64 {
+        self.core_failures.load(Ordering::Relaxed)
     }
 
     #[must_use]
