@@ -7,7 +7,6 @@ use model::exchange::ResponseHead;
 use model::fields::Fields;
 use model::policy::Chain;
 use model::rejection::Rejection;
-use model::router;
 use model::snapshot::{Action, FixedResponse};
 
 use crate::body::Body;
@@ -22,6 +21,7 @@ pub mod intake;
 pub mod mirror;
 pub mod record;
 pub mod reject;
+mod spelling;
 
 use intake::{Intake, Received};
 use record::Record;
@@ -34,12 +34,12 @@ pub struct Reply {
 
 /// Answers one request.
 pub async fn answer(connection: &Rc<Connection>, request: Received, body: Body) -> Reply {
-    let Intake { head, client, version, upgrade, body, fault } = intake::take(request, body, connection);
+    let Intake { head, client, version, upgrade, body, spelled, fault } = intake::take(request, body, connection);
     let mut record = Record::begin(connection, head, client, version);
     let mut chain = Chain::default();
     let passed = match fault {
         Some(rejection) => Err(rejection),
-        None => pass(&mut record, &mut chain, forward::Onward { body, upgrade }).await,
+        None => pass(&mut record, &mut chain, spelled, forward::Onward { body, upgrade }).await,
     };
     let mut reply = passed.unwrap_or_else(|rejection| reject::reply(&rejection, &mut record));
     if record.is_filtered {
@@ -51,19 +51,19 @@ pub async fn answer(connection: &Rc<Connection>, request: Received, body: Body) 
 }
 
 /// Finds the route, runs the policies, and gets the answer that it leads to.
-async fn pass(record: &mut Record, chain: &mut Chain, onward: forward::Onward) -> Result<Reply, Rejection> {
+async fn pass(
+    record: &mut Record,
+    chain: &mut Chain,
+    spelled: Option<Box<spelling::Received>>,
+    onward: forward::Onward,
+) -> Result<Reply, Rejection> {
     let exchange = &mut record.exchange;
     let snapshot = exchange.snapshot.clone();
     let listener = exchange.listener.and_then(|slot| snapshot.listeners.get(slot));
-    let found = snapshot.router.find(&router::Request {
-        listener: exchange.listener,
-        source: Some(exchange.client.address.ip()),
-        host: &exchange.request.host,
-        path: exchange.request.target.path(),
-        method: &exchange.request.method,
-        headers: &exchange.request.headers,
-        query: exchange.request.target.query(),
-    });
+    let found = match spelled {
+        None => snapshot.router.find(&exchange.asks()),
+        Some(spelled) => spelled.find(&snapshot, exchange)?,
+    };
     exchange.route = found.map(|found| found.route);
     let route = exchange.route.and_then(|slot| snapshot.routes.get(slot));
     if let Some((service, backend)) = route.and_then(|route| route.draw_service(fastrand::u64(..))) {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_plane::telemetry::Telemetry;
 use http_body_util::BodyExt;
 use model::config::Edit;
 use model::resource::Kind;
@@ -342,4 +343,51 @@ async fn copies_under_way_are_bounded() {
         counts.is_some_and(|counts| counts.mirrored == 128 && counts.mirror_drops.get("too-many") == Some(&72))
     })
     .await;
+}
+
+/// What the service gets is what the route was found by and what the log says, whether the path is kept or canonical.
+#[tokio::test]
+async fn a_path_that_is_kept_reaches_the_service_as_it_came() {
+    let address = backend::echo().await;
+    let log = support::Log::default();
+    let edits = vec![
+        mirrored("echo", address),
+        put(Kind::Route, "kept", json!({"paths": ["/kept"], "normalize_path": false, "service": "echo"})),
+        put(Kind::Route, "secret", json!({"paths": ["/kept/secret"], "respond": {"status": 403}})),
+        put(Kind::Route, "all", json!({"service": "echo"})),
+    ];
+    let node = Node::start_telling(settings(), Telemetry::with_log_to(Box::new(log.clone())).unwrap(), edits).await;
+    for (target, got) in [
+        ("/kept/a%2Fb//c/./%7Ed?q=%2F", "/kept/a%2Fb//c/./%7Ed?q=%2F"),
+        ("/kept/x", "/kept/x"),
+        ("/other//x/%7Ed?q=%2F", "/other/x/~d?q=%2F"),
+        ("/kept/../other", "/other"),
+    ] {
+        assert_eq!(echoed(&get(&node, target, "").await)["target"], got, "{target}");
+    }
+    for (target, status) in [
+        ("/kept//secret", 403),
+        ("/kept/%73ecret/x", 403),
+        ("/x/../kept/secret", 403),
+        ("/kept/secret/a%2Fb", 400),
+        ("/other/a%2Fb", 400),
+        ("//kept/a", 400),
+    ] {
+        let answer = get(&node, target, "").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {answer}");
+    }
+    node.until_counted(|shard| shard.requests_ended == 10).await;
+    let paths = within(async {
+        loop {
+            let paths: Vec<_> = log.lines().iter().map(|line| line["path"].clone()).collect();
+            if paths.len() == 10 {
+                return paths;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    for kept in ["/kept/a%2Fb//c/./%7Ed", "/other/x/~d", "/other"] {
+        assert!(paths.contains(&json!(kept)), "{kept}: {paths:?}");
+    }
 }

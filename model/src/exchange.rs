@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::fields::Fields;
 use crate::policy::grpc_web;
+use crate::router;
 use crate::slots::Slot;
 use crate::snapshot::{Consumer, Route, Service, Snapshot};
 
@@ -109,6 +110,15 @@ impl Exchange {
             entropy,
             response_fields: Vec::new(),
         }
+    }
+
+    /// What routing looks at.
+    #[must_use]
+    pub fn asks(&self) -> router::Request<'_> {
+        let RequestHead { method, host, target, headers } = &self.request;
+        let source = Some(self.client.address.ip());
+        let (path, query) = (target.path(), target.query());
+        router::Request { listener: self.listener, source, host, path, method, headers, query }
     }
 
     #[must_use]

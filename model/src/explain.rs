@@ -15,7 +15,7 @@ use crate::resource::service::Timeouts;
 use crate::router::explain::{Because, Candidate, Trace, Verdict};
 use crate::router::{Request, host, path};
 use crate::slots::Slot;
-use crate::snapshot::{Action, Listener, Route, Service, Snapshot};
+use crate::snapshot::{Action, Listener, Route, Service, Snapshot, Spelling};
 use crate::value::Span;
 use filters::Asked;
 use http::HeaderValue;
@@ -40,6 +40,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
     let mut explanation = Explanation {
         path: PathExplained {
             steps: steps.into_iter().map(|(step, path)| PathStep { step, path }).collect(),
+            counts: None,
             refused: path.as_ref().err().and_then(|fault| refused(fault.code(), fault.detail())),
         },
         host: HostExplained {
@@ -55,16 +56,28 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
         other_values: 0,
         outcomes: Vec::new(),
     };
-    let (Ok(path), Ok(host)) = (path, host) else { return Ok(explanation) };
-    let trace = snapshot.router.explain(&Request {
+    let Ok(host) = host else { return Ok(explanation) };
+    let request = |path| Request {
         listener: listener.map(|(slot, _)| slot),
         source: question.source.map(|address| address.to_canonical()),
         host: &host,
-        path: &path,
+        path,
         method: &question.method.0,
         headers: &fields,
         query: url.query,
-    });
+    };
+    let canonical = path.as_deref().map_err(|fault| *fault);
+    let path = match snapshot.find_spelled(&request(url.path), url.path, canonical) {
+        Ok((_, Spelling::Canonical)) => path.unwrap_or_default(),
+        Ok((_, Spelling::Received)) => url.path.to_owned(),
+        Err(fault) => {
+            explanation.path.refused = refused(fault.code(), fault.detail());
+            return Ok(explanation);
+        }
+    };
+    explanation.path.refused = None;
+    explanation.path.counts = Some(path.clone());
+    let trace = snapshot.router.explain(&request(&path));
     let Trace { found, candidates, omitted, other_values } = trace;
     let route = found.and_then(|found| snapshot.routes.get(found.route));
     explanation.route = route.map(|route| route.name.clone());

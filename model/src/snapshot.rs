@@ -25,10 +25,12 @@ use crate::value::Percentage;
 
 mod compile;
 mod edge;
+mod spelling;
 mod ties;
 mod tls;
 
 pub use edge::{Forwarding, ProxyHeaders};
+pub use spelling::Spelling;
 pub use tls::{CaBundle, Certificate, ClientCertificates, EndpointTls, ListenerTls};
 
 /// The compiled form of one revision of one gateway.
@@ -50,6 +52,8 @@ pub struct Snapshot {
     keys: HashMap<KeyHash, Slot>,
     /// Listener addresses in use, to find two that want the same.
     addresses: HashMap<SocketAddr, Name>,
+    /// How many routes keep the path as it came.
+    routes_keeping_path: usize,
     /// The services that hold a certificate or a CA bundle, which change with it.
     holders: HashMap<Key, OrdSet<Name>>,
 }
@@ -110,6 +114,7 @@ pub struct Route {
 struct RouteSettings {
     timeouts: RouteTimeouts,
     policies: Arc<[Step]>,
+    keeps_path: bool,
     filters: Option<Filters>,
     mirrors: Box<[Mirror]>,
 }
@@ -211,6 +216,12 @@ impl Route {
     #[must_use]
     pub fn timeouts(&self) -> RouteTimeouts {
         self.settings.as_ref().map_or_else(RouteTimeouts::default, |settings| settings.timeouts)
+    }
+
+    /// The path counts as it came, and not in its canonical form: see [`Spelling`].
+    #[must_use]
+    pub fn keeps_path(&self) -> bool {
+        self.settings.as_ref().is_some_and(|settings| settings.keeps_path)
     }
 
     /// What it changes in every request and response.

@@ -118,6 +118,9 @@ fn show(explanation: &Explanation) -> anyhow::Result<()> {
         }
         last = Some(&step.path);
     }
+    if let Some(counts) = path.counts.as_ref().filter(|counts| last != Some(*counts)) {
+        row("path", format!("{counts} (counts as it came)"));
+    }
     row("host", host.canonical.clone().unwrap_or_else(|| host.received.clone()));
     row("listener", listener.as_ref().map_or_else(|| "none, or one of several".to_owned(), ToString::to_string));
     for refused in [&path.refused, &host.refused].into_iter().flatten() {

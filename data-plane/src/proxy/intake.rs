@@ -10,10 +10,11 @@ use model::exchange::{Client, RequestHead};
 use model::fields::{Fields, plain_text};
 use model::rejection::Rejection;
 use model::resource::listener::Limits;
+use model::router::path::PathFault;
 use model::router::{host, path};
 
 use super::fields::{self, Survey};
-use super::forwarded;
+use super::{forwarded, spelling};
 use crate::body::{Body, Failure};
 use crate::listener::connection::Connection;
 use crate::upstream::UpstreamError;
@@ -35,6 +36,8 @@ pub struct Intake {
     /// The protocol that the client would like to switch to.
     pub upgrade: Option<HeaderValue>,
     pub body: Body,
+    /// The target as it came, if its path came in another spelling than the canonical one.
+    pub spelled: Option<Box<spelling::Received>>,
     /// Why it goes no further; the head holds what could be read of it.
     pub fault: Option<Rejection>,
 }
@@ -52,11 +55,11 @@ pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Inta
         .and_then(|host| Ok((host, read_target(&uri)?)));
     fields::join_cookies(&mut headers, &survey, version);
     let client = forwarded::settle(&mut headers, &survey, connection);
-    let (host, target, fault) = match read {
+    let (host, (target, spelled), fault) = match read {
         Ok((host, target)) => (host, target, None),
-        Err(rejection) => (String::new(), PathAndQuery::from_static("/"), Some(rejection)),
+        Err(rejection) => (String::new(), (PathAndQuery::from_static("/"), None), Some(rejection)),
     };
-    Intake { head: RequestHead { method, host, target, headers }, client, version, upgrade, body, fault }
+    Intake { head: RequestHead { method, host, target, headers }, client, version, upgrade, body, spelled, fault }
 }
 
 fn check_bounds(survey: &Survey, uri: &Uri, body: u64, limits: &Limits) -> Result<(), Rejection> {
@@ -137,13 +140,16 @@ fn check_directed(host: String, connection: &Connection) -> Result<String, Rejec
     }
 }
 
-/// The canonical path with the query as it came.
-fn read_target(uri: &Uri) -> Result<PathAndQuery, Rejection> {
-    let canonical = path::canonical(uri.path()).map_err(|fault| bad(fault.code(), fault.detail()))?;
-    let rebuilt = match (canonical, uri.path_and_query(), uri.query()) {
-        (Cow::Borrowed(_), Some(as_it_came), _) => return Ok(as_it_came.clone()),
-        (path, _, None) => PathAndQuery::try_from(path.as_ref()),
-        (path, _, Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")),
+/// The canonical path with the query as it came, and the target as it came if that is another.
+fn read_target(uri: &Uri) -> Result<(PathAndQuery, Option<Box<spelling::Received>>), Rejection> {
+    let Some(as_it_came) = uri.path_and_query() else { return Err(spelling::refused(PathFault::NotAbsolute)) };
+    let spelled = |fault| Some(Box::new(spelling::Received { target: as_it_came.clone(), fault }));
+    let rebuilt = match (path::canonical(uri.path()), uri.query()) {
+        (Ok(Cow::Borrowed(_)), _) => return Ok((as_it_came.clone(), None)),
+        (Err(fault), _) => return Ok((PathAndQuery::from_static("/"), spelled(Some(fault)))),
+        (Ok(path), None) => PathAndQuery::try_from(path.as_ref()),
+        (Ok(path), Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")),
     };
-    rebuilt.map_err(|_| bad("path-invalid", "The path is no valid path."))
+    let target = rebuilt.map_err(|_| bad("path-invalid", "The path is no valid path."))?;
+    Ok((target, spelled(None)))
 }

@@ -67,6 +67,10 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PathExplained {
     pub steps: Vec<PathStep>,
+    /// The path that counts: the canonical one, or the received one where the route says `normalize_path: false`; absent if
+    /// the path or the host is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<String>,
     /// Why it is refused with 400; absent if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedBecause>,

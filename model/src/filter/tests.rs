@@ -236,6 +236,12 @@ fn what_cannot_work_is_refused_when_it_is_written() {
             "/mirrors/0/fraction invalid-value",
         ),
         (json!({"service": "a", "mirrors": [{"service": "b"}]}), "/mirrors/0/service unknown-reference"),
+        (
+            json!({"paths": ["/a"], "service": "a", "normalize_path": false, "rewrite": {"path": {"replace_full": "/b"}}}),
+            "/rewrite/path conflicting-fields",
+        ),
+        (json!({"paths": ["/a%2Fb"], "service": "a"}), "/paths/0 invalid-path"),
+        (json!({"paths": ["/%41"], "service": "a", "normalize_path": false}), "/paths/0 invalid-path"),
         (json!({"backends": [{"service": "b"}]}), "/backends/0/service unknown-reference"),
     ] {
         let problems = with_route(spec.clone()).err().unwrap_or_else(|| panic!("{spec} is taken"));

@@ -49,6 +49,12 @@ pub struct Route {
     /// Only requests that came in there. Default: every listener.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Name>,
+    /// `false`: the path counts as it came, for matching, policies, the log and the service, and nothing in it is refused: for
+    /// services that tell apart what the canonical path does not, such as `a%2Fb`. A request whose path has a canonical
+    /// form must match by that as well, so that what another route gets in one spelling it gets in all of them.
+    /// Default: true, the canonical path (RFC 3986 section 6.2.2) counts.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub normalize_path: bool,
     /// Decides between routes that are equally specific: the higher wins. Default: 0.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
@@ -166,7 +172,7 @@ impl Written for Route {
         self.check_destination(faults);
         self.check_changes(faults);
         for (index, pattern) in self.paths.iter().enumerate() {
-            if let Some(fault) = pattern.check() {
+            if let Some(fault) = pattern.check(self.normalize_path) {
                 faults.push(fault.below(&format!("/paths/{index}")));
             }
         }
@@ -241,6 +247,9 @@ impl Route {
             backend.rewrite.check(&format!("/backends/{index}/rewrite"), &self.paths, faults);
         }
         mirror::check(&self.mirrors, faults);
+        if !self.normalize_path {
+            self.check_kept_path(faults);
+        }
         let answers = match (&self.respond, &self.redirect) {
             (Some(_), _) => "respond",
             (_, Some(_)) => "redirect",
@@ -254,6 +263,24 @@ impl Route {
         for (field, _) in forwards.iter().filter(|(_, is_default)| !is_default) {
             let message = format!("`{field}` is for a service, and `{answers}` lets no request go to one");
             faults.push(Fault::new(format!("/{field}"), "conflicting-fields", message).hint("write one of the two"));
+        }
+    }
+
+    /// A path that is kept as it came is not rewritten, which takes a canonical one.
+    fn check_kept_path(&self, faults: &mut Vec<Fault>) {
+        let mut conflict = |pointer: String, path: &PathRewrite| {
+            if !is_default(path) {
+                let message = "a path that counts as it came cannot be rewritten";
+                let fault = Fault::new(pointer, "conflicting-fields", message);
+                faults.push(fault.hint("leave `normalize_path: false` or the new path away"));
+            }
+        };
+        conflict("/rewrite/path".to_owned(), &self.rewrite.path);
+        if let Some(redirect) = &self.redirect {
+            conflict("/redirect/path".to_owned(), &redirect.path);
+        }
+        for (index, backend) in self.backends.iter().enumerate() {
+            conflict(format!("/backends/{index}/rewrite/path"), &backend.rewrite.path);
         }
     }
 

@@ -40,6 +40,8 @@ pub enum PathFault {
     AboveRoot,
     /// A segment such as `..;x`, which some servers read as `..` with a parameter.
     DotSegmentParameter,
+    /// A route keeps the path as it came, and the spelling that came does not lead to it.
+    LeadsElsewhere,
 }
 
 impl PathFault {
@@ -56,6 +58,7 @@ impl PathFault {
             Self::DoubleEncoded => "path-double-encoded",
             Self::AboveRoot => "path-above-root",
             Self::DotSegmentParameter => "path-dot-segment-parameter",
+            Self::LeadsElsewhere => "path-leads-elsewhere",
         }
     }
 
@@ -72,6 +75,7 @@ impl PathFault {
             Self::DoubleEncoded => "The path is percent-encoded twice.",
             Self::AboveRoot => "The path climbs above the root.",
             Self::DotSegmentParameter => "The path holds a dot segment with a parameter.",
+            Self::LeadsElsewhere => "The path leads elsewhere than its canonical form.",
         }
     }
 }

@@ -117,6 +117,7 @@ impl Snapshot {
                 if let (Ok(Resource::Route(written)), Some(slot)) = (before.parse(Kind::Route), self.routes.slot(name))
                 {
                     self.router.remove(&written, slot);
+                    self.routes_keeping_path -= usize::from(!written.normalize_path);
                 }
                 is_gone.then(|| self.routes.remove(name));
             }
@@ -293,15 +294,18 @@ impl Snapshot {
             Some(Mirror { service: self.services.slot(&mirror.service)?, fraction: mirror.fraction })
         };
         let mirrors: Box<[Mirror]> = mirrors.filter_map(mirror).collect();
-        let has_settings = !written.policies.is_empty() || !mirrors.is_empty() || timeouts != RouteTimeouts::default();
+        let keeps_path = !written.normalize_path;
+        let has_settings =
+            keeps_path || !written.policies.is_empty() || !mirrors.is_empty() || timeouts != RouteTimeouts::default();
         let settings = if has_settings || !matches!(filters, Ok(None)) {
             let policies = self.steps(&written.policies)?;
-            Some(Arc::new(RouteSettings { timeouts, policies, filters: filters?, mirrors }))
+            Some(Arc::new(RouteSettings { timeouts, policies, keeps_path, filters: filters?, mirrors }))
         } else {
             None
         };
         let compiled = Route { name: name.clone(), action: action?, settings };
         let slot = self.routes.put(compiled);
+        self.routes_keeping_path += usize::from(!written.normalize_path);
         if written.enabled {
             let listeners: Vec<Slot> =
                 written.listeners.iter().filter_map(|listener| self.listeners.slot(listener)).collect();

@@ -218,6 +218,10 @@ fn route(draw: &mut Draw<'_>) -> Value {
         _ if draw.one_in(2) => spec.insert("redirect".into(), json!({"scheme": "https", "status": 308})),
         _ => spec.insert("respond".into(), json!({"status": 200 + draw.below(2), "body": "here\n"})),
     };
+    if draw.one_in(8) {
+        spec.insert("normalize_path".into(), false.into());
+        return spec.into();
+    }
     if !spec.contains_key("respond") && !spec.contains_key("redirect") {
         spec.insert("rewrite".into(), rewrite(draw));
         let mirrors = draw.some(&services).into_iter();

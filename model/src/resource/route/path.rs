@@ -56,20 +56,20 @@ impl PathPattern {
     }
 
     /// What is wrong with it. Patterns are compared with canonical paths, so one that is not canonical could
-    /// never match.
-    pub(super) fn check(&self) -> Option<Fault> {
+    /// never match; but where the path counts as it came, one that has no canonical form may be meant.
+    pub(super) fn check(&self, normalizes: bool) -> Option<Fault> {
         let text = self.as_str();
         if text.len() > MAX_PATH_BYTES {
             return never(text, "is longer than any request may be", "use 8 KiB at most");
         }
         match self {
-            Self::Prefix(path) | Self::Exact(path) => check_path(path, path),
+            Self::Prefix(path) | Self::Exact(path) => check_path(path, path, normalizes),
             Self::Template(text) => {
                 let sample = match template::sample(text) {
                     Ok(sample) => sample,
                     Err((message, hint)) => return never(text, &message, hint),
                 };
-                check_path(text, &sample)
+                check_path(text, &sample, normalizes)
             }
             Self::Regex(text) => check_regex(text),
         }
@@ -81,7 +81,7 @@ fn never(text: &str, why: &str, hint: &str) -> Option<Fault> {
 }
 
 /// `path` is one that `text` matches.
-fn check_path(text: &str, path: &str) -> Option<Fault> {
+fn check_path(text: &str, path: &str, normalizes: bool) -> Option<Fault> {
     if !path.starts_with('/') {
         return never(text, "does not begin with a slash", "write `/orders`");
     }
@@ -100,7 +100,12 @@ fn check_path(text: &str, path: &str) -> Option<Fault> {
             };
             never(text, "holds a character that no path has", hint)
         }
-        Err(fault) => never(text, &format!("is refused in requests: {fault}"), "write the path as the service sees it"),
+        Err(_) if !normalizes => None,
+        Err(fault) => never(
+            text,
+            &format!("is refused in requests: {fault}"),
+            "write the path as the service sees it, or `normalize_path: false`",
+        ),
     }
 }
 
