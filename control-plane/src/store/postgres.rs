@@ -8,10 +8,13 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 
-use super::{
-    Announcement, Head, Loaded, RecordRow, ResourceChange, ResourceRow, Revision, RevisionRecord, RevisionRow, Store,
-    StoreError, StoredToken, TicketKey, changes, hash_to_column, head_from_row, record_from_row, resource_from_row,
+use super::rows::{
+    RecordRow, ResourceRow, RevisionRow, hash_to_column, head_from_row, record_from_row, resource_from_row,
     revision_from_row, ticket_key_from_row, to_column, token_from_row,
+};
+use super::{
+    Announcement, Head, Loaded, ResourceChange, Revision, RevisionRecord, Store, StoreError, StoredToken, TicketKey,
+    changes, sql,
 };
 
 mod listen;
@@ -92,7 +95,7 @@ impl Store for PostgresStore {
 
     async fn ensure_gateway(&self, gateway: &str) -> Result<(), StoreError> {
         bounded(async {
-            let insert = sqlx::query("INSERT INTO gateways (name) VALUES ($1) ON CONFLICT DO NOTHING");
+            let insert = sqlx::query(sql::ADD_GATEWAY);
             insert.bind(gateway).execute(&self.pool).await?;
             Ok(())
         })
@@ -110,18 +113,11 @@ impl Store for PostgresStore {
             if head.is_none() {
                 return Err(StoreError::UnknownGateway(gateway.to_owned()));
             }
-            let used: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM resources WHERE gateway = $1)")
-                .bind(gateway)
-                .fetch_one(&mut *transaction)
-                .await?;
+            let used: bool = sqlx::query_scalar(sql::HAS_RESOURCES).bind(gateway).fetch_one(&mut *transaction).await?;
             if used {
                 return Ok(false);
             }
-            for removal in [
-                "DELETE FROM ticket_keys WHERE gateway = $1",
-                "DELETE FROM revisions WHERE gateway = $1",
-                "DELETE FROM gateways WHERE name = $1",
-            ] {
+            for removal in sql::REMOVE_GATEWAY {
                 sqlx::query(removal).bind(gateway).execute(&mut *transaction).await?;
             }
             transaction.commit().await?;
@@ -132,7 +128,7 @@ impl Store for PostgresStore {
 
     async fn head(&self, gateway: &str) -> Result<Head, StoreError> {
         bounded(async {
-            let row = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&self.pool).await?;
+            let row = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&self.pool).await?;
             head_from_row(gateway, row)
         })
         .await
@@ -141,13 +137,9 @@ impl Store for PostgresStore {
     async fn load(&self, gateway: &str) -> Result<Loaded, StoreError> {
         bounded(async {
             let mut snapshot = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
-            let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *snapshot).await?;
+            let head = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&mut *snapshot).await?;
             let head = head_from_row(gateway, head)?;
-            let rows: Vec<ResourceRow> =
-                sqlx::query_as("SELECT kind, name, created, spec FROM resources WHERE gateway = $1")
-                    .bind(gateway)
-                    .fetch_all(&mut *snapshot)
-                    .await?;
+            let rows: Vec<ResourceRow> = sqlx::query_as(sql::RESOURCES).bind(gateway).fetch_all(&mut *snapshot).await?;
             let resources = rows.into_iter().map(resource_from_row).collect::<Result<_, _>>()?;
             Ok(Loaded { head, resources })
         })
@@ -160,14 +152,8 @@ impl Store for PostgresStore {
 
     async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
         bounded(async {
-            let row: Option<RecordRow> = sqlx::query_as(
-                "SELECT number, parent, author, message, created_at, digest, change_count, changes
-                 FROM revisions WHERE gateway = $1 AND number = $2",
-            )
-            .bind(gateway)
-            .bind(to_column(number))
-            .fetch_optional(&self.pool)
-            .await?;
+            let row: Option<RecordRow> =
+                sqlx::query_as(sql::REVISION).bind(gateway).bind(to_column(number)).fetch_optional(&self.pool).await?;
             row.map(record_from_row).transpose()
         })
         .await
@@ -175,15 +161,12 @@ impl Store for PostgresStore {
 
     async fn revisions(&self, gateway: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>, StoreError> {
         bounded(async {
-            let rows: Vec<RevisionRow> = sqlx::query_as(
-                "SELECT number, parent, author, message, created_at, digest, change_count
-                 FROM revisions WHERE gateway = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
-            )
-            .bind(gateway)
-            .bind(before.map_or(i64::MAX, to_column))
-            .bind(i64::from(limit))
-            .fetch_all(&self.pool)
-            .await?;
+            let rows: Vec<RevisionRow> = sqlx::query_as(sql::REVISIONS)
+                .bind(gateway)
+                .bind(before.map_or(i64::MAX, to_column))
+                .bind(i64::from(limit))
+                .fetch_all(&self.pool)
+                .await?;
             rows.into_iter().map(revision_from_row).collect()
         })
         .await
@@ -191,15 +174,12 @@ impl Store for PostgresStore {
 
     async fn changes_since(&self, gateway: &str, after: u64, limit: u32) -> Result<Vec<RevisionRecord>, StoreError> {
         bounded(async {
-            let rows: Vec<RecordRow> = sqlx::query_as(
-                "SELECT number, parent, author, message, created_at, digest, change_count, changes
-                 FROM revisions WHERE gateway = $1 AND number > $2 ORDER BY number LIMIT $3",
-            )
-            .bind(gateway)
-            .bind(to_column(after))
-            .bind(i64::from(limit))
-            .fetch_all(&self.pool)
-            .await?;
+            let rows: Vec<RecordRow> = sqlx::query_as(sql::CHANGES_SINCE)
+                .bind(gateway)
+                .bind(to_column(after))
+                .bind(i64::from(limit))
+                .fetch_all(&self.pool)
+                .await?;
             rows.into_iter().map(record_from_row).collect()
         })
         .await
@@ -216,15 +196,13 @@ impl Store for PostgresStore {
 
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {
         bounded(async {
-            sqlx::query(
-                "INSERT INTO tokens (hash, role, name, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-            )
-            .bind(hash_to_column(&token.hash))
-            .bind(token.role.as_str())
-            .bind(&token.name)
-            .bind(time::OffsetDateTime::now_utc())
-            .execute(&self.pool)
-            .await?;
+            sqlx::query(sql::ADD_TOKEN)
+                .bind(hash_to_column(&token.hash))
+                .bind(token.role.as_str())
+                .bind(&token.name)
+                .bind(time::OffsetDateTime::now_utc())
+                .execute(&self.pool)
+                .await?;
             Ok(())
         })
         .await
@@ -232,7 +210,7 @@ impl Store for PostgresStore {
 
     async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
         bounded(async {
-            let rows = sqlx::query_as("SELECT hash, role, name FROM tokens").fetch_all(&self.pool).await?;
+            let rows = sqlx::query_as(sql::TOKENS).fetch_all(&self.pool).await?;
             rows.into_iter().map(token_from_row).collect()
         })
         .await
@@ -246,26 +224,21 @@ impl Store for PostgresStore {
     ) -> Result<Vec<TicketKey>, StoreError> {
         bounded(async {
             let mut transaction = self.pool.begin().await?;
-            sqlx::query("DELETE FROM ticket_keys WHERE gateway = $1 AND period < $2")
+            sqlx::query(sql::REMOVE_TICKET_KEYS)
                 .bind(gateway)
                 .bind(to_column(oldest))
                 .execute(&mut *transaction)
                 .await?;
             for key in fresh {
                 // Waits for a replica that does the same, and then finds that one's.
-                sqlx::query(
-                    "INSERT INTO ticket_keys (gateway, period, secret) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-                )
-                .bind(gateway)
-                .bind(to_column(key.period))
-                .bind(&key.secret[..])
-                .execute(&mut *transaction)
-                .await?;
+                sqlx::query(sql::ADD_TICKET_KEY)
+                    .bind(gateway)
+                    .bind(to_column(key.period))
+                    .bind(&key.secret[..])
+                    .execute(&mut *transaction)
+                    .await?;
             }
-            let rows = sqlx::query_as("SELECT period, secret FROM ticket_keys WHERE gateway = $1 ORDER BY period")
-                .bind(gateway)
-                .fetch_all(&mut *transaction)
-                .await?;
+            let rows = sqlx::query_as(sql::TICKET_KEYS).bind(gateway).fetch_all(&mut *transaction).await?;
             transaction.commit().await?;
             rows.into_iter().map(ticket_key_from_row).collect()
         })
@@ -273,40 +246,33 @@ impl Store for PostgresStore {
     }
 }
 
-const HEAD: &str = "SELECT g.head, r.digest FROM gateways g
-    LEFT JOIN revisions r ON r.gateway = g.name AND r.number = g.head
-    WHERE g.name = $1";
-
 async fn append(pool: &PgPool, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
     let revision = &record.revision;
     let mut transaction = pool.begin().await?;
     // Waits for a writer who is ahead, and then finds that the head is no longer the parent.
-    let moved = sqlx::query("UPDATE gateways SET head = $1 WHERE name = $2 AND head = $3")
+    let moved = sqlx::query(sql::MOVE_HEAD)
         .bind(to_column(revision.number))
         .bind(gateway)
         .bind(to_column(revision.parent))
         .execute(&mut *transaction)
         .await?;
     if moved.rows_affected() == 0 {
-        let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
+        let head = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
         return Err(StoreError::Conflict { head: head_from_row(gateway, head)?.revision });
     }
     change_resources(&mut transaction, gateway, revision.number, &record.changes).await?;
-    sqlx::query(
-        "INSERT INTO revisions (gateway, number, parent, author, message, created_at, digest, change_count, changes)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    )
-    .bind(gateway)
-    .bind(to_column(revision.number))
-    .bind(to_column(revision.parent))
-    .bind(&revision.author)
-    .bind(&revision.message)
-    .bind(revision.created_at)
-    .bind(revision.digest.to_string())
-    .bind(to_column(revision.change_count))
-    .bind(changes::write(&record.changes))
-    .execute(&mut *transaction)
-    .await?;
+    sqlx::query(sql::ADD_REVISION)
+        .bind(gateway)
+        .bind(to_column(revision.number))
+        .bind(to_column(revision.parent))
+        .bind(&revision.author)
+        .bind(&revision.message)
+        .bind(revision.created_at)
+        .bind(revision.digest.to_string())
+        .bind(to_column(revision.change_count))
+        .bind(changes::write(&record.changes))
+        .execute(&mut *transaction)
+        .await?;
     sqlx::query("SELECT pg_notify($1, $2)")
         .bind(CHANNEL)
         .bind(format!("{gateway} {}", revision.number))

@@ -16,10 +16,13 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
 
+use super::rows::{
+    RecordRow, ResourceRow, RevisionRow, hash_to_column, head_from_row, record_from_row, resource_from_row,
+    revision_from_row, ticket_key_from_row, to_column, token_from_row,
+};
 use super::{
-    Announcement, Head, Loaded, RecordRow, ResourceChange, ResourceRow, Revision, RevisionRecord, RevisionRow,
-    SharedNodes, Store, StoreError, StoredToken, TicketKey, changes, hash_to_column, head_from_row, record_from_row,
-    resource_from_row, revision_from_row, ticket_key_from_row, to_column, token_from_row,
+    Announcement, Head, Loaded, ResourceChange, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken,
+    TicketKey, changes, sql,
 };
 
 /// How long a statement waits for another process that writes.
@@ -118,29 +121,19 @@ impl Store for SqliteStore {
     }
 
     async fn ensure_gateway(&self, gateway: &str) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO gateways (name) VALUES (?) ON CONFLICT DO NOTHING")
-            .bind(gateway)
-            .execute(&self.writer)
-            .await?;
+        sqlx::query(sql::ADD_GATEWAY).bind(gateway).execute(&self.writer).await?;
         Ok(())
     }
 
     async fn remove_empty_gateway(&self, gateway: &str) -> Result<bool, StoreError> {
         let mut transaction = self.begin().await?;
-        let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
+        let head = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
         head_from_row(gateway, head)?;
-        let used: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM resources WHERE gateway = ?)")
-            .bind(gateway)
-            .fetch_one(&mut *transaction)
-            .await?;
+        let used: bool = sqlx::query_scalar(sql::HAS_RESOURCES).bind(gateway).fetch_one(&mut *transaction).await?;
         if used {
             return Ok(false);
         }
-        for removal in [
-            "DELETE FROM ticket_keys WHERE gateway = ?",
-            "DELETE FROM revisions WHERE gateway = ?",
-            "DELETE FROM gateways WHERE name = ?",
-        ] {
+        for removal in sql::REMOVE_GATEWAY {
             sqlx::query(removal).bind(gateway).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
@@ -148,20 +141,16 @@ impl Store for SqliteStore {
     }
 
     async fn head(&self, gateway: &str) -> Result<Head, StoreError> {
-        let row = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&self.readers).await?;
+        let row = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&self.readers).await?;
         head_from_row(gateway, row)
     }
 
     async fn load(&self, gateway: &str) -> Result<Loaded, StoreError> {
         // Its first read fixes what the transaction sees.
         let mut snapshot = self.readers.begin().await?;
-        let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *snapshot).await?;
+        let head = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&mut *snapshot).await?;
         let head = head_from_row(gateway, head)?;
-        let rows: Vec<ResourceRow> =
-            sqlx::query_as("SELECT kind, name, created, spec FROM resources WHERE gateway = ?")
-                .bind(gateway)
-                .fetch_all(&mut *snapshot)
-                .await?;
+        let rows: Vec<ResourceRow> = sqlx::query_as(sql::RESOURCES).bind(gateway).fetch_all(&mut *snapshot).await?;
         let resources = rows.into_iter().map(resource_from_row).collect::<Result<_, _>>()?;
         Ok(Loaded { head, resources })
     }
@@ -169,72 +158,57 @@ impl Store for SqliteStore {
     async fn append(&self, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
         let revision = &record.revision;
         let mut transaction = self.begin().await?;
-        let moved = sqlx::query("UPDATE gateways SET head = ? WHERE name = ? AND head = ?")
+        let moved = sqlx::query(sql::MOVE_HEAD)
             .bind(to_column(revision.number))
             .bind(gateway)
             .bind(to_column(revision.parent))
             .execute(&mut *transaction)
             .await?;
         if moved.rows_affected() == 0 {
-            let head = sqlx::query_as(HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
+            let head = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
             return Err(StoreError::Conflict { head: head_from_row(gateway, head)?.revision });
         }
         for chunk in record.changes.chunks(CHUNK) {
             change_resources(&mut transaction, gateway, revision.number, chunk).await?;
         }
-        sqlx::query(
-            "INSERT INTO revisions (gateway, number, parent, author, message, created_at, digest, change_count, changes)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(gateway)
-        .bind(to_column(revision.number))
-        .bind(to_column(revision.parent))
-        .bind(&revision.author)
-        .bind(&revision.message)
-        .bind(revision.created_at)
-        .bind(revision.digest.to_string())
-        .bind(to_column(revision.change_count))
-        .bind(changes::write(&record.changes))
-        .execute(&mut *transaction)
-        .await?;
+        sqlx::query(sql::ADD_REVISION)
+            .bind(gateway)
+            .bind(to_column(revision.number))
+            .bind(to_column(revision.parent))
+            .bind(&revision.author)
+            .bind(&revision.message)
+            .bind(revision.created_at)
+            .bind(revision.digest.to_string())
+            .bind(to_column(revision.change_count))
+            .bind(changes::write(&record.changes))
+            .execute(&mut *transaction)
+            .await?;
         Ok(transaction.commit().await?)
     }
 
     async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
-        let row: Option<RecordRow> = sqlx::query_as(
-            "SELECT number, parent, author, message, created_at, digest, change_count, changes
-             FROM revisions WHERE gateway = ? AND number = ?",
-        )
-        .bind(gateway)
-        .bind(to_column(number))
-        .fetch_optional(&self.readers)
-        .await?;
+        let row: Option<RecordRow> =
+            sqlx::query_as(sql::REVISION).bind(gateway).bind(to_column(number)).fetch_optional(&self.readers).await?;
         row.map(record_from_row).transpose()
     }
 
     async fn revisions(&self, gateway: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>, StoreError> {
-        let rows: Vec<RevisionRow> = sqlx::query_as(
-            "SELECT number, parent, author, message, created_at, digest, change_count
-             FROM revisions WHERE gateway = ? AND number < ? ORDER BY number DESC LIMIT ?",
-        )
-        .bind(gateway)
-        .bind(before.map_or(i64::MAX, to_column))
-        .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await?;
+        let rows: Vec<RevisionRow> = sqlx::query_as(sql::REVISIONS)
+            .bind(gateway)
+            .bind(before.map_or(i64::MAX, to_column))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
         rows.into_iter().map(revision_from_row).collect()
     }
 
     async fn changes_since(&self, gateway: &str, after: u64, limit: u32) -> Result<Vec<RevisionRecord>, StoreError> {
-        let rows: Vec<RecordRow> = sqlx::query_as(
-            "SELECT number, parent, author, message, created_at, digest, change_count, changes
-             FROM revisions WHERE gateway = ? AND number > ? ORDER BY number LIMIT ?",
-        )
-        .bind(gateway)
-        .bind(to_column(after))
-        .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await?;
+        let rows: Vec<RecordRow> = sqlx::query_as(sql::CHANGES_SINCE)
+            .bind(gateway)
+            .bind(to_column(after))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
         rows.into_iter().map(record_from_row).collect()
     }
 
@@ -248,7 +222,7 @@ impl Store for SqliteStore {
     }
 
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO tokens (hash, role, name, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
+        sqlx::query(sql::ADD_TOKEN)
             .bind(hash_to_column(&token.hash))
             .bind(token.role.as_str())
             .bind(&token.name)
@@ -259,7 +233,7 @@ impl Store for SqliteStore {
     }
 
     async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
-        let rows = sqlx::query_as("SELECT hash, role, name FROM tokens").fetch_all(&self.readers).await?;
+        let rows = sqlx::query_as(sql::TOKENS).fetch_all(&self.readers).await?;
         rows.into_iter().map(token_from_row).collect()
     }
 
@@ -270,31 +244,20 @@ impl Store for SqliteStore {
         fresh: &[TicketKey],
     ) -> Result<Vec<TicketKey>, StoreError> {
         let mut transaction = self.begin().await?;
-        sqlx::query("DELETE FROM ticket_keys WHERE gateway = ? AND period < ?")
-            .bind(gateway)
-            .bind(to_column(oldest))
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(sql::REMOVE_TICKET_KEYS).bind(gateway).bind(to_column(oldest)).execute(&mut *transaction).await?;
         for key in fresh {
-            sqlx::query("INSERT INTO ticket_keys (gateway, period, secret) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+            sqlx::query(sql::ADD_TICKET_KEY)
                 .bind(gateway)
                 .bind(to_column(key.period))
                 .bind(&key.secret[..])
                 .execute(&mut *transaction)
                 .await?;
         }
-        let rows = sqlx::query_as("SELECT period, secret FROM ticket_keys WHERE gateway = ? ORDER BY period")
-            .bind(gateway)
-            .fetch_all(&mut *transaction)
-            .await?;
+        let rows = sqlx::query_as(sql::TICKET_KEYS).bind(gateway).fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
         rows.into_iter().map(ticket_key_from_row).collect()
     }
 }
-
-const HEAD: &str = "SELECT g.head, r.digest FROM gateways g
-    LEFT JOIN revisions r ON r.gateway = g.name AND r.number = g.head
-    WHERE g.name = ?";
 
 /// Hands over many rows as one JSON parameter: one statement each would cost far more than the rows.
 async fn change_resources(

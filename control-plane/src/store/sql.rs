@@ -1,0 +1,32 @@
+//! The statements that both databases understand: SQLite too counts parameters as `$1`. What differs, because of how
+//! many rows are handed over or how writers are ordered, stands with each of them.
+
+pub const HEAD: &str = "SELECT g.head, r.digest FROM gateways g
+    LEFT JOIN revisions r ON r.gateway = g.name AND r.number = g.head
+    WHERE g.name = $1";
+/// One after the other: a gateway goes after what refers to it.
+pub const REMOVE_GATEWAY: [&str; 3] = [
+    "DELETE FROM ticket_keys WHERE gateway = $1",
+    "DELETE FROM revisions WHERE gateway = $1",
+    "DELETE FROM gateways WHERE name = $1",
+];
+pub const ADD_GATEWAY: &str = "INSERT INTO gateways (name) VALUES ($1) ON CONFLICT DO NOTHING";
+pub const HAS_RESOURCES: &str = "SELECT EXISTS (SELECT 1 FROM resources WHERE gateway = $1)";
+pub const RESOURCES: &str = "SELECT kind, name, created, spec FROM resources WHERE gateway = $1";
+pub const MOVE_HEAD: &str = "UPDATE gateways SET head = $1 WHERE name = $2 AND head = $3";
+pub const ADD_REVISION: &str =
+    "INSERT INTO revisions (gateway, number, parent, author, message, created_at, digest, change_count, changes)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+pub const REVISION: &str = "SELECT number, parent, author, message, created_at, digest, change_count, changes
+    FROM revisions WHERE gateway = $1 AND number = $2";
+pub const REVISIONS: &str = "SELECT number, parent, author, message, created_at, digest, change_count
+    FROM revisions WHERE gateway = $1 AND number < $2 ORDER BY number DESC LIMIT $3";
+pub const CHANGES_SINCE: &str = "SELECT number, parent, author, message, created_at, digest, change_count, changes
+    FROM revisions WHERE gateway = $1 AND number > $2 ORDER BY number LIMIT $3";
+pub const ADD_TOKEN: &str = "INSERT INTO tokens (hash, role, name, created_at)
+    VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+pub const TOKENS: &str = "SELECT hash, role, name FROM tokens";
+pub const REMOVE_TICKET_KEYS: &str = "DELETE FROM ticket_keys WHERE gateway = $1 AND period < $2";
+pub const ADD_TICKET_KEY: &str = "INSERT INTO ticket_keys (gateway, period, secret)
+    VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+pub const TICKET_KEYS: &str = "SELECT period, secret FROM ticket_keys WHERE gateway = $1 ORDER BY period";
