@@ -60,7 +60,8 @@ impl Gateways {
     fn list(&self) -> anyhow::Result<()> {
         let answer = block_on(self.client.connect()?.gateways(Method::GET, None))?;
         if self.output == Shown::Json {
-            return output::json(&serde_json::from_slice::<Value>(&answer.body)?);
+            let Page::<Value> { items, .. } = serde_json::from_slice(&answer.body)?;
+            return output::json(&items);
         }
         let Page::<Gateway> { items, .. } = serde_json::from_slice(&answer.body)?;
         let rows = items
