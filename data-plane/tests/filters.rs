@@ -164,6 +164,16 @@ async fn clients_are_sent_elsewhere() {
     assert_eq!(problem(&nameless)["code"], "host-missing");
 }
 
+/// The port of the listener is not that of a proxy in front of it, and neither is the scheme.
+#[tokio::test]
+async fn behind_a_trusted_proxy_clients_are_sent_where_they_know_it() {
+    let moved = json!({"redirect": {"path": {"replace_full": "/new"}}});
+    let listener = json!({"forwarded": {"trusted_proxies": ["127.0.0.1"]}});
+    let node = Node::start_on(listener, vec![put(Kind::Route, "moved", moved)]).await;
+    let answer = get(&node, "/old", "x-forwarded-proto: https\r\nx-forwarded-for: 192.0.2.1\r\n").await;
+    assert_eq!(answered(&answer, "location"), ["https://api.test/new"]);
+}
+
 /// HTTPRoute, BackendRefs: a route without a backend that could get the request.
 #[tokio::test]
 async fn a_route_whose_backends_all_have_weight_0_answers_500() {

@@ -52,7 +52,9 @@ pub fn change_response(exchange: &Exchange, head: &mut ResponseHead) {
 /// Sends the client elsewhere.
 pub fn redirect(record: &Record, found: &Found<'_>, redirect: &Redirect) -> Result<Reply, Rejection> {
     let exchange = &record.exchange;
-    let listener = exchange.listener.and_then(|slot| exchange.snapshot.listeners.get(slot));
+    // Which port clients know of a proxy in front is not said.
+    let own = exchange.listener.filter(|_| !record.connection.is_from_proxy);
+    let listener = own.and_then(|slot| exchange.snapshot.listeners.get(slot));
     let target = &exchange.request.target;
     let origin = Origin {
         scheme: exchange.client.scheme,

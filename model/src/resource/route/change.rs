@@ -24,8 +24,8 @@ pub struct Redirect {
     /// A host name. Default: that of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<HostPattern>,
-    /// 1 to 65535. Default: with `scheme`, the usual port of that, else the port of the listener. The usual port of the
-    /// scheme is not written out.
+    /// 1 to 65535. Default: with `scheme`, or behind a trusted proxy, the usual port of the scheme, else the port of the
+    /// listener. The usual port is not written out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// Default: that of the request.
