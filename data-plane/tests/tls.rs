@@ -10,6 +10,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use data_plane::telemetry::Telemetry;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use model::config::Edit;
 use model::resource::Kind;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -359,5 +361,34 @@ async fn a_request_for_a_host_with_another_certificate_is_misdirected() {
         let _ = within(stream.read_to_string(&mut answer)).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
         assert!(status == 200 || support::problem(&answer)["code"] == "misdirected-request", "{answer}");
+    }
+}
+
+/// One connection of HTTP/2 may carry requests for several hosts (RFC 9113 section 9.1.2): those for another certificate
+/// are sent away, and the others go on.
+#[tokio::test]
+async fn a_misdirected_request_leaves_the_others_of_its_connection() {
+    let (secure, authority) = (free_address(), Authority::new("Servers"));
+    let made = authority.issue("a.test");
+    let mut node = node_with(secure, json!({}), &made, Telemetry::without_log(), vec![]).await;
+    let tls = json!({ "certificates": ["b", "a"] });
+    node.change(vec![
+        put(Kind::Certificate, "b", authority.issue("b.test").written()),
+        put(Kind::Listener, "secure", json!({ "bind": secure.to_string(), "tls": tls })),
+    ])
+    .await
+    .unwrap();
+    let mut config = ClientConfig::clone(&client(BOTH, None));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = connect(&Arc::new(config), secure).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for (host, status) in [("a.test", 200), ("b.test", 421), ("a.test", 200)] {
+        let request = hyper::Request::get(format!("https://{host}/")).body(Empty::<bytes::Bytes>::new()).unwrap();
+        let response = within(sender.send_request(request)).await.unwrap();
+        assert_eq!((response.status().as_u16(), response.version()), (status, hyper::Version::HTTP_2), "{host}");
+        let body = within(response.into_body().collect()).await.unwrap().to_bytes();
+        assert_eq!(String::from_utf8_lossy(&body).contains("misdirected-request"), status == 421, "{host}");
     }
 }

@@ -7,6 +7,8 @@ mod floods;
 mod frames;
 mod grpc;
 mod grpc_web;
+mod poisoning;
+mod semantics;
 mod strict;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,0 +1,182 @@
+//! What means the same over HTTP/1.1 and HTTP/2: the same request, sent both ways, gets the same answer and is the same
+//! for the service (RFC 9110).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use model::config::Edit;
+use model::resource::Kind;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::frames::{Client, END_STREAM, GET, Outcome, head};
+use crate::support::backend::{self, full};
+use crate::support::{Node, put, respond, within};
+
+type Body = BoxBody<Bytes, std::convert::Infallible>;
+
+fn to(address: std::net::SocketAddr) -> Vec<Edit> {
+    vec![
+        put(Kind::Service, "backend", json!({ "url": format!("http://{address}") })),
+        put(Kind::Route, "all", json!({ "service": "backend" })),
+        put(Kind::Route, "own", json!({ "paths": ["/own"], "respond": respond("hello")["respond"] })),
+    ]
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Over {
+    Http1,
+    Http2,
+}
+
+const BOTH: [Over; 2] = [Over::Http1, Over::Http2];
+
+impl Over {
+    /// Sends on a connection of its own.
+    async fn send(self, node: &Node, mut request: Request<Body>) -> Response<Incoming> {
+        let stream = TokioIo::new(TcpStream::connect(node.address).await.unwrap());
+        match self {
+            Self::Http1 => {
+                request.headers_mut().insert("host", "x".parse().unwrap());
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+                tokio::spawn(connection);
+                within(sender.send_request(request)).await.unwrap()
+            }
+            Self::Http2 => {
+                let (mut sender, connection) =
+                    hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+                tokio::spawn(connection);
+                within(sender.send_request(request)).await.unwrap()
+            }
+        }
+    }
+}
+
+fn request(method: Method, target: &str, fields: &[(&str, &str)], body: &'static str) -> Request<Body> {
+    let request = Request::builder().method(method).uri(format!("http://x{target}"));
+    let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(Full::from(body).boxed()).unwrap()
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    String::from_utf8(within(response.into_body().collect()).await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// Section 9.3.2, of an answer of the gateway's own, of one of a service, and of a refusal.
+#[tokio::test]
+async fn head_is_get_without_a_body() {
+    let address = backend::http(|request| async move {
+        let is_head = request.method() == Method::HEAD;
+        let answer = Response::builder().header("etag", "\"1\"").header("content-length", "4");
+        answer.body(full(if is_head { "" } else { "body" })).unwrap()
+    })
+    .await;
+    let node = Node::start(to(address)).await;
+    for over in BOTH {
+        for (path, length) in [("/own", Some("5")), ("/service", Some("4")), ("/%2e%2e/x", None)] {
+            let got = over.send(&node, request(Method::GET, path, &[], "")).await;
+            let (status, kind) = (got.status(), got.headers().get("content-type").cloned());
+            assert!(!text(got).await.is_empty());
+            let head = over.send(&node, request(Method::HEAD, path, &[], "")).await;
+            assert_eq!((head.status(), head.headers().get("content-type")), (status, kind.as_ref()), "{over:?} {path}");
+            let announced = head.headers()["content-length"].to_str().unwrap().to_owned();
+            assert!(length.is_none_or(|length| length == announced), "{over:?} {path}: {announced}");
+            assert_eq!(text(head).await, "", "{over:?} {path}");
+        }
+    }
+}
+
+/// Section 9.3.7: a service is asked about its resources; nobody about the gateway.
+#[tokio::test]
+async fn options_asks_about_a_resource() {
+    let node = Node::start(to(backend::echo().await)).await;
+    for over in BOTH {
+        let answer = over.send(&node, request(Method::OPTIONS, "/a", &[("origin", "http://page")], "")).await;
+        let got: Value = serde_json::from_str(&text(answer).await).unwrap();
+        assert_eq!((&got["method"], &got["target"]), (&json!("OPTIONS"), &json!("/a")), "{over:?}");
+    }
+    let mut client = Client::connect(node.address).await;
+    let asterisk = [(":method", "OPTIONS"), GET[1], GET[2], (":path", "*")];
+    client.send(head(1, END_STREAM, &asterisk)).await;
+    assert_eq!(client.outcome(1).await, Outcome::Status(501));
+    let answer = node.raw("OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 501"), "{answer}");
+}
+
+/// RFC 9112 section 3.2.2 and RFC 9113 section 8.3.1: whole targets, whatever else names a host.
+#[tokio::test]
+async fn the_authority_of_a_target_is_the_host() {
+    let node = Node::start(to(backend::echo().await)).await;
+    let absolute = "GET http://X/a?b HTTP/1.1\r\nhost: y\r\nconnection: close\r\n\r\n";
+    let got: Value = serde_json::from_str(node.raw(absolute).await.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let answer = Over::Http2.send(&node, request(Method::GET, "/a?b", &[], "")).await;
+    let too: Value = serde_json::from_str(&text(answer).await).unwrap();
+    for got in [got, too] {
+        assert_eq!(got["target"], "/a?b");
+        let host = got["headers"].as_array().unwrap().iter().find(|field| field[0] == "host").unwrap();
+        assert!(host[1].as_str().unwrap().eq_ignore_ascii_case("x"), "{got}");
+    }
+}
+
+/// Section 10.1.1: the gateway itself gives leave, and its service is not asked.
+#[tokio::test]
+async fn an_expectation_is_met_here() {
+    let node = Node::start(to(backend::echo().await)).await;
+    for over in BOTH {
+        let sent = request(Method::POST, "/", &[("expect", "100-continue"), ("content-length", "4")], "body");
+        let got: Value = serde_json::from_str(&text(over.send(&node, sent).await).await).unwrap();
+        assert_eq!(got["body"], "body", "{over:?}");
+        assert!(!got["headers"].as_array().unwrap().iter().any(|field| field[0] == "expect"), "{over:?}");
+    }
+}
+
+/// Section 15.2: a client of HTTP/2 gets the answer, whatever came before it.
+#[tokio::test]
+async fn what_comes_before_an_answer_does_not_stand_for_it() {
+    let answer = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let node = Node::start(to(backend::sends(answer).await)).await;
+    for over in BOTH {
+        let response = over.send(&node, request(Method::GET, "/", &[], "")).await;
+        assert_eq!((response.status().as_u16(), text(response).await.as_str()), (200, "ok"), "{over:?}");
+    }
+}
+
+/// Server-sent events: each reaches the client before the next is sent, and the end of the client the service.
+#[tokio::test]
+async fn events_come_one_by_one() {
+    let (send, frames) = mpsc::channel::<mpsc::Receiver<Bytes>>(2);
+    let frames = Arc::new(tokio::sync::Mutex::new(frames));
+    let address = backend::http(move |_| {
+        let frames = frames.clone();
+        async move {
+            let events = frames.lock().await.recv().await.unwrap();
+            let events = ReceiverStream::new(events).map(|bytes| Ok(Frame::data(bytes)));
+            let answer = Response::builder().header("content-type", "text/event-stream");
+            answer.body(BodyExt::boxed(StreamBody::new(events))).unwrap()
+        }
+    })
+    .await;
+    let node = Node::start(to(address)).await;
+    for over in BOTH {
+        let (event, events) = mpsc::channel(1);
+        send.send(events).await.unwrap();
+        let mut response = over.send(&node, request(Method::GET, "/", &[("accept", "text/event-stream")], "")).await;
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        for number in 0..5 {
+            let text = format!("id: {number}\ndata: {number}\n\n");
+            event.send(text.clone().into()).await.unwrap();
+            let frame = within(response.frame()).await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), text, "{over:?}");
+        }
+        drop(response);
+        within(event.closed()).await;
+    }
+}
