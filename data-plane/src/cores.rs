@@ -20,6 +20,7 @@ use crate::current::Current;
 use crate::listener::places::Places;
 use crate::listener::tickets::TicketKeys;
 use crate::listener::tls::ListenerTls;
+use crate::memory::Pressure;
 use crate::settings::Settings;
 use crate::sync::{Adopt, TicketSecret};
 use crate::telemetry::Telemetry;
@@ -94,6 +95,13 @@ impl Cores {
             }
         })?;
         Ok(Self(shared))
+    }
+
+    /// Makes the cores give up what this stage asks for.
+    pub fn press(&self, pressure: Pressure) {
+        for orders in &self.0.orders {
+            let _ = orders.send(Order::Press(pressure));
+        }
     }
 
     /// Waits until the cores keep failing: then the node should end.

@@ -11,6 +11,7 @@ pub mod grpc_web;
 mod http1;
 pub mod last_good;
 mod listener;
+pub mod memory;
 pub mod port_holder;
 mod proxy;
 pub mod proxy_protocol;
@@ -61,6 +62,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let (stop_sync, stop_node_port) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(report(sync.status(), telemetry.clone(), stop_sync.clone()));
     let following = tasks.spawn(sync.run(stop_sync.clone()));
+    let stop_memory = CancellationToken::new();
+    tasks.spawn(memory::watch(settings.memory_budget, cores.clone(), telemetry.node.clone(), stop_memory.clone()));
     tasks.spawn(node_port::serve(node_port, telemetry.clone(), stop_node_port.clone()));
 
     let is_broken = tokio::select! {
@@ -73,6 +76,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     stop_sync.cancel();
     let _ = following.await;
     cores.drain(settings.drain.timeout.saturating_sub(settings.drain.delay)).await;
+    stop_memory.cancel();
     stop_node_port.cancel();
     tasks.close();
     tasks.wait().await;

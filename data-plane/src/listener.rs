@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::cores::core::{Core, Opening};
 use crate::cores::supervision::run_part;
+use crate::memory::Pressure;
 
 pub mod connection;
 mod frames;
@@ -125,6 +126,10 @@ fn admit(
     stream: TcpStream,
     client: SocketAddr,
 ) -> Option<Rc<Connection>> {
+    if core.pressure.get() >= Pressure::NothingNew {
+        core.telemetry.metrics.connection_refused("memory-short");
+        return None;
+    }
     let terms = listener.terms.borrow().clone();
     let duty = Duty::of(client, terms.proxy_headers.as_ref());
     if duty == Duty::None {

@@ -23,6 +23,8 @@ pub struct Settings {
     /// Connections of one core, over all listeners; further ones wait to be accepted. What clients may ask of a
     /// listener is a matter of its `limits`.
     pub connections_per_core: usize,
+    /// Bytes of memory that the process may have: from 80% of them on it gives up what it can ([`crate::memory`]).
+    pub memory_budget: u64,
     pub drain: Drain,
     /// Add a `Via` field (RFC 9110 section 7.6.3) to what passes.
     pub via: bool,
@@ -62,6 +64,7 @@ impl Settings {
             node_port: SocketAddr::from((Ipv4Addr::LOCALHOST, 8083)),
             cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             connections_per_core: 16 * 1024,
+            memory_budget: crate::memory::available(),
             drain: Drain::default(),
             via: false,
             access_log: true,

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use access_log::AccessLog;
 pub use core_metrics::{CoreMetrics, EndpointCounts, ServiceCounts};
 pub use node_state::NodeState;
+pub use process::resident_bytes;
 pub use shard::Shard;
 
 mod access_log;

@@ -1,7 +1,7 @@
 //! `sluice control-plane` and `sluice data-plane`: the roles of a production installation, each in a process of its own.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -77,6 +77,11 @@ pub struct DataPlane {
     #[arg(long, env = "SLUICE_CORES", value_name = "N")]
     cores: Option<NonZeroUsize>,
 
+    /// Memory that the process may have: from 80% on it closes waiting connections, from 90% it takes nothing new,
+    /// from 95% it resets the largest connections [default: that of the control group or the machine]
+    #[arg(long, env = "SLUICE_MEMORY_MIB", value_name = "MIB")]
+    memory_mib: Option<NonZeroU32>,
+
     /// Whether a line of JSON is written for each request
     #[arg(long, env = "SLUICE_ACCESS_LOG", value_enum, default_value = "stdout")]
     access_log: AccessLog,
@@ -120,6 +125,9 @@ impl DataPlane {
         settings.access_log = self.access_log == AccessLog::Stdout;
         if let Some(cores) = self.cores {
             settings.cores = cores;
+        }
+        if let Some(mib) = self.memory_mib {
+            settings.memory_budget = u64::from(mib.get()) * 1024 * 1024;
         }
         let (url, ca_file, token_file) = (self.control_plane, self.control_plane_ca, self.token_file);
         settings.control_plane = Some(data_plane::settings::ControlPlane { url, ca_file, token_file });

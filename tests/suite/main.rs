@@ -5,6 +5,7 @@ mod config_change;
 mod drain;
 mod faults;
 mod gateways;
+mod memory;
 mod replicas;
 mod stream_tls;
 mod tls;

@@ -20,6 +20,7 @@ use crate::listener::connection::Connection;
 use crate::listener::places::Places;
 use crate::listener::terms::Terms;
 use crate::listener::tls::ListenerTls;
+use crate::memory::Pressure;
 use crate::proxy::mirror::Copies;
 use crate::settings::Settings;
 use crate::telemetry::{CoreTelemetry, Seat};
@@ -27,6 +28,9 @@ use crate::upstream::Upstreams;
 
 /// How often a core looks after what has become old.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// Of the connections with requests, one of so many is reset each time that memory is found to be all but used up.
+const RESET_ONE_OF: usize = 8;
 
 /// What a core is told to do.
 pub enum Order {
@@ -40,6 +44,8 @@ pub enum Order {
     Drain {
         done: oneshot::Sender<()>,
     },
+    /// Memory is short, or is not any more.
+    Press(Pressure),
     Stop,
     /// Fails as the loop of a core never should.
     #[cfg(test)]
@@ -82,6 +88,8 @@ pub struct Core {
     retire: Sender<Arc<Snapshot>>,
     /// A part of the core itself has ended by a panic.
     pub failed: Rc<Notify>,
+    /// How short memory is.
+    pub pressure: Cell<Pressure>,
 }
 
 /// The life of a core, on the runtime of its thread.
@@ -114,6 +122,7 @@ impl Core {
             serving: RefCell::default(),
             retire,
             failed: Rc::default(),
+            pressure: Cell::default(),
         })
     }
 
@@ -140,6 +149,10 @@ impl Core {
                 Some(Order::Serve { snapshot, openings, done }) => {
                     self.close(self.serve(&snapshot, openings)).await;
                     let _ = done.send(());
+                }
+                Some(Order::Press(pressure)) => {
+                    self.pressure.set(pressure);
+                    self.connections.ease(pressure);
                 }
                 Some(Order::Drain { done }) => self.drain(done).await,
                 #[cfg(test)]
@@ -235,6 +248,24 @@ impl Connections {
     pub fn exit(&self, number: u64) {
         self.open.borrow_mut().remove(&number);
         self.closed.notify_waiters();
+    }
+
+    /// Gives up what memory may be had from.
+    fn ease(&self, pressure: Pressure) {
+        let open = self.open.borrow();
+        if pressure >= Pressure::NoKeepAlive {
+            for connection in open.values().filter(|connection| connection.requests.get() > 0) {
+                connection.leave();
+            }
+        }
+        if pressure >= Pressure::ResetLargest {
+            let mut busy: Vec<_> = open.values().filter(|connection| connection.in_flight.get() > 0).collect();
+            busy.sort_by_cached_key(|connection| std::cmp::Reverse(connection.holds_bytes()));
+            // A part of them each time: the next look tells whether that was enough.
+            for connection in &busy[..busy.len().div_ceil(RESET_ONE_OF)] {
+                connection.reset();
+            }
+        }
     }
 
     /// Asks the clients of a listener to go.

@@ -9,6 +9,7 @@ use http::HeaderValue;
 use model::exchange::{Client, Scheme};
 
 use super::OpenListener;
+use super::http::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::terms::Terms;
 use super::tls::Negotiated;
 use super::tunnel::Tunnel;
@@ -43,6 +44,7 @@ pub struct Connection {
     /// What the connection becomes after the response that is being written.
     pub tunnel: RefCell<Option<Tunnel>>,
     leaving: Cell<bool>,
+    is_reset: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -66,6 +68,7 @@ impl Connection {
             interim: Interim::default(),
             tunnel: RefCell::default(),
             leaving: Cell::new(false),
+            is_reset: Cell::new(false),
             waker: RefCell::default(),
         })
     }
@@ -76,6 +79,29 @@ impl Connection {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    /// Ends it in the middle of what it does.
+    pub fn reset(&self) {
+        if !self.is_reset.replace(true) {
+            self.refused("memory-short-reset");
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub fn is_reset(&self) -> bool {
+        self.is_reset.get()
+    }
+
+    /// About how much is held for it: heads, what has come of bodies and cannot be passed on, and of answers what the
+    /// client does not take. Good for telling large connections from small ones, and kept without counting bytes.
+    pub fn holds_bytes(&self) -> u64 {
+        const HEAD_BYTES: u64 = 16 * 1024;
+        let (requests, stalled) = (u64::from(self.in_flight.get()), u64::from(self.withheld.get()));
+        let came = self.traffic.bytes_in.get() - self.idle_from.get();
+        requests * HEAD_BYTES + stalled * u64::from(STREAM_WINDOW) + came.min(CONNECTION_WINDOW.into())
     }
 
     pub fn is_leaving(&self) -> bool {

@@ -41,8 +41,8 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FIRST_READ_BYTES: usize = 4 * 1024;
 
 /// What a client may send ahead on a stream of HTTP/2, and on all of a connection (RFC 9113 section 5.2).
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+pub const STREAM_WINDOW: u32 = 64 * 1024;
+pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// The codecs' own bounds lie above those of the intake, which answers with a request's identifier and log line.
 fn above(limit: u32) -> u32 {

@@ -69,6 +69,9 @@ impl Watch {
     }
 
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Verdict> {
+        if self.connection.is_reset() {
+            return Poll::Ready(Verdict::Close);
+        }
         if self.connection.is_leaving() && !self.has_left {
             self.has_left = true;
             let is_unused = self.connection.requests.get() == 0 && self.connection.traffic.bytes_in.get() == 0;

@@ -17,6 +17,7 @@ use super::fields::{self, Survey};
 use super::{forwarded, spelling};
 use crate::body::{Body, Failure};
 use crate::listener::connection::Connection;
+use crate::memory::Pressure;
 use crate::upstream::UpstreamError;
 
 /// A request as its codec gives it.
@@ -50,6 +51,7 @@ pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Inta
     let upgrade = fields::wanted_upgrade(&headers, &survey, version, &method);
     let read = check_bounds(&survey, &uri, http_body::Body::size_hint(&body).lower(), limits)
         .and_then(|()| check_method(&method, &uri))
+        .and_then(|()| check_memory(connection))
         .and_then(|()| read_host(&uri, &mut headers, &survey, version))
         .and_then(|host| check_directed(host, connection))
         .and_then(|host| Ok((host, read_target(&uri)?)));
@@ -79,6 +81,14 @@ fn check_bounds(survey: &Survey, uri: &Uri, body: u64, limits: &Limits) -> Resul
         return Err(UpstreamError::RequestBody(Failure::TooLarge).rejection());
     }
     Ok(())
+}
+
+fn check_memory(connection: &Connection) -> Result<(), Rejection> {
+    if connection.core.pressure.get() < Pressure::NothingNew {
+        return Ok(());
+    }
+    let detail = "The gateway is short of memory and takes no new requests for a moment.";
+    Err(Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "memory-short", detail))
 }
 
 /// Tunnels to anywhere are not what a gateway is for, and of the server as a whole there is nothing to ask.

@@ -11,6 +11,7 @@ use super::Telemetry;
 use super::histogram::{BOUNDS_SECONDS, Counted};
 use super::process::{self, ProcessUse};
 use super::shard::{CLASSES, Shard};
+use crate::memory::Pressure;
 use crate::sync::{Served, Status};
 
 /// All metrics of the node at this moment.
@@ -22,6 +23,7 @@ pub async fn render(telemetry: &Telemetry) -> String {
         configuration: node.configuration(),
         draining: node.is_draining(),
         core_failures: node.core_failures(),
+        memory: node.memory(),
         log_lines_dropped: telemetry.log_lines_dropped(),
     };
     let mut registry = Registry::default();
@@ -38,6 +40,7 @@ struct Reading {
     configuration: Status,
     draining: bool,
     core_failures: u64,
+    memory: (Pressure, u64),
     log_lines_dropped: u64,
 }
 
@@ -88,6 +91,10 @@ impl Reading {
         let memory = gauge(resident_bytes as f64);
         out.gauges("process_resident_memory", "Resident memory of the process", Some(&Unit::Bytes), memory)?;
         out.gauges("process_open_fds", "Open file descriptors", None, gauge(open_files as f64))?;
+        let (pressure, budget) = self.memory;
+        out.gauges("sluice_memory_budget", "What the process may have", Some(&Unit::Bytes), gauge(budget as f64))?;
+        let help = "0: none. 1: no keep-alive. 2: nothing new. 3: the largest connections are reset";
+        out.gauges("sluice_memory_pressure", help, None, gauge(f64::from(pressure as u8)))?;
         let cpu = [(Labels::new(), cpu_seconds)];
         out.counters("process_cpu", "Processor time of the process", Some(&Unit::Seconds), cpu)
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::memory::Pressure;
 use crate::sync::Status;
 
 /// What the node knows of its own condition.
@@ -12,11 +13,17 @@ pub struct NodeState {
     configuration: Mutex<Status>,
     draining: AtomicBool,
     core_failures: AtomicU64,
+    memory: Mutex<(Pressure, u64)>,
 }
 
 impl NodeState {
     pub(super) fn new() -> Self {
-        Self { configuration: Mutex::default(), draining: AtomicBool::new(false), core_failures: AtomicU64::new(0) }
+        Self {
+            configuration: Mutex::default(),
+            draining: AtomicBool::new(false),
+            core_failures: AtomicU64::new(0),
+            memory: Mutex::default(),
+        }
     }
 
     /// The stream of configuration has come to this.
@@ -27,6 +34,16 @@ impl NodeState {
     /// The node takes no further requests: it is not ready from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// How far the memory of the process is used up, and its budget in bytes.
+    pub fn has_memory(&self, pressure: Pressure, budget: u64) {
+        *self.memory.lock() = (pressure, budget);
+    }
+
+    #[must_use]
+    pub fn memory(&self) -> (Pressure, u64) {
+        *self.memory.lock()
     }
 
     /// A core has ended by a panic.

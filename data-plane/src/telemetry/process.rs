@@ -24,6 +24,13 @@ pub fn used() -> ProcessUse {
     }
 }
 
+/// Resident memory of the process now, in bytes; 0 where there is no `/proc`.
+#[must_use]
+pub fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    resident(&status).unwrap_or(0)
+}
+
 fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
