@@ -13,6 +13,7 @@ use model::problem::Problems;
 use model::resource::{Key, Kind};
 use model::snapshot::Snapshot;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,7 @@ impl Cores {
             let (order, ordered) = mpsc::unbounded_channel();
             let post = Post {
                 number,
+                timers: Handle::current(),
                 settings: settings.clone(),
                 telemetry: telemetry.clone(),
                 retire: retire.clone(),
@@ -77,7 +79,7 @@ impl Cores {
                 broken: broken.clone(),
             };
             let mut runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
+            let runtime = runtime.enable_io().max_blocking_threads(BLOCKING_THREADS).build()?;
             let thread = std::thread::Builder::new()
                 .name(format!("core-{number}"))
                 .spawn(move || supervision::run(&post, &runtime, ordered))?;

@@ -16,6 +16,8 @@ use model::slots::Slot;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::{Clock, Deadline};
+
 pub use access_log::AccessLog;
 pub use core_metrics::{CoreMetrics, EndpointCounts, ServiceCounts};
 pub use node_state::NodeState;
@@ -154,10 +156,10 @@ impl Telemetry {
 impl Seat {
     /// Begins the telemetry of this core, inside its runtime and `LocalSet`.
     #[must_use]
-    pub fn take(self) -> Rc<CoreTelemetry> {
+    pub fn take(self, clock: &Clock) -> Rc<CoreTelemetry> {
         let log = self.log.map(access_log::CoreLog::new);
         let telemetry = Rc::new(CoreTelemetry { metrics: CoreMetrics::default(), log });
-        tokio::task::spawn_local(serve(Rc::downgrade(&telemetry), self.questions));
+        tokio::task::spawn_local(serve(Rc::downgrade(&telemetry), self.questions, clock.deadline(HAND_OVER_EVERY)));
         telemetry
     }
 }
@@ -192,22 +194,27 @@ impl Drop for CoreTelemetry {
 }
 
 /// Answers scrapes and hands log lines over, as long as the core's telemetry is in use.
-async fn serve(telemetry: std::rc::Weak<CoreTelemetry>, mut questions: mpsc::Receiver<Question>) {
-    let mut tick = tokio::time::interval(HAND_OVER_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn serve(
+    telemetry: std::rc::Weak<CoreTelemetry>,
+    mut questions: mpsc::Receiver<Question>,
+    mut hand_over: Deadline,
+) {
     loop {
         let question = tokio::select! {
             question = questions.recv() => match question {
                 Some(question) => Some(question),
                 None => return,
             },
-            _ = tick.tick() => None,
+            () = &mut hand_over => None,
         };
         let Some(telemetry) = telemetry.upgrade() else { return };
         match question {
             // Whoever asked may have given up: then nobody wants the answer.
             Some(question) => drop(question.send(telemetry.metrics.shard())),
-            None => telemetry.flush(),
+            None => {
+                hand_over.reset(HAND_OVER_EVERY);
+                telemetry.flush();
+            }
         }
     }
 }

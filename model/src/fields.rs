@@ -5,8 +5,9 @@
 //! there are few and at most as many as the bounds of the listener allow.
 
 use std::fmt;
+use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Room for the fields that the gateway adds to most messages.
@@ -176,9 +177,44 @@ impl Fields {
         self.lines = lines;
     }
 
+    /// Writes the lines as HTTP/1.1 has them (RFC 9112 section 5), those whose name is asked for and wanted. Lines that
+    /// came one behind the other in just this form are copied at once.
+    pub fn write(&self, out: &mut BytesMut, mut is_wanted: impl FnMut(&[u8]) -> bool) {
+        let mut run = 0..0;
+        for line in &self.lines {
+            let name = self.text(line.name);
+            if !is_wanted(name) {
+                continue;
+            }
+            if let Some(whole) = self.as_it_came(line) {
+                if run.end != whole.start {
+                    out.extend_from_slice(&self.head[run]);
+                    run = whole.start..whole.start;
+                }
+                run.end = whole.end;
+            } else {
+                out.extend_from_slice(&self.head[run]);
+                run = 0..0;
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(self.text(line.value));
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        out.extend_from_slice(&self.head[run]);
+    }
+
+    /// Where a line with its end lies in the head, if it is written there as it would be written here.
+    fn as_it_came(&self, line: &Line) -> Option<Range<usize>> {
+        let (name, value) = (line.name.end as usize, line.value.start as usize);
+        let end = line.value.end as usize;
+        let is_usual = self.head.get(name..value)? == b": " && self.head.get(end..end + 2)? == b"\r\n";
+        is_usual.then_some(line.name.start as usize..end + 2)
+    }
+
     fn add(&mut self, text: &[u8]) -> Span {
-        if self.added.is_empty() {
-            self.added.reserve(ADDED_BYTES);
+        if self.added.capacity() == 0 {
+            self.added = Vec::with_capacity(ADDED_BYTES);
         }
         let start = self.head.len() + self.added.len();
         self.added.extend_from_slice(text);
@@ -226,11 +262,10 @@ impl fmt::Debug for Fields {
     }
 }
 
-/// A value as text, if it is visible ASCII, spaces and tabs.
+/// A value as text, if it is plain: as no value holds control characters but tabs, that is all of ASCII.
 #[must_use]
 pub fn plain_text(value: &[u8]) -> Option<&str> {
-    let is_plain = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
-    str::from_utf8(value).ok().filter(|_| is_plain)
+    if value.is_ascii() { str::from_utf8(value).ok() } else { None }
 }
 
 #[cfg(test)]
@@ -245,9 +280,11 @@ mod tests {
         let mut places = Vec::new();
         for (name, value) in lines {
             let at = head.len();
-            head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-            let (colon, end) = (at + name.len(), head.len() - 2);
-            places.push(Line { name: Span::new(at, colon), value: Span::new(colon + 2, end) });
+            // Some with more space than it takes.
+            let (before, behind) = if value.starts_with('!') { ("  ", " ") } else { (" ", "") };
+            head.extend_from_slice(format!("{name}:{before}{value}{behind}\r\n").as_bytes());
+            let (colon, start) = (at + name.len(), at + name.len() + 1 + before.len());
+            places.push(Line { name: Span::new(at, colon), value: Span::new(start, start + value.len()) });
         }
         head.extend_from_slice(b"\r\n");
         Fields::of_head(head.into(), places)
@@ -267,7 +304,7 @@ mod tests {
     }
 
     fn value() -> impl Strategy<Value = HeaderValue> {
-        "[ -~]{0,6}".prop_map(|text| HeaderValue::from_str(&text).expect("a value"))
+        "[ -~]{0,6}|![a-z]{0,6}".prop_map(|text| HeaderValue::from_str(&text).expect("a value"))
     }
 
     fn edit() -> impl Strategy<Value = Edit> {
@@ -322,6 +359,11 @@ mod tests {
                         }
                     }
                 }
+                let mut written = BytesMut::new();
+                fields.write(&mut written, |name| name != b"b");
+                let lines = fields.iter().filter(|(name, _)| *name != b"b");
+                let lines = lines.map(|(name, value)| [name, b": ", value, b"\r\n"].concat());
+                prop_assert_eq!(&written[..], lines.collect::<Vec<_>>().concat());
                 for name in map.keys() {
                     prop_assert_eq!(fields.get(name), map.get(name).map(HeaderValue::as_bytes));
                 }

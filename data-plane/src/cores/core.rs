@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use model::slots::Slot;
 use model::snapshot::Snapshot;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use super::supervision::run_part;
 use crate::clock::Clock;
@@ -95,18 +96,24 @@ pub struct Core {
 /// The life of a core, on the runtime of its thread.
 pub async fn run(
     settings: &Settings,
+    timers: Handle,
     seat: Seat,
-    orders: &mut mpsc::UnboundedReceiver<Order>,
+    orders: Rc<Mutex<mpsc::UnboundedReceiver<Order>>>,
     retire: Sender<Arc<Snapshot>>,
 ) {
     let core = Core::new(settings, seat, retire);
-    run_part(&core.failed, core.clock.clone().run());
-    core.obey(orders).await;
+    run_part(&core.failed, core.clock.clone().run(timers));
+    // As a task it is looked at when there is something for it; what stands here is looked at with every event.
+    let obeying = tokio::task::spawn_local(async move { core.obey(&mut *orders.lock().await).await });
+    if let Err(failed) = obeying.await {
+        std::panic::resume_unwind(failed.into_panic());
+    }
 }
 
 impl Core {
     fn new(settings: &Settings, seat: Seat, retire: Sender<Arc<Snapshot>>) -> Rc<Self> {
-        let (clock, telemetry) = (Clock::new(), seat.take());
+        let clock = Clock::new();
+        let telemetry = seat.take(&clock);
         let upstreams = Upstreams::new(&clock, &telemetry);
         Rc::new(Self {
             clock,

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::snapshot::Snapshot;
-use tokio::runtime::Runtime;
-use tokio::sync::{Notify, mpsc};
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::{JoinHandle, LocalSet};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,8 @@ const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 /// What a core's thread is made with.
 pub(super) struct Post {
     pub(super) number: usize,
+    /// A runtime that has timers.
+    pub(super) timers: Handle,
     pub(super) settings: Settings,
     pub(super) telemetry: Telemetry,
     pub(super) retire: std::sync::mpsc::Sender<Arc<Snapshot>>,
@@ -33,12 +35,13 @@ pub(super) struct Post {
 }
 
 /// Runs a core, and another when it fails, until it is told to stop.
-pub(super) fn run(post: &Post, runtime: &Runtime, mut orders: mpsc::UnboundedReceiver<Order>) {
+pub(super) fn run(post: &Post, runtime: &Runtime, orders: mpsc::UnboundedReceiver<Order>) {
+    let orders = Rc::new(Mutex::new(orders));
     let mut failures: Vec<Instant> = Vec::new();
     loop {
         let local = LocalSet::new();
         let seat = post.telemetry.seat();
-        let life = core::run(&post.settings, seat, &mut orders, post.retire.clone());
+        let life = core::run(&post.settings, post.timers.clone(), seat, orders.clone(), post.retire.clone());
         if catch_unwind(AssertUnwindSafe(|| local.block_on(runtime, life))).is_ok() {
             return;
         }

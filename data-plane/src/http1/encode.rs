@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{BufMut, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderValue, TE, UPGRADE};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use model::fields::Fields;
@@ -29,14 +29,14 @@ pub fn request_head(
     if let Some(host) = host {
         put(out, &[b"host: ", host.as_bytes(), b"\r\n"]);
     }
-    let named_length = fields(out, headers);
+    let has = fields(out, headers);
     match length {
         // A body of no bytes is no body, where a method has a meaning for one it says so (RFC 9110 section 8.6).
-        Length::Exact(0) if !named_length && !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
+        Length::Exact(0) if !has.length && !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
         length => framing(out, length),
     }
     // `TE` is about this connection, and says so (RFC 9110 section 10.1.4).
-    if headers.contains_key(TE) && !headers.contains_key(UPGRADE) {
+    if has.te && !has.upgrade {
         out.put_slice(b"connection: te\r\n");
     }
     out.put_slice(b"\r\n");
@@ -66,7 +66,7 @@ pub fn response_head(
     out.reserve(256 + headers.len() * FIELD_BYTES);
     let reason = status.canonical_reason().unwrap_or_default();
     put(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
-    fields(out, headers);
+    let has = fields(out, headers);
     match announced {
         Announced::Length(length) => framing(out, length),
         Announced::AsFielded => {
@@ -76,10 +76,10 @@ pub fn response_head(
         }
         Announced::Nothing => {}
     }
-    if let Some(connection) = connection.filter(|_| !headers.contains_key(CONNECTION)) {
+    if let Some(connection) = connection.filter(|_| !has.connection) {
         put(out, &[b"connection: ", connection.as_bytes(), b"\r\n"]);
     }
-    if !headers.contains_key(DATE) {
+    if !has.date {
         date.put(out, unix_ms);
     }
     out.put_slice(b"\r\n");
@@ -93,17 +93,31 @@ pub fn interim_head(out: &mut BytesMut, status: StatusCode, headers: &Fields) {
     out.put_slice(b"\r\n");
 }
 
-/// Writes the fields but for those about the length; whether there is one that says it in bytes.
-fn fields(out: &mut BytesMut, headers: &Fields) -> bool {
-    let mut named_length = false;
-    for (name, value) in headers.iter() {
+/// Which fields a message has, of those that something hangs on.
+#[derive(Default)]
+struct Has {
+    length: bool,
+    connection: bool,
+    upgrade: bool,
+    te: bool,
+    date: bool,
+}
+
+/// Writes the fields but for those about the length.
+fn fields(out: &mut BytesMut, headers: &Fields) -> Has {
+    let mut has = Has::default();
+    headers.write(out, |name| {
         match name {
-            b"content-length" => named_length = true,
-            b"transfer-encoding" => {}
-            name => put(out, &[name, b": ", value, b"\r\n"]),
+            b"content-length" => has.length = true,
+            b"connection" => has.connection = true,
+            b"upgrade" => has.upgrade = true,
+            b"te" => has.te = true,
+            b"date" => has.date = true,
+            _ => {}
         }
-    }
-    named_length
+        !matches!(name, b"content-length" | b"transfer-encoding")
+    });
+    has
 }
 
 fn put(out: &mut BytesMut, pieces: &[&[u8]]) {

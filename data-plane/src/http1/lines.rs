@@ -76,8 +76,8 @@ impl Reader {
                 Cut::First(length) => self.first = length,
                 Cut::Field(..) if self.fields.len() == bounds.fields => return Err(Fault::TooManyFields),
                 Cut::Field(field, _) => {
-                    if self.fields.is_empty() {
-                        self.fields.reserve_exact(FIELDS);
+                    if self.fields.capacity() == 0 {
+                        self.fields = Vec::with_capacity(FIELDS);
                     }
                     self.fields.push(field);
                 }

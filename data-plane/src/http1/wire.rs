@@ -48,11 +48,10 @@ fn take_buffer(room: usize) -> BytesMut {
     buffer
 }
 
-/// Gives a buffer up, unless it has grown large.
+/// Gives a buffer up, unless it has grown large or messages still hold something of it.
 fn leave_buffer(buffer: &mut BytesMut) {
     let mut buffer = std::mem::take(buffer);
     buffer.clear();
-    // What messages still hold of it comes back when they are gone.
     if buffer.try_reclaim(READ_BYTES) && buffer.capacity() <= 2 * READ_BYTES {
         SPARE.with_borrow_mut(|spare| {
             if spare.len() < SPARE_BUFFERS {
@@ -208,7 +207,16 @@ impl Wire {
         }
     }
 
+    /// Reads what there is, and holds no memory when there is nothing.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let filled = self.poll_read(context);
+        if filled.is_pending() && self.input.is_empty() {
+            leave_buffer(&mut self.input);
+        }
+        filled
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.is_ended {
             return Poll::Ready(Ok(0));
         }
@@ -221,13 +229,7 @@ impl Wire {
             }
         }
         let room = self.input.capacity() - self.input.len();
-        let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.stream), context, &mut self.input) else {
-            if self.input.is_empty() {
-                leave_buffer(&mut self.input);
-            }
-            return Poll::Pending;
-        };
-        let count = read?;
+        let count = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut self.input))?;
         self.is_ended = count == 0;
         if count == room {
             self.read_bytes = (self.read_bytes * 2).min(MAX_READ_BYTES);
@@ -237,10 +239,10 @@ impl Wire {
     }
 
     /// Ready when the peer has gone while it is our turn. What it sends ahead of its turn is kept, and no more is read
-    /// than once.
+    /// than once. The memory stays: the message that came in it is still there.
     pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while self.decoder.is_done() && self.input.is_empty() {
-            match ready!(self.poll_fill(context)) {
+            match ready!(self.poll_read(context)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
             }
@@ -365,6 +367,9 @@ impl Wire {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            if count == self.output.len() + self.tail.len() + self.tail_end.len() {
+                break;
+            }
             let of_output = count.min(self.output.len());
             let of_tail = (count - of_output).min(self.tail.len());
             self.output.advance(of_output);
@@ -373,6 +378,7 @@ impl Wire {
         }
         leave_buffer(&mut self.output);
         self.tail = Bytes::new();
+        self.tail_end = b"";
         self.owes_flush = true;
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.owes_flush = false;

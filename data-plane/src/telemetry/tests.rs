@@ -16,6 +16,7 @@ use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::clock::Clock;
 use crate::sync::{Served, Status};
 
 fn name(text: &str) -> Name {
@@ -61,7 +62,7 @@ fn core(telemetry: &Telemetry, work: impl FnOnce(&Rc<CoreTelemetry>) + Send + 's
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         LocalSet::new().block_on(&runtime, async {
-            let telemetry = seat.take();
+            let telemetry = seat.take(&Clock::new());
             work(&telemetry);
             until.cancelled().await;
         });
@@ -221,7 +222,7 @@ fn no_line_is_lost_silently_when_the_log_is_read_slowly() {
     let lines = 50_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
-        let core = telemetry.seat().take();
+        let core = telemetry.seat().take(&Clock::new());
         for _ in 0..lines {
             core.ended(&record(None, 200, None));
         }

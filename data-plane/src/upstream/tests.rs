@@ -51,8 +51,8 @@ impl Core {
 
     fn with_max_connections(service: Value, max: u64) -> Rc<Self> {
         let clock = Clock::new();
-        tokio::task::spawn_local(clock.clone().run());
-        let telemetry = Telemetry::without_log().seat().take();
+        tokio::task::spawn_local(clock.clone().run(tokio::runtime::Handle::current()));
+        let telemetry = Telemetry::without_log().seat().take(&clock);
         let upstreams = Upstreams::with_max_connections(&clock, &telemetry, max);
         let core = Self { upstreams, telemetry, snapshot: RefCell::default() };
         core.put(service);

@@ -84,17 +84,17 @@ pub fn canonical(authority: &str) -> Result<Cow<'_, str>, HostFault> {
         return if authority.is_empty() { Ok(Cow::Borrowed("")) } else { Err(HostFault::InvalidName) };
     }
     let mut has_upper = false;
-    let mut after_dot = true;
+    let mut before = b'.';
     for byte in name.bytes() {
         match byte {
             b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => {}
             b'A'..=b'Z' => has_upper = true,
-            b'.' if !after_dot => {}
+            b'.' if before != b'.' => {}
             _ => return Err(HostFault::InvalidName),
         }
-        after_dot = byte == b'.';
+        before = byte;
     }
-    if after_dot {
+    if before == b'.' {
         return Err(HostFault::InvalidName);
     }
     Ok(if has_upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
@@ -106,7 +106,7 @@ fn check_port(text: &str) -> Result<(), HostFault> {
         return Ok(());
     }
     let digits = text.strip_prefix(':').ok_or(HostFault::InvalidPort)?;
-    let is_port = digits.bytes().all(|b| b.is_ascii_digit()) && (digits.is_empty() || digits.parse::<u16>().is_ok());
+    let is_port = digits.bytes().all(|b| b.is_ascii_digit()) && (digits.len() < 5 || digits.parse::<u16>().is_ok());
     if is_port { Ok(()) } else { Err(HostFault::InvalidPort) }
 }
 
