@@ -19,6 +19,8 @@ pub struct Plan {
     pub port: u16,
     pub host: String,
     pub path: String,
+    /// Further fields, each with the end of its line.
+    pub fields: String,
     pub connections: usize,
     pub millis: u64,
     /// Requests per second in all; 0 is as fast as can be.
@@ -51,8 +53,8 @@ impl Plan {
 
     fn request(&self) -> Vec<u8> {
         format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: bench\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nAccept-Language: en\r\nX-Trace: 0123456789abcdef\r\n\r\n",
-            self.path, self.host
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: bench\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nAccept-Language: en\r\nX-Trace: 0123456789abcdef\r\n{}\r\n",
+            self.path, self.host, self.fields
         )
         .into_bytes()
     }

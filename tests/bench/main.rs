@@ -4,6 +4,7 @@
 //! changes from minute to minute. The proxies run on core 1, one after the other in the order A B C C B A;
 //! the load and the upstream share core 0. Nothing leaves loopback.
 
+mod dimensions;
 mod load;
 mod peers;
 mod process;

@@ -66,6 +66,7 @@ fn plan(proxy: &Proxy) -> Plan {
         path: "/bench/1".into(),
         connections: 64,
         millis: 2000,
+        fields: String::new(),
         rate: 0,
         expect_status: 200,
     }

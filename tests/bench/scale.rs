@@ -7,10 +7,20 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::Options;
+use crate::dimensions;
 use crate::load::Plan;
 use crate::process::{Process, free_port, wait_for_port};
 use crate::report::{Report, median};
 use crate::sluice::{Gateway, status_of, wait_for_status};
+
+const ROUTES_PER_CALL: usize = 100_000;
+
+/// What every configuration begins with: a listener, a service, and the list of its routes.
+pub fn beginning(traffic: u16, upstream: u16) -> String {
+    format!(
+        "version: 1\nlisteners: [{{ name: web, bind: \"127.0.0.1:{traffic}\" }}]\nservices: [{{ name: bench, url: \"http://127.0.0.1:{upstream}\" }}]\nroutes:\n"
+    )
+}
 
 /// How many routes, and over how many hosts.
 struct Size {
@@ -27,15 +37,16 @@ impl Size {
         format!("/r{route}")
     }
 
-    fn file(&self, traffic: u16, upstream: u16) -> String {
-        let mut text = format!(
-            "version: 1\nlisteners: [{{ name: web, bind: \"127.0.0.1:{traffic}\" }}]\nservices: [{{ name: bench, url: \"http://127.0.0.1:{upstream}\" }}]\nroutes:\n"
-        );
-        for route in 0..self.routes {
-            let (host, path) = (self.host(route), Self::path(route));
-            let _ = writeln!(text, "  - {{ name: r{route}, hosts: [{host}], paths: [{path}], service: bench }}");
-        }
-        text
+    /// The configuration in files of which each can be applied in one call.
+    fn files(&self, traffic: u16, upstream: u16) -> impl Iterator<Item = String> {
+        (0..self.routes).step_by(ROUTES_PER_CALL).map(move |first| {
+            let mut text = beginning(traffic, upstream);
+            for route in first..self.routes.min(first + ROUTES_PER_CALL) {
+                let (host, path) = (self.host(route), Self::path(route));
+                let _ = writeln!(text, "  - {{ name: r{route}, hosts: [{host}], paths: [{path}], service: bench }}");
+            }
+            text
+        })
     }
 }
 
@@ -51,9 +62,10 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
         Size { routes: 1_000, hosts: 100 },
         Size { routes: 100_000, hosts: 10_000 },
         Size { routes: 100_000, hosts: 1 },
+        Size { routes: 1_000_000, hosts: 10_000 },
     ];
     if options.quick {
-        sizes.remove(1);
+        sizes.retain(|size| matches!(size.routes, 10 | 100_000));
     }
     let mut changes = Vec::new();
     let mut matches = Vec::new();
@@ -63,7 +75,9 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
         let gateway = Gateway::start(&options.sluice)?;
         let traffic = gateway.traffic_port;
         let start = Instant::now();
-        gateway.apply(&size.file(traffic, upstream))?;
+        for file in size.files(traffic, upstream) {
+            gateway.apply(&file)?;
+        }
         let load_seconds = start.elapsed().as_secs_f64();
         wait_for_status(traffic, &size.host(0), &Size::path(0), 200)?;
         // Threads that did the work end after ten idle seconds, and their memory with them.
@@ -85,6 +99,7 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
             load_seconds,
         )?);
     }
+    let by_dimension = dimensions::measure(options, upstream)?;
     report.add(
         "One-route change",
         "Each change writes a new path for one route and asks for it until it is served. CPU is of the whole process during the change and after it has settled; bytes are what the control plane sent to the node, heartbeats included.",
@@ -96,6 +111,12 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
         "Ratio to the first route at 10 routes.",
         &["configuration", "first", "last", "missing (404)"],
         matches,
+    );
+    report.add(
+        "Match cost by header and by query: CPU per request, by route that is asked for",
+        "All routes are on one path and differ in the value of one header field or query parameter. Ratio to the first route of the first row.",
+        &["configuration", "first", "last", "missing (404)", "explain, p50 ms"],
+        by_dimension,
     );
     Ok(())
 }
@@ -160,6 +181,7 @@ fn match_cost(gateway: &Gateway, size: &Size, label: &str, base: &mut Option<f64
             port: gateway.traffic_port,
             host: size.host(route),
             path,
+            fields: String::new(),
             connections: 32,
             millis: 1500,
             rate: 0,

@@ -71,9 +71,9 @@ impl Gateway {
         Ok(Self { node, control, traffic_port, admin_port: admin, token, sent, _folder: folder })
     }
 
-    /// Applies a whole file and waits until the node serves it.
+    /// Applies a file and waits until the node serves it.
     pub fn apply(&self, yaml: &str) -> Result<()> {
-        let path = "/v1/gateways/default/config:apply?prune=true&wait=serving&timeout=60s";
+        let path = "/v1/gateways/default/config:apply?wait=serving&timeout=60s";
         self.call(&mut self.connect()?, "POST", path, "application/yaml", yaml)
     }
 
@@ -81,6 +81,11 @@ impl Gateway {
     pub fn put_route(&self, connection: &mut Connection, name: &str, body: &str) -> Result<()> {
         let path = format!("/v1/gateways/default/routes/{name}");
         self.call(connection, "PUT", &path, "application/json", body)
+    }
+
+    /// Asks which route a request finds, and why.
+    pub fn explain(&self, connection: &mut Connection, question: &str) -> Result<()> {
+        self.call(connection, "POST", "/v1/gateways/default/explain", "application/json", question)
     }
 
     pub fn connect(&self) -> Result<Connection> {
