@@ -116,7 +116,7 @@ async fn a_message_does_not_wait_for_the_next_and_a_call_ends_in_time() {
     let (address, mut tells) = service().await;
     let node = Node::start(with_policy(to(address, json!({})))).await;
     for (version, kind) in [(Version::One, BINARY), (Version::One, TEXT), (Version::Two, TEXT)] {
-        let mut response = call(&node, version, "/forever", kind, &[("grpc-timeout", "300m")], vec![]).await;
+        let mut response = call(&node, version, "/forever", kind, &[("grpc-timeout", "1500m")], vec![]).await;
         assert_eq!(within(tells.recv()).await.unwrap(), "began");
         let first = within(response.frame()).await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(said(kind, &first), message("first"), "{version:?} {kind}");

@@ -101,14 +101,20 @@ async fn client(node: &Node, number: u32, is_http2: bool) -> u32 {
     for request in 0..REQUESTS {
         let tag = format!("{number}/{request}");
         let service = ["one", "two"][fastrand::usize(..2)];
-        let path = format!("http://x/{service}/{}/{tag}", WHATS[fastrand::usize(..WHATS.len())]);
+        let what = WHATS[fastrand::usize(..WHATS.len())];
+        let (path, is_early) = (format!("http://x/{service}/{what}/{tag}"), what == "early");
         let body =
             if fastrand::bool() { format!("{tag};{}", "x".repeat(fastrand::usize(..40_000))) } else { String::new() };
         let sent = Request::post(path).header("host", "x").body(Full::from(body)).unwrap();
         let is_given_up = fastrand::u8(..8) == 0;
         let answer = async {
             let response = sender.send(sent).await?;
-            assert_eq!(response.status(), 200, "{tag}");
+            if is_early && response.status() == 502 {
+                // It closed with a part of the request unread, which may cost its answer on the way.
+                assert!(!response.headers().contains_key("number"), "{tag}");
+                return Ok(false);
+            }
+            assert_eq!(response.status(), 200, "{what} {tag}");
             assert_eq!(response.headers()["number"], tag.as_str());
             // Sometimes only the head is taken.
             if is_given_up {
