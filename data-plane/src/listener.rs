@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::cores::core::{Core, Opening};
 use crate::cores::supervision::run_part;
 use crate::memory::Pressure;
+use crate::proxy_protocol::Addresses;
 
 pub mod connection;
 mod frames;
@@ -182,7 +183,12 @@ fn begin(
             return None;
         }
     };
-    let connection = Connection::new(core, listener, terms, origin.client);
+    let destination = origin.destination.unwrap_or_else(|| match listener.address.ip().is_unspecified() {
+        true => stream.local_addr().unwrap_or(listener.address),
+        false => listener.address,
+    });
+    let ends = Addresses { source: origin.client, destination };
+    let connection = Connection::new(core, listener, terms, ends);
     let number = core.connections.enter(&connection);
     core.telemetry.metrics.connection_opened();
     let (core, running) = (core.clone(), connection.clone());

@@ -17,6 +17,7 @@ use model::snapshot::Snapshot;
 
 use crate::body::Body;
 use crate::clock::Clock;
+use crate::proxy_protocol::Addresses;
 use crate::telemetry::CoreTelemetry;
 use backend::Backends;
 use forward::Task;
@@ -53,6 +54,8 @@ pub struct UpstreamRequest {
     pub body: Body,
     /// Where interim responses go (RFC 9110 section 15.2); without it nobody wants them.
     pub interim: Option<Interim>,
+    /// Whose request it is, for services that are told so ahead of it.
+    pub ends: Option<Box<Addresses>>,
     /// How long the head of the response may take, counted from the last byte of the request.
     pub timeout: Duration,
 }

@@ -6,7 +6,7 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use data_plane::proxy_protocol::{Addresses, write_v1, write_v2};
+use data_plane::proxy_protocol::{Addresses, Beginning, read, write_v1, write_v2};
 use data_plane::telemetry::Telemetry;
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
@@ -282,4 +282,57 @@ async fn places_belong_to_the_clients_behind_the_proxy() {
     let from = |source| [header(source, true), request("").into_bytes()].concat();
     assert_eq!(send_from(PROXY, &node, from("192.0.2.1:2")).await, "");
     assert!(send_from(PROXY, &node, from("192.0.2.2:1")).await.ends_with("known"));
+}
+
+/// A service that answers with the first line of a connection of the first version, or with what the second says.
+async fn told() -> SocketAddr {
+    backend::sockets(|mut stream| async move {
+        let mut held = Vec::new();
+        let (length, said) = loop {
+            held.push(within(tokio::io::AsyncReadExt::read_u8(&mut stream)).await.unwrap());
+            if let Ok(Beginning::Header { length, addresses }) = read(&held) {
+                break (length, addresses.unwrap());
+            }
+        };
+        assert_eq!(held.len(), length);
+        let mut requests = 0;
+        while backend::read_head(&mut stream).await.starts_with("GET") {
+            requests += 1;
+            let body = format!("{} to {}, request {requests}", said.source, said.destination);
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn services_can_be_told_for_whom_a_connection_is() {
+    for version in ["v1", "v2"] {
+        let service = json!({ "url": format!("http://{}", told().await), "proxy_protocol": version });
+        let edits = vec![put(Kind::Service, "told", service), put(Kind::Route, "all", json!({ "service": "told" }))];
+        let mut node = Node::start(edits).await;
+        for _ in 0..3 {
+            let mut stream = connect_from(STRANGER, node.address).await;
+            let own = stream.local_addr().unwrap();
+            // A connection of the client's may live on, but that to the service is for one request.
+            for _ in 0..2 {
+                stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+                support::read_until(&mut stream, &format!("\r\n\r\n{own} to {}, request 1", node.address)).await;
+            }
+        }
+        // What a proxy in front says goes on, both ways that it can say it.
+        node.change_listener(json!({
+            "proxy_protocol": { "from": ["127.0.0.2"] },
+            "forwarded": { "trusted_proxies": ["192.0.2.0/24"] },
+        }))
+        .await;
+        let bytes = [header("192.0.2.1:7", true), request("").into_bytes()].concat();
+        let answer = send_from(PROXY, &node, bytes).await;
+        assert!(answer.ends_with("192.0.2.1:7 to 198.51.100.1:443, request 1"), "{answer}");
+        let fields = "x-forwarded-for: 2001:db8::9\r\n";
+        let bytes = [header("192.0.2.1:7", true), request(fields).into_bytes()].concat();
+        let answer = send_from(PROXY, &node, bytes).await;
+        assert!(answer.ends_with("[2001:db8::9]:0 to 198.51.100.1:443, request 1"), "{answer}");
+    }
 }

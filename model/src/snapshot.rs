@@ -17,7 +17,7 @@ use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
 use crate::resource::listener::Limits;
 use crate::resource::route::RouteTimeouts;
-use crate::resource::service::{LoadBalancing, Protocol, TargetUrl, Timeouts};
+use crate::resource::service::{LoadBalancing, Protocol, ProxyVersion, TargetUrl, Timeouts};
 use crate::resource::{Key, Kind, Name};
 use crate::router::Router;
 use crate::slots::{Named, Slot, Slots};
@@ -79,6 +79,7 @@ pub struct Service {
     /// Sum of the weights of the targets.
     pub total_weight: u32,
     pub protocol: Protocol,
+    pub proxy_protocol: Option<ProxyVersion>,
     pub load_balancing: LoadBalancing,
     pub timeouts: Timeouts,
     pub policies: Arc<[Step]>,
@@ -97,6 +98,8 @@ pub struct Target {
 pub struct Endpoint {
     pub url: TargetUrl,
     pub protocol: Protocol,
+    /// Connections begin with a header, and are for one client.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// For `https` only.
     pub tls: Option<EndpointTls>,
 }

@@ -15,6 +15,7 @@ use super::tls::Negotiated;
 use super::tunnel::Tunnel;
 use crate::cores::core::Core;
 use crate::http1::Traffic;
+use crate::proxy_protocol::Addresses;
 use crate::upstream::Interim;
 
 /// One connection of a client.
@@ -24,6 +25,8 @@ pub struct Connection {
     pub terms: Rc<Terms>,
     /// Its peer, or whom a proxy has named by the PROXY protocol.
     pub client: Client,
+    /// The address that the client has connected to.
+    pub destination: SocketAddr,
     /// What it says of the clients of its requests is believed.
     pub is_from_proxy: bool,
     /// What came out of the TLS handshake.
@@ -49,12 +52,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(core: &Rc<Core>, listener: &Rc<OpenListener>, terms: Rc<Terms>, address: SocketAddr) -> Rc<Self> {
+    pub fn new(core: &Rc<Core>, listener: &Rc<OpenListener>, terms: Rc<Terms>, ends: Addresses) -> Rc<Self> {
+        let Addresses { source: address, destination } = ends;
         let ip = address.ip().to_canonical();
         let scheme = if terms.tls.is_some() { Scheme::Https } else { Scheme::Http };
         Rc::new(Self {
             core: core.clone(),
             listener: listener.clone(),
+            destination,
             is_from_proxy: terms.forwarding.trusted.contains(ip),
             terms,
             client: Client { address: SocketAddr::new(ip, address.port()), scheme },

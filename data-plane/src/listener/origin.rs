@@ -11,11 +11,13 @@ use tokio::net::TcpStream;
 
 use super::terms::Terms;
 use crate::clock::Clock;
-use crate::proxy_protocol::{self, Beginning, Malformed};
+use crate::proxy_protocol::{self, Addresses, Beginning, Malformed};
 
 /// Where a connection comes from.
 pub struct Origin {
     pub client: SocketAddr,
+    /// The address that the client has connected to, if a proxy says so.
+    pub destination: Option<SocketAddr>,
     /// Read from the connection already.
     pub input: BytesMut,
 }
@@ -23,7 +25,7 @@ pub struct Origin {
 impl Origin {
     /// Nobody speaks for the peer.
     pub fn is(peer: SocketAddr) -> Self {
-        Self { client: peer, input: BytesMut::new() }
+        Self { client: peer, destination: None, input: BytesMut::new() }
     }
 }
 
@@ -104,7 +106,11 @@ async fn read(stream: &TcpStream, peer: SocketAddr, duty: Duty) -> Result<Origin
         held.unsplit(rest);
         match proxy_protocol::read(&held) {
             Ok(Beginning::Header { addresses, .. }) => {
-                return Ok(Origin::is(addresses.map_or(peer, |addresses| addresses.source)));
+                let (client, destination) = match addresses {
+                    Some(Addresses { source, destination }) => (source, Some(destination)),
+                    None => (peer, None),
+                };
+                return Ok(Origin { client, destination, input: BytesMut::new() });
             }
             Ok(Beginning::Part) if length > before => {}
             _ if duty == Duty::Must => return Err(Refused::Missing),

@@ -13,6 +13,7 @@ use super::{Reply, fields, grpc, mirror};
 use crate::body::Body;
 use crate::clock::Deadline;
 use crate::grpc_web;
+use crate::proxy_protocol::Addresses;
 use crate::upstream::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// What goes to the service besides the head.
@@ -34,6 +35,7 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
     let timeout = own.and_then(|own| own.backend_request).unwrap_or(service.timeouts.request).get();
     let idle = own.and_then(|own| own.idle).unwrap_or(service.timeouts.idle).get();
 
+    let is_told = service.proxy_protocol.is_some();
     let wants_upgrade = onward.upgrade.is_some();
     let whole = own.and_then(|own| own.request).map(|whole| whole.get());
     if let Some(call) = record.exchange.grpc_web {
@@ -45,6 +47,10 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
 
     let mut request = request(record, onward, timeout, idle);
     let mirrors = record.exchange.route().map_or(&[][..], |route| route.mirrors());
+    if is_told || !mirrors.is_empty() {
+        let (source, destination) = (record.exchange.client.address, connection.destination);
+        request.ends = Some(Box::new(Addresses { source, destination }));
+    }
     if !mirrors.is_empty() {
         mirror::mirror(core, &snapshot, mirrors, &mut request);
     }
@@ -119,6 +125,7 @@ fn request(record: &mut Record, onward: Onward, timeout: Duration, idle: Duratio
         headers,
         body,
         interim: (record.version == Version::HTTP_11).then(|| record.connection.interim.clone()),
+        ends: None,
         timeout,
     }
 }

@@ -53,6 +53,7 @@ pub fn mirror(core: &Rc<Core>, snapshot: &Rc<Snapshot>, mirrors: &[Mirror], requ
             headers: request.headers.clone(),
             body: request.body.copy(&core.copies.room),
             interim: None,
+            ends: request.ends.clone(),
             timeout: service.timeouts.request.get(),
         };
         let (core, snapshot, slot) = (Rc::clone(core), Rc::clone(snapshot), mirror.service);

@@ -122,6 +122,7 @@ mod tests {
             endpoint: Arc::new(Endpoint {
                 url: format!("http://10.0.0.{index}:80").parse().expect("a target"),
                 protocol: Protocol::Auto,
+                proxy_protocol: None,
                 tls: None,
             }),
             weight: *weight,

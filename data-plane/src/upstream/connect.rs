@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use model::resource::service::Protocol;
+use model::resource::service::{Protocol, ProxyVersion};
 use model::snapshot::EndpointTls;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,6 +20,7 @@ use super::http1::Http1;
 use super::pool::Pool;
 use super::tls;
 use crate::http1::Stream;
+use crate::proxy_protocol::{self, Addresses};
 
 /// Age at which a connection takes no further requests, so that load follows changes behind a name.
 const MAX_AGE_NS: u64 = 3_600_000_000_000;
@@ -42,22 +44,41 @@ pub(super) enum Purpose {
 
 impl Pool {
     /// Makes a connection within `timeout`.
-    pub(super) async fn connect(&self, timeout: Duration, purpose: Purpose) -> Result<Connected, UpstreamError> {
+    pub(super) async fn connect(
+        &self,
+        timeout: Duration,
+        purpose: Purpose,
+        ends: Option<&Addresses>,
+    ) -> Result<Connected, UpstreamError> {
         let open = Open::count(&self.counts);
         let deadline = self.core.clock.deadline(timeout);
         tokio::select! {
-            connected = self.connect_all(open, timeout, purpose) => connected.map_err(UpstreamError::Unreachable),
+            connected = self.connect_all(open, timeout, purpose, ends) => connected.map_err(UpstreamError::Unreachable),
             () = deadline => Err(UpstreamError::ConnectTimeout),
         }
     }
 
-    async fn connect_all(&self, open: Open, timeout: Duration, purpose: Purpose) -> Result<Connected, String> {
+    async fn connect_all(
+        &self,
+        open: Open,
+        timeout: Duration,
+        purpose: Purpose,
+        ends: Option<&Addresses>,
+    ) -> Result<Connected, String> {
         let url = &self.endpoint.url;
         let addresses = self.core.resolver.addresses(&url.host).await;
         let addresses = addresses.map_err(|error| format!("`{}` has no address: {error}", url.host))?;
-        let stream = self.connect_any(&addresses, timeout).await?;
+        let mut stream = self.connect_any(&addresses, timeout).await?;
         // Only a socket that is broken already refuses it, which the next write tells better.
         let _ = stream.set_nodelay(true);
+        if let (Some(version), Some(ends)) = (self.endpoint.proxy_protocol, ends) {
+            let mut header = Vec::with_capacity(128);
+            match version {
+                ProxyVersion::V1 => proxy_protocol::write_v1(&mut header, *ends),
+                ProxyVersion::V2 => proxy_protocol::write_v2(&mut header, *ends),
+            }
+            stream.write_all(&header).await.map_err(|error| format!("header of the PROXY protocol: {error}"))?;
+        }
         match &self.endpoint.tls {
             Some(settings) => {
                 let stream = self.encrypt(stream, settings, purpose).await?;

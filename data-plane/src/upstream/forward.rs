@@ -19,6 +19,7 @@ use super::pool::{Channel, Core, Pool};
 use super::{Interim, Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 use crate::body::{Body, End, Ending, Failure};
 use crate::http1::Lost;
+use crate::proxy_protocol::Addresses;
 use crate::telemetry::ServiceCounts;
 
 /// Targets that are tried before a request is given up because none can be connected to.
@@ -47,6 +48,7 @@ pub(super) struct Task {
     outgoing: Option<Outgoing>,
     interim: Option<Interim>,
     upload: Option<Rc<Upload>>,
+    ends: Option<Box<Addresses>>,
     timeout: Duration,
     purpose: Purpose,
     /// It may be sent once more if a connection ends without an answer to it.
@@ -56,6 +58,7 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, request: UpstreamRequest) -> Self {
         let (timeout, interim) = (request.timeout, request.interim.clone());
+        let ends = request.ends.clone();
         let (outgoing, upload) = Outgoing::new(request, &core.clock);
         let purpose = outgoing.purpose();
         let is_repeatable = outgoing.is_repeatable();
@@ -65,6 +68,7 @@ impl Task {
             outgoing: Some(outgoing),
             interim,
             upload,
+            ends,
             timeout,
             purpose,
             is_repeatable,
@@ -113,7 +117,7 @@ impl Task {
 
     async fn send_on_new(&mut self, flight: &Flight) -> Result<Answer, Failed> {
         let timeout = self.backend.service.timeouts.connect.get();
-        match flight.pool.open(timeout, self.purpose).await {
+        match flight.pool.open(timeout, self.purpose, self.ends.as_deref()).await {
             Ok(channel) => self.send(channel, flight).await,
             Err(error) => {
                 if matches!(error, UpstreamError::Unreachable(_) | UpstreamError::ConnectTimeout) {

@@ -19,6 +19,7 @@ use super::connection::{Http2, Stream};
 use super::http1::Http1;
 use super::resolve::Resolver;
 use crate::clock::Clock;
+use crate::proxy_protocol::Addresses;
 use crate::telemetry::{CoreTelemetry, EndpointCounts};
 
 /// Connections of one core to one endpoint, idle ones and those being made included.
@@ -104,6 +105,10 @@ impl Pool {
 
     /// A connection that is there already, without waiting.
     pub(super) fn take(&self, purpose: Purpose) -> Option<Channel> {
+        // There is none: each is for one client.
+        if self.endpoint.proxy_protocol.is_some() {
+            return None;
+        }
         if let Some(connection) = self.take_idle() {
             return Some(Channel::Http1(connection));
         }
@@ -135,11 +140,16 @@ impl Pool {
     }
 
     /// A place on a connection that is made for it, alone or with others who wait as well.
-    pub(super) async fn open(self: &Rc<Self>, timeout: Duration, purpose: Purpose) -> Result<Channel, UpstreamError> {
+    pub(super) async fn open(
+        self: &Rc<Self>,
+        timeout: Duration,
+        purpose: Purpose,
+        ends: Option<&Addresses>,
+    ) -> Result<Channel, UpstreamError> {
         loop {
             if purpose == Purpose::Upgrade || self.speaks.get() == Speaks::Http1 {
                 self.check_room()?;
-                match self.connect(timeout, purpose).await? {
+                match self.connect(timeout, purpose, ends).await? {
                     Connected::Http1(connection) => return Ok(Channel::Http1(connection)),
                     Connected::Http2(connection) => self.share(connection),
                 }
@@ -175,7 +185,7 @@ impl Pool {
     }
 
     async fn add_connection(&self, timeout: Duration) -> Result<(), UpstreamError> {
-        match self.connect(timeout, Purpose::Any).await? {
+        match self.connect(timeout, Purpose::Any, None).await? {
             Connected::Http1(connection) => {
                 self.speaks.set(Speaks::Http1);
                 self.put_idle(connection);
@@ -192,7 +202,8 @@ impl Pool {
 
     /// Takes back a connection whose request is over, unless it is too old or not in a perfect state.
     pub(super) fn give_back(&self, connection: Http1) {
-        if connection.is_reusable() && self.core.swept_ns.get() < connection.expires_ns {
+        let is_for_anybody = self.endpoint.proxy_protocol.is_none();
+        if is_for_anybody && connection.is_reusable() && self.core.swept_ns.get() < connection.expires_ns {
             self.put_idle(connection);
         }
     }

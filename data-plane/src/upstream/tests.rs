@@ -117,6 +117,7 @@ fn get(path: &str) -> UpstreamRequest {
         headers: Fields::default(),
         body: Body::empty(),
         interim: None,
+        ends: None,
         timeout: Duration::from_secs(30),
     }
 }

@@ -24,6 +24,10 @@ pub struct Service {
     /// How to speak to the targets. Default: auto.
     #[serde(default, skip_serializing_if = "is_default")]
     pub protocol: Protocol,
+    /// Tells targets for whom a connection is, by a header of this version of the PROXY protocol ahead of everything
+    /// else, TLS too. It speaks for one client: each request gets a connection of its own, over HTTP/1.1. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How a target is chosen. Default: least_request.
     #[serde(default, skip_serializing_if = "is_default")]
     pub load_balancing: LoadBalancing,
@@ -66,6 +70,16 @@ pub enum Protocol {
     Http1,
     /// HTTP/2; for `http` targets by prior knowledge.
     Http2,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How a target is chosen for a request.
@@ -281,6 +295,12 @@ impl Written for Service {
             let fault =
                 Fault::new(format!("/timeouts/{field}"), "invalid-value", "a timeout of zero lets nothing through");
             faults.push(fault.hint("leave it away for the default"));
+        }
+        if self.proxy_protocol.is_some() && self.protocol == Protocol::Http2 {
+            let message =
+                "a connection with a header of the PROXY protocol is for one client, which HTTP/2 would share";
+            let fault = Fault::new("/proxy_protocol", "conflicting-fields", message);
+            faults.push(fault.hint("leave `protocol` away, or write `protocol: http1`"));
         }
         self.tls.check(faults);
     }

@@ -22,6 +22,7 @@ use crate::policy::Step;
 use crate::problem::{Fault, Problems};
 use crate::resource::policy::ApplyTo;
 use crate::resource::route::RouteTimeouts;
+use crate::resource::service::Protocol;
 use crate::resource::{self, Key, Kind, Name, Resource};
 use crate::router::Age;
 use crate::slots::{Slot, Slots};
@@ -242,13 +243,16 @@ impl Snapshot {
     }
 
     fn learn_service(&mut self, name: &Name, written: &resource::Service) -> Result<(), Vec<Fault>> {
+        // A connection for one client is not offered to be shared.
+        let protocol = if written.proxy_protocol.is_some() { Protocol::Http1 } else { written.protocol };
         let targets: Vec<Target> = written
             .targets
             .iter()
             .map(|target| Target {
                 endpoint: Arc::new(Endpoint {
                     url: target.url.clone(),
-                    protocol: written.protocol,
+                    protocol,
+                    proxy_protocol: written.proxy_protocol,
                     tls: target.url.https.then(|| self.endpoint_tls(&written.tls)),
                 }),
                 weight: target.weight,
@@ -258,7 +262,8 @@ impl Snapshot {
             name: name.clone(),
             total_weight: targets.iter().map(|target| target.weight).sum(),
             targets,
-            protocol: written.protocol,
+            protocol,
+            proxy_protocol: written.proxy_protocol,
             load_balancing: written.load_balancing,
             timeouts: written.timeouts,
             policies: self.steps(&written.policies)?,
