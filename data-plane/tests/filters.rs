@@ -5,7 +5,6 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use data_plane::telemetry::Telemetry;
@@ -192,14 +191,7 @@ async fn a_request_has_its_time_and_no_more() {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     })
     .await;
-    let endless = backend::sockets(|mut stream| async move {
-        backend::read_head(&mut stream).await;
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
-        while stream.write_all(b".").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    let endless = backend::endless().await;
     let mut edits = Vec::new();
     let services = [("silent", silent, "50ms"), ("endless", endless, "2s"), ("echo", backend::echo().await, "1h")];
     for (name, address, time) in services {
@@ -294,14 +286,7 @@ async fn a_mirror_that_fails_is_its_own_affair() {
         std::future::pending::<()>().await;
     })
     .await;
-    let endless = backend::sockets(|mut stream| async move {
-        backend::read_head(&mut stream).await;
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
-        while stream.write_all(b".").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    let endless = backend::endless().await;
     let mut node = node(&[]).await;
     let impatient =
         |address: SocketAddr| json!({ "url": format!("http://{address}"), "timeouts": { "request": "200ms" } });
@@ -387,16 +372,8 @@ async fn a_path_that_is_kept_reaches_the_service_as_it_came() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {answer}");
     }
     node.until_counted(|shard| shard.requests_ended == 10).await;
-    let paths = within(async {
-        loop {
-            let paths: Vec<_> = log.lines().iter().map(|line| line["path"].clone()).collect();
-            if paths.len() == 10 {
-                return paths;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    support::until(|| log.lines().len() == 10).await;
+    let paths: Vec<_> = log.lines().iter().map(|line| line["path"].clone()).collect();
     for kept in ["/kept/a%2Fb//c/./%7Ed", "/other/x/~d", "/other"] {
         assert!(paths.contains(&json!(kept)), "{kept}: {paths:?}");
     }

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use support::{Node, backend, free_address, problem, put, raw, read_all, read_until, respond, within};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
@@ -168,18 +170,23 @@ async fn a_call_of_grpc_may_pause_longer_than_a_body() {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let mut call = async |content_type: &str| {
-        let messages = futures_util::stream::iter(["one", "two"]).enumerate().then(|(index, message)| async move {
-            tokio::time::sleep(Duration::from_millis(300 * index as u64)).await;
-            Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(message.as_bytes())))
-        });
+    // Both begin at once and pause behind the first message: the call of gRPC until the other request was given up.
+    let mut send = |content_type: &str| {
+        let (message, messages) = mpsc::unbounded_channel();
+        message.send("one").unwrap();
+        let messages = UnboundedReceiverStream::new(messages)
+            .map(|message: &str| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(message.as_bytes()))));
         let request = Request::post("http://x/").header("content-type", content_type);
         let request = request.body(BodyExt::boxed_unsync(StreamBody::new(messages))).unwrap();
-        let answer = within(sender.send_request(request)).await.unwrap();
-        let status = answer.status().as_u16();
-        (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+        (message, sender.send_request(request))
     };
-    let (status, answer) = call("application/grpc").await;
-    assert_eq!((status, &serde_json::from_str::<Value>(&answer).unwrap()["body"]), (200, &json!("onetwo")));
-    assert_eq!(call("application/json").await.0, 408);
+    let (call, answer_to_call) = send("application/grpc");
+    let (_upload, answer_to_upload) = send("application/json");
+    assert_eq!(within(answer_to_upload).await.unwrap().status(), 408);
+    call.send("two").unwrap();
+    drop(call);
+    let answer = within(answer_to_call).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let answer = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(serde_json::from_slice::<Value>(&answer).unwrap()["body"], json!("onetwo"));
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::Options;
 use crate::load::Plan;
@@ -68,7 +68,7 @@ pub fn measure(options: &Options, upstream: u16) -> Result<Vec<Vec<String>>> {
             wait_for_status(gateway.traffic_port, "h.example", "/missing", 404)?;
             let mut row = vec![format!("{routes} routes, {name}")];
             for (route, status) in [(0, 200), (routes - 1, 200), (routes, 404)] {
-                let cpu_us = cpu_us(&gateway, by, route, status)?;
+                let cpu_us = gateway.cpu_us(&plan(&gateway, by, route, status))?;
                 let base = *base.get_or_insert(cpu_us);
                 row.push(format!("{:.2} ({cpu_us:.2} us)", cpu_us / base));
             }
@@ -79,8 +79,8 @@ pub fn measure(options: &Options, upstream: u16) -> Result<Vec<Vec<String>>> {
     Ok(rows)
 }
 
-fn cpu_us(gateway: &Gateway, by: By, route: usize, status: u16) -> Result<f64> {
-    let plan = Plan {
+fn plan(gateway: &Gateway, by: By, route: usize, expect_status: u16) -> Plan {
+    Plan {
         port: gateway.traffic_port,
         host: "h.example".to_owned(),
         path: by.path(route),
@@ -88,15 +88,8 @@ fn cpu_us(gateway: &Gateway, by: By, route: usize, status: u16) -> Result<f64> {
         connections: 32,
         millis: 1500,
         rate: 0,
-        expect_status: status,
-    };
-    plan.run()?;
-    let before = gateway.node.cpu_ns()?;
-    let outcome = plan.run()?;
-    if outcome.failures > 0 {
-        bail!("{} of {} answers were not {status}", outcome.failures, outcome.requests);
+        expect_status,
     }
-    Ok((gateway.node.cpu_ns()? - before) as f64 / 1000.0 / outcome.requests as f64)
 }
 
 /// From the question to the answer of the API.

@@ -187,13 +187,7 @@ fn match_cost(gateway: &Gateway, size: &Size, label: &str, base: &mut Option<f64
             rate: 0,
             expect_status: status,
         };
-        plan.run()?;
-        let before = gateway.node.cpu_ns()?;
-        let outcome = plan.run()?;
-        let cpu_us = (gateway.node.cpu_ns()? - before) as f64 / 1000.0 / outcome.requests as f64;
-        if outcome.failures > 0 {
-            anyhow::bail!("{} of {} answers were not {status}", outcome.failures, outcome.requests);
-        }
+        let cpu_us = gateway.cpu_us(&plan)?;
         let base = *base.get_or_insert(cpu_us);
         row.push(format!("{:.2} ({cpu_us:.2} us)", cpu_us / base));
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Result, bail};
 use tests::http::Connection;
 
+use crate::load::Plan;
 use crate::process::{Process, free_port, wait_for_port, wait_until};
 
 /// Both planes, running.
@@ -86,6 +87,17 @@ impl Gateway {
     /// Asks which route a request finds, and why.
     pub fn explain(&self, connection: &mut Connection, question: &str) -> Result<()> {
         self.call(connection, "POST", "/v1/gateways/default/explain", "application/json", question)
+    }
+
+    /// CPU of the node for each request of a plan, of which every answer has to be the expected one.
+    pub fn cpu_us(&self, plan: &Plan) -> Result<f64> {
+        plan.run()?;
+        let before = self.node.cpu_ns()?;
+        let outcome = plan.run()?;
+        if outcome.failures > 0 {
+            bail!("{} of {} answers were not {}", outcome.failures, outcome.requests, plan.expect_status);
+        }
+        Ok((self.node.cpu_ns()? - before) as f64 / 1000.0 / outcome.requests as f64)
     }
 
     pub fn connect(&self) -> Result<Connection> {

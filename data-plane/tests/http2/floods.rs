@@ -86,12 +86,7 @@ impl Bystander {
 
     async fn end(self) {
         let before = self.answers.load(Ordering::Relaxed);
-        within(async {
-            while self.answers.load(Ordering::Relaxed) < before + 10 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
+        support::until(|| self.answers.load(Ordering::Relaxed) >= before + 10).await;
         self.stop.store(true, Ordering::Relaxed);
         within(self.asking).await.expect("every request was answered");
     }

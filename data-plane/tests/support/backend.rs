@@ -63,6 +63,18 @@ pub async fn sends(answer: &'static str) -> SocketAddr {
     .await
 }
 
+/// A service whose answer comes byte by byte and never ends.
+pub async fn endless() -> SocketAddr {
+    sockets(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
+        while stream.write_all(b".").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
 pub async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

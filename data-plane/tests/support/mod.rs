@@ -159,8 +159,13 @@ pub async fn taken(stream: &TcpStream) {
         let line = sockets.lines().find(|line| line.contains(&ends));
         line.is_some_and(|line| line.split_whitespace().nth(4).unwrap().ends_with(":00000000"))
     };
+    until(is_taken).await;
+}
+
+/// Waits for what nobody tells of.
+pub async fn until(is_so: impl Fn() -> bool) {
     within(async {
-        while !is_taken() {
+        while !is_so() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     })
