@@ -1,0 +1,114 @@
+//! One address of a service: what stands there, and its share.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::Fault;
+use crate::value::written_as_string;
+
+/// One address of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// `http://10.0.0.11:9000` or `https://orders.internal`: scheme, host and port, no path.
+    pub url: TargetUrl,
+    /// Share of the requests, relative to the other targets; 0 sends none. Default: 1. At most 1000.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u32,
+}
+
+impl Target {
+    /// The faults of a list of targets.
+    pub(super) fn check_all(targets: &[Self], faults: &mut Vec<Fault>) {
+        for (index, target) in targets.iter().enumerate() {
+            if target.weight > 1000 {
+                let message = format!("a weight of {} is out of range", target.weight);
+                let fault = Fault::new(format!("/targets/{index}/weight"), "invalid-value", message);
+                faults.push(fault.hint("weights are 0 to 1000"));
+            }
+            if targets[..index].iter().any(|earlier| earlier.url == target.url) {
+                let message = format!("the target {} is listed twice", target.url);
+                let fault = Fault::new(format!("/targets/{index}/url"), "duplicate-value", message);
+                faults.push(fault.hint("give it a larger weight instead"));
+            }
+        }
+    }
+}
+
+/// Scheme, host and port of a target.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetUrl {
+    pub https: bool,
+    /// A name, an IPv4 address, or an IPv6 address without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl TargetUrl {
+    /// `host:port`, with brackets around an IPv6 address.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for TargetUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = |why: &str| format!("`{text}` is no target: {why}, such as `http://10.0.0.11:9000`");
+        let uri: http::Uri = text.parse().map_err(|_| wrong("write scheme, host and port"))?;
+        let https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong("the scheme must be http or https")),
+        };
+        let authority = uri.authority().ok_or_else(|| wrong("a host is needed"))?;
+        if authority.as_str().contains('@') {
+            // Without the text, as a password must not come up in a log.
+            return Err("a target has no user and no password: write `http://10.0.0.11:9000`".to_owned());
+        }
+        if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
+            return Err(wrong("a target has no path"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return Err(wrong("a host is needed"));
+        }
+        let port = match authority.port() {
+            Some(port) => port.as_str().parse().ok().filter(|port| *port != 0),
+            None => Some(if https { 443 } else { 80 }),
+        };
+        let port = port.ok_or_else(|| wrong("the port must be 1 to 65535"))?;
+        Ok(Self { https, host: host.to_ascii_lowercase(), port })
+    }
+}
+
+impl fmt::Display for TargetUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.https { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority())
+    }
+}
+
+written_as_string!(
+    TargetUrl,
+    "TargetUrl",
+    r"^https?://[^/@]+/?$",
+    "Scheme, host and port of a target: `http://10.0.0.11:9000`."
+);
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(weight: &u32) -> bool {
+    *weight == 1
+}
