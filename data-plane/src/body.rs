@@ -43,6 +43,7 @@ struct Passage {
     tally: Option<Rc<Tally>>,
     pace: Option<Pace>,
     copies: Option<Box<Copies>>,
+    strainer: Option<Box<Strainer>>,
     farewell: Option<Farewell>,
     ends: SmallVec<[Box<dyn End>; 2]>,
 }
@@ -55,6 +56,9 @@ enum Source {
     Copy(Copy),
     Translated(Translated),
 }
+
+/// Takes out of trailers what may not pass.
+type Strainer = dyn Fn(&mut HeaderMap);
 
 /// Trailers that say why a body broke off.
 type Farewell = fn(Failure) -> HeaderMap;
@@ -173,6 +177,7 @@ impl Body {
             tally: None,
             pace: None,
             copies: None,
+            strainer: None,
             farewell: None,
             ends: SmallVec::new(),
         })))
@@ -231,6 +236,15 @@ impl Body {
     pub fn with_farewell(mut self, farewell: fn(Failure) -> HeaderMap) -> Self {
         if let Some(passage) = self.coming() {
             passage.farewell = Some(farewell);
+        }
+        self
+    }
+
+    /// Has its trailers looked over; without any left it ends as if there had been none.
+    #[must_use]
+    pub fn with_strained_trailers(mut self, strainer: Box<Strainer>) -> Self {
+        if let Some(passage) = self.coming() {
+            passage.strainer = Some(strainer);
         }
         self
     }
@@ -311,7 +325,7 @@ impl Passage {
             return Poll::Pending;
         }
         let frame = match self.source.poll(context) {
-            Poll::Ready(frame) => frame,
+            Poll::Ready(frame) => self.strain(frame),
             Poll::Pending => {
                 let failure = ready!(self.patience.poll(context));
                 return Poll::Ready(Some(Err(self.fail(failure))));
@@ -339,6 +353,18 @@ impl Passage {
                 None
             }
         })
+    }
+
+    fn strain(&self, mut frame: Option<Result<Frame<Bytes>, Failure>>) -> Option<Result<Frame<Bytes>, Failure>> {
+        if let (Some(strainer), Some(Ok(passing))) = (&self.strainer, &mut frame)
+            && let Some(trailers) = passing.trailers_mut()
+        {
+            strainer(trailers);
+            if trailers.is_empty() {
+                return None;
+            }
+        }
+        frame
     }
 
     fn finish(&mut self, ending: Ending) {

@@ -15,6 +15,7 @@ mod stream;
 mod tests;
 mod wire;
 
+pub use chunked::is_forbidden_in_trailers;
 pub use encode::{Announced, Date, interim_head, request_head, response_head};
 pub use framing::Length;
 pub use head::{Bounds, Fault, RequestHead, ResponseHead};

@@ -115,15 +115,16 @@ impl Chunked {
         }
         let section = input.split_to(end + 4);
         let trailers = lines::fields(section, MAX_TRAILERS)?;
-        if trailers.iter().any(|(name, _)| is_forbidden(name)) {
+        if trailers.iter().any(|(name, _)| is_forbidden_in_trailers(name)) {
             return Err(Fault::Ambiguous("A trailer field is one that a header only may have."));
         }
         Ok(Some(Part::Trailers(trailers.into_map())))
     }
 }
 
-/// Fields for framing, routing, authentication and the handling of connection and content.
-fn is_forbidden(name: &[u8]) -> bool {
+/// Fields for framing, routing, authentication and the handling of connection and content: they mean nothing in trailers,
+/// or too much (RFC 9110 section 6.5.1).
+pub fn is_forbidden_in_trailers(name: &[u8]) -> bool {
     matches!(
         name,
         b"content-length"

@@ -1,9 +1,11 @@
 //! Header fields that belong to one connection, or that only the gateway may set: they go no further
 //! (RFC 9110 section 7.6.1).
 
-use http::header::{CONNECTION, COOKIE, HeaderValue, TE, UPGRADE, VIA};
+use http::header::{CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE, VIA};
 use http::{Method, Version};
 use model::fields::Fields;
+
+use crate::http1::is_forbidden_in_trailers;
 
 /// What one look over the fields of a request told.
 #[derive(Debug, Default)]
@@ -72,6 +74,17 @@ pub fn clean_request(headers: &mut Fields, survey: &Survey) {
     }
     if wants_trailers {
         headers.append(&TE, &HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes the same out of the trailers of a request, and what `is_reserved` besides: a service may put them together with
+/// the fields of the header (RFC 9110 section 6.5.1).
+pub fn clean_trailers(trailers: &mut HeaderMap, is_reserved: impl Fn(&[u8]) -> bool) {
+    let is_unwanted = |name: &[u8]| is_unwanted(name) || is_forbidden_in_trailers(name) || is_reserved(name);
+    let unwanted: Vec<HeaderName> =
+        trailers.keys().filter(|name| is_unwanted(name.as_str().as_bytes())).cloned().collect();
+    for name in unwanted {
+        trailers.remove(name);
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use http::header::{FORWARDED, HOST, HeaderName, HeaderValue};
+use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
 use model::exchange::{Client, Scheme};
 use model::fields::Fields;
 use model::resource::listener::{ForwardedField, ForwardedFields, FromTrusted};
@@ -24,7 +24,7 @@ pub fn settle(headers: &mut Fields, survey: &Survey, connection: &Connection) ->
         return settle_for_proxy(headers, survey, connection, rule);
     }
     if !rule.reserved.is_empty() {
-        headers.retain(|name, _| !rule.reserved.iter().any(|pattern| pattern.matches(name)));
+        headers.retain(|name, _| !is_reserved(rule, name));
     }
     fields::clean_request(headers, survey);
     if rule.send != ForwardedFields::Forwarded {
@@ -36,6 +36,18 @@ pub fn settle(headers: &mut Fields, survey: &Survey, connection: &Connection) ->
         append(headers, &FORWARDED, &own_hop(headers, connection.client));
     }
     connection.client
+}
+
+/// Whether only trusted proxies may send a field.
+fn is_reserved(rule: &Forwarding, name: &[u8]) -> bool {
+    rule.reserved.iter().any(|pattern| pattern.matches(name))
+}
+
+/// Takes out of the trailers of a request what its header may not have either; of the client itself they say nothing,
+/// whoever sends them.
+pub fn settle_trailers(trailers: &mut HeaderMap, connection: &Connection) {
+    let rule = &connection.terms.forwarding;
+    fields::clean_trailers(trailers, |name| !connection.is_from_proxy && is_reserved(rule, name));
 }
 
 fn settle_for_proxy(headers: &mut Fields, survey: &Survey, connection: &Connection, rule: &Forwarding) -> Client {

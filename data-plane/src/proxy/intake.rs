@@ -61,7 +61,17 @@ pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Inta
         Ok((host, target)) => (host, target, None),
         Err(rejection) => (String::new(), (PathAndQuery::from_static("/"), None), Some(rejection)),
     };
+    let body = settle_trailers(body, version, connection);
     Intake { head: RequestHead { method, host, target, headers }, client, version, upgrade, body, spelled, fault }
+}
+
+/// Trailers have a place behind every body of HTTP/2, and behind one of HTTP/1.1 whose length nobody knows.
+fn settle_trailers(body: Body, version: Version, connection: &Rc<Connection>) -> Body {
+    if body.is_empty() || (version < Version::HTTP_2 && http_body::Body::size_hint(&body).exact().is_some()) {
+        return body;
+    }
+    let connection = connection.clone();
+    body.with_strained_trailers(Box::new(move |trailers| forwarded::settle_trailers(trailers, &connection)))
 }
 
 fn check_bounds(survey: &Survey, uri: &Uri, body: u64, limits: &Limits) -> Result<(), Rejection> {

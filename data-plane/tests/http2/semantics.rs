@@ -180,3 +180,31 @@ async fn events_come_one_by_one() {
         within(event.closed()).await;
     }
 }
+
+/// RFC 9110 section 6.5.1: a service may put trailers together with the header, so what clients may not say there they
+/// may not say here.
+#[tokio::test]
+async fn trailers_say_nothing_that_a_header_may_not() {
+    let address = backend::http(|request| async move {
+        let trailers = request.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
+        let names: Vec<&str> = trailers.keys().map(|name| name.as_str()).collect();
+        Response::new(full(names.join(" ")))
+    })
+    .await;
+    let node = Node::start_on(json!({ "forwarded": { "reserved": ["x-user-*"] } }), to(address)).await;
+    let always = ["x-sum", "x-user-id", "x-forwarded-for", "x-real-ip", "forwarded", "x-sluice-a", "x_sum"];
+    // Over HTTP/1.1 these make the message ambiguous, and it is refused.
+    let by_rule = ["authorization", "content-length", "host", "cookie"];
+    for over in BOTH {
+        let more: &[&str] = if matches!(over, Over::Http2) { &by_rule } else { &[] };
+        for (sent, expected) in [(always.iter().chain(more).collect::<Vec<_>>(), "x-sum"), (vec![&"x_sum"], "")] {
+            let trailers = sent.iter().map(|name| (name.parse().unwrap(), "1".parse().unwrap()));
+            let frames = [Ok(Frame::data(Bytes::from("body"))), Ok(Frame::trailers(trailers.collect()))];
+            let body = BodyExt::boxed(StreamBody::new(tokio_stream::iter(frames)));
+            let request = Request::post("http://x/")
+                .header("trailer", sent.iter().map(|name| **name).collect::<Vec<_>>().join(", "));
+            let answer = over.send(&node, request.body(body).unwrap()).await;
+            assert_eq!((answer.status().as_u16(), text(answer).await.as_str()), (200, expected), "{over:?}");
+        }
+    }
+}

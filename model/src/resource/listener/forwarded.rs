@@ -31,7 +31,8 @@ pub struct Forwarded {
     #[serde(skip_serializing_if = "is_default")]
     pub from_trusted: FromTrusted,
     /// Further header fields that only trusted proxies may send, such as those by which services know who calls;
-    /// from others they are taken out before anything reads them. `x-internal-*` stands for all that begin so.
+    /// from others they are taken out before anything reads them, and out of trailers. `x-internal-*` stands for all that
+    /// begin so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reserved: Vec<FieldPattern>,
 }
