@@ -93,6 +93,13 @@ impl Clock {
         Deadline { clock: self.clone(), entry }
     }
 
+    /// Ready at this time by the monotonic clock, or as soon as it is past.
+    #[must_use]
+    pub fn deadline_at(&self, monotonic_ns: u64) -> Deadline {
+        let now = self.now();
+        self.deadline_from(now, Duration::from_nanos(monotonic_ns.saturating_sub(now.monotonic_ns)))
+    }
+
     /// Drives the deadlines of this clock; every core runs it once. `timers` is a runtime that has timers: one that has
     /// them looks at the time whenever it waits for something, which was measured at 5% of what a request costs.
     pub async fn run(self, timers: Handle) {

@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use http::Method;
 use http::uri::PathAndQuery;
@@ -26,6 +25,7 @@ use resolve::Resolver;
 
 pub use error::UpstreamError;
 pub use http1::Upgraded;
+pub use time::{End, TimeLimits};
 
 mod backend;
 mod balance;
@@ -39,6 +39,7 @@ mod pool;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod time;
 mod tls;
 
 /// Interim responses on their way to a client, who runs in the same task.
@@ -56,8 +57,7 @@ pub struct UpstreamRequest {
     pub interim: Option<Interim>,
     /// Whose request it is, for services that are told so ahead of it.
     pub ends: Option<Box<Addresses>>,
-    /// How long the head of the response may take, counted from the last byte of the request.
-    pub timeout: Duration,
+    pub time: TimeLimits,
 }
 
 /// What a service answered.

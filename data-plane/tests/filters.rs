@@ -184,33 +184,50 @@ async fn a_route_whose_backends_all_have_weight_0_answers_500() {
     assert_eq!(problem(&answer)["code"], "no-backend");
 }
 
-/// HTTPRoute, Timeouts: `request` is for all that is done for a request, to the last byte of its response.
+/// HTTPRoute, Timeouts: `request` is for all that is done for a request, `backend_request` for one exchange with a
+/// service, both to the last byte of the response.
 #[tokio::test]
 async fn a_request_has_its_time_and_no_more() {
     let silent = backend::sockets(|mut stream| async move {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     })
     .await;
-    let endless = backend::endless().await;
-    let mut edits = Vec::new();
-    let services = [("silent", silent, "50ms"), ("endless", endless, "2s"), ("echo", backend::echo().await, "1h")];
-    for (name, address, time) in services {
-        edits.push(put(Kind::Service, name, json!({ "url": format!("http://{address}") })));
-        let spec = json!({"paths": [format!("/{name}")], "service": name, "timeouts": {"request": time}});
-        edits.push(put(Kind::Route, name, spec));
+    let (endless, echo) = (backend::endless().await, backend::echo().await);
+    let mut edits: Vec<Edit> = [("silent", format!("http://{silent}")), ("deaf", format!("https://{silent}"))]
+        .into_iter()
+        .chain([("endless", format!("http://{endless}")), ("echo", format!("http://{echo}"))])
+        .map(|(name, url)| put(Kind::Service, name, json!({ "url": url })))
+        .collect();
+    for (path, service, timeouts) in [
+        ("/silent", "silent", json!({"request": "50ms"})),
+        ("/part", "silent", json!({"request": "1h", "backend_request": "50ms"})),
+        ("/unconnected", "deaf", json!({"request": "50ms"})),
+        ("/endless", "endless", json!({"request": "2s"})),
+        ("/endless-part", "endless", json!({"request": "1h", "backend_request": "2s"})),
+        ("/echo", "echo", json!({"request": "1h", "backend_request": "1h"})),
+    ] {
+        edits.push(put(Kind::Route, &path[1..], json!({"paths": [path], "service": service, "timeouts": timeouts})));
     }
-    let part =
-        json!({"paths": ["/part"], "service": "silent", "timeouts": {"request": "1h", "backend_request": "50ms"}});
-    edits.push(put(Kind::Route, "part", part));
-    let node = Node::start(edits).await;
-    for late in ["/silent", "/part"] {
+    let log = support::Log::default();
+    let node = Node::start_telling(settings(), Telemetry::with_log_to(Box::new(log.clone())).unwrap(), edits).await;
+    for late in ["/silent", "/part", "/unconnected"] {
         let answer = get(&node, late, "").await;
         assert!(answer.starts_with("HTTP/1.1 504"), "{late}: {answer}");
         assert_eq!(problem(&answer)["code"], "upstream-timeout");
     }
-    let broken = get(&node, "/endless", "").await;
-    assert!(broken.starts_with("HTTP/1.1 200") && broken.ends_with('.'), "{broken}");
-    node.until_counted(|shard| shard.rejections.get("response-late") == Some(&1)).await;
+    support::until(|| log.lines().len() == 3).await;
+    for line in log.lines() {
+        assert_eq!(line["target"], silent.to_string(), "{line}");
+    }
+    let failures = |shard: &data_plane::telemetry::Shard, service| {
+        shard.services.get(service).and_then(|counts| counts.failures.get("upstream-timeout").copied())
+    };
+    node.until_counted(|shard| [failures(shard, "silent"), failures(shard, "deaf")] == [Some(2), Some(1)]).await;
+    for late in ["/endless", "/endless-part"] {
+        let broken = get(&node, late, "").await;
+        assert!(broken.starts_with("HTTP/1.1 200") && broken.ends_with('.'), "{late}: {broken}");
+    }
+    node.until_counted(|shard| shard.rejections.get("response-late") == Some(&2)).await;
     echoed(&get(&node, "/echo", "").await);
 }
 

@@ -11,10 +11,9 @@ use model::rejection::Rejection;
 use super::record::Record;
 use super::{Reply, fields, grpc, mirror};
 use crate::body::Body;
-use crate::clock::Deadline;
 use crate::grpc_web;
 use crate::proxy_protocol::Addresses;
-use crate::upstream::{Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
+use crate::upstream::{End, TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// What goes to the service besides the head.
 pub struct Onward {
@@ -32,20 +31,28 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
         return Err(no_backend());
     };
     let own = record.exchange.route().map(|route| route.timeouts());
-    let timeout = own.and_then(|own| own.backend_request).unwrap_or(service.timeouts.request).get();
     let idle = own.and_then(|own| own.idle).unwrap_or(service.timeouts.idle).get();
 
     let is_told = service.proxy_protocol.is_some();
     let wants_upgrade = onward.upgrade.is_some();
-    let whole = own.and_then(|own| own.request).map(|whole| whole.get());
     if let Some(call) = record.exchange.grpc_web {
         onward.body = grpc_web::request(onward.body, call);
     }
     let asked = if record.speaks_grpc() { grpc::timeout(&record.exchange.request.headers)? } else { None };
-    let whole = whole.into_iter().chain(asked).min();
-    let mut deadline = whole.map(|whole| core.clock.deadline_from(record.exchange.time, whole));
+    let end = |after: Duration, is_of_client| {
+        let after_ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        End { at_ns: record.exchange.time.monotonic_ns.saturating_add(after_ns), is_of_client }
+    };
+    let ends =
+        [own.and_then(|own| own.request).map(|whole| end(whole.get(), false)), asked.map(|asked| end(asked, true))];
+    let exchange = own.and_then(|own| own.backend_request).map(|exchange| exchange.get());
+    let time = TimeLimits {
+        head: exchange.unwrap_or(service.timeouts.request.get()),
+        exchange,
+        whole: ends.into_iter().flatten().min_by_key(|end| end.at_ns),
+    };
 
-    let mut request = request(record, onward, timeout, idle);
+    let mut request = request(record, onward, time, idle);
     let mirrors = record.exchange.route().map_or(&[][..], |route| route.mirrors());
     if is_told || !mirrors.is_empty() {
         let (source, destination) = (record.exchange.client.address, connection.destination);
@@ -54,19 +61,12 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
     if !mirrors.is_empty() {
         mirror::mirror(core, &snapshot, mirrors, &mut request);
     }
-    let answer = core.upstreams.forward(&snapshot, slot, request);
-    let answer = match &mut deadline {
-        None => answer.await,
-        Some(deadline) => Box::pin(by(deadline, answer)).await,
-    };
+    let answer = core.upstreams.forward(&snapshot, slot, request).await;
     let response = answer.map_err(|unanswered| {
         record.target = unanswered.target;
         unanswered.error.rejection()
     })?;
     let mut reply = reply(record, response, wants_upgrade, idle)?;
-    if let Some(deadline) = deadline {
-        reply.body = reply.body.with_deadline(deadline);
-    }
     if record.speaks_grpc() {
         reply.body = reply.body.with_farewell(grpc::farewell);
     }
@@ -80,25 +80,13 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
     Ok(reply)
 }
 
-/// The answer, if it comes until then; what is under way for it is given up otherwise.
-async fn by(
-    deadline: &mut Deadline,
-    answer: impl Future<Output = Result<UpstreamResponse, Unanswered>>,
-) -> Result<UpstreamResponse, Unanswered> {
-    tokio::select! {
-        biased;
-        answer = answer => answer,
-        () = deadline => Err(UpstreamError::Timeout.into()),
-    }
-}
-
 /// Every backend of the route has weight 0 (HTTPRoute, BackendRefs).
 fn no_backend() -> Rejection {
     let detail = "The route leads to no service at the moment.";
     Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "no-backend", detail)
 }
 
-fn request(record: &mut Record, onward: Onward, timeout: Duration, idle: Duration) -> UpstreamRequest {
+fn request(record: &mut Record, onward: Onward, time: TimeLimits, idle: Duration) -> UpstreamRequest {
     let core = &record.connection.core;
     // Whoever looks at the request from here on finds what routing and policies decided, not its fields.
     let mut headers = std::mem::take(&mut record.exchange.request.headers);
@@ -126,7 +114,7 @@ fn request(record: &mut Record, onward: Onward, timeout: Duration, idle: Duratio
         body,
         interim: (record.version == Version::HTTP_11).then(|| record.connection.interim.clone()),
         ends: None,
-        timeout,
+        time,
     }
 }
 

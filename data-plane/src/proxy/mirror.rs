@@ -13,7 +13,7 @@ use model::snapshot::{Mirror, Snapshot};
 use crate::body::{Failure, Room};
 use crate::cores::core::Core;
 use crate::telemetry::ServiceCounts;
-use crate::upstream::{UpstreamError, UpstreamRequest};
+use crate::upstream::{TimeLimits, UpstreamError, UpstreamRequest};
 
 /// Copies under way on one core.
 const MAX_COPIES: u32 = 128;
@@ -54,7 +54,7 @@ pub fn mirror(core: &Rc<Core>, snapshot: &Rc<Snapshot>, mirrors: &[Mirror], requ
             body: request.body.copy(&core.copies.room),
             interim: None,
             ends: request.ends.clone(),
-            timeout: service.timeouts.request.get(),
+            time: TimeLimits { head: service.timeouts.request.get(), exchange: None, whole: None },
         };
         let (core, snapshot, slot) = (Rc::clone(core), Rc::clone(snapshot), mirror.service);
         tokio::task::spawn_local(async move {
@@ -70,7 +70,7 @@ pub fn mirror(core: &Rc<Core>, snapshot: &Rc<Snapshot>, mirrors: &[Mirror], requ
 
 /// Sends a copy and reads what is answered.
 async fn send(core: &Core, snapshot: &Rc<Snapshot>, slot: Slot, copy: UpstreamRequest) -> Result<(), &'static str> {
-    let timeout: Duration = copy.timeout;
+    let timeout: Duration = copy.time.head;
     let answer = core.upstreams.forward(snapshot, slot, copy).await.map_err(|unanswered| match unanswered.error {
         UpstreamError::RequestBody(Failure::Behind) => "behind",
         UpstreamError::RequestBody(_) => "request-broken",

@@ -34,7 +34,7 @@ impl Backend {
 
     /// Counts a request without an answer, and says so in the log of the process now and then.
     pub(super) fn failed(&self, error: &UpstreamError, target: Option<&Pool>, now_ns: u64) {
-        if matches!(error, UpstreamError::RequestBody(_)) {
+        if !error.is_of_service() {
             return;
         }
         self.counts.failed(error.code());

@@ -21,6 +21,9 @@ pub enum UpstreamError {
     ConnectTimeout,
     #[error("no response within the request timeout")]
     Timeout,
+    /// The client would have waited for less than the service was given.
+    #[error("no response within the time that the client gave")]
+    ClientDeadline,
     /// It closed the connection, or what it sent is not HTTP.
     #[error("no valid response: {0}")]
     BadResponse(String),
@@ -30,6 +33,12 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
+    /// Whether it says something about the service, and not only about the client.
+    #[must_use]
+    pub fn is_of_service(&self) -> bool {
+        !matches!(self, Self::RequestBody(_) | Self::ClientDeadline)
+    }
+
     /// The stable name of the reason, for the client, logs and metrics.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -40,6 +49,7 @@ impl UpstreamError {
             Self::Unreachable(_) => "upstream-unreachable",
             Self::ConnectTimeout => "upstream-connect-timeout",
             Self::Timeout => "upstream-timeout",
+            Self::ClientDeadline => "client-deadline",
             Self::BadResponse(_) => "upstream-bad-response",
             Self::RequestBody(Failure::TooLarge) => "request-too-large",
             Self::RequestBody(Failure::TooSlow | Failure::Idle | Failure::Late) => "request-timeout",
@@ -57,6 +67,9 @@ impl UpstreamError {
             Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, "The service could not be reached."),
             Self::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "The service could not be reached in time."),
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "The service did not answer in time."),
+            Self::ClientDeadline => {
+                (StatusCode::GATEWAY_TIMEOUT, "The service did not answer within the time asked for.")
+            }
             Self::BadResponse(_) => (StatusCode::BAD_GATEWAY, "The service gave no valid answer."),
             Self::RequestBody(Failure::TooLarge) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "The body of the request is larger than allowed.")

@@ -16,7 +16,7 @@ use super::connection::Stream;
 use super::http1::Http1;
 use super::outgoing::{Outgoing, Upload};
 use super::pool::{Channel, Core, Pool};
-use super::{Interim, Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
+use super::{Interim, TimeLimits, Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 use crate::body::{Body, End, Ending, Failure};
 use crate::http1::Lost;
 use crate::proxy_protocol::Addresses;
@@ -24,6 +24,9 @@ use crate::telemetry::ServiceCounts;
 
 /// Targets that are tried before a request is given up because none can be connected to.
 const MAX_TARGETS: usize = 3;
+
+/// The targets that a request was tried with.
+type Tried = SmallVec<[usize; MAX_TARGETS]>;
 
 /// One request that is under way, counted at its target and service until its response was read.
 struct Flight {
@@ -49,7 +52,7 @@ pub(super) struct Task {
     interim: Option<Interim>,
     upload: Option<Rc<Upload>>,
     ends: Option<Box<Addresses>>,
-    timeout: Duration,
+    time: TimeLimits,
     purpose: Purpose,
     /// It may be sent once more if a connection ends without an answer to it.
     is_repeatable: bool,
@@ -57,7 +60,7 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, request: UpstreamRequest) -> Self {
-        let (timeout, interim) = (request.timeout, request.interim.clone());
+        let (time, interim) = (request.time, request.interim.clone());
         let ends = request.ends.clone();
         let (outgoing, upload) = Outgoing::new(request, &core.clock);
         let purpose = outgoing.purpose();
@@ -69,7 +72,7 @@ impl Task {
             interim,
             upload,
             ends,
-            timeout,
+            time,
             purpose,
             is_repeatable,
         }
@@ -81,9 +84,30 @@ impl Task {
             backend.counts.failed(UpstreamError::Disabled.code());
             return Err(UpstreamError::Disabled.into());
         }
-        let mut tried: SmallVec<[usize; MAX_TARGETS]> = SmallVec::new();
+        let mut tried = Tried::new();
+        let answer = match self.time.whole {
+            None => self.try_targets(&backend, &mut tried).await,
+            Some(end) => {
+                let (core, time) = (Rc::clone(&self.core), self.time);
+                let deadline = core.clock.deadline_at(end.at_ns);
+                let answer = Box::pin(self.try_targets(&backend, &mut tried));
+                tokio::select! {
+                    biased;
+                    answer = answer => answer,
+                    () = deadline => Err(time.error(core.clock.now())),
+                }
+            }
+        };
+        answer.map_err(|error| {
+            let pool = tried.last().map(|target| &*backend.pools[*target]);
+            backend.failed(&error, pool, self.core.clock.now().monotonic_ns);
+            Unanswered { error, target: pool.map(|pool| Rc::clone(&pool.target)) }
+        })
+    }
+
+    async fn try_targets(&mut self, backend: &Backend, tried: &mut Tried) -> Result<UpstreamResponse, UpstreamError> {
         let mut failure = UpstreamError::NoTarget;
-        while let Some(target) = backend.pick(&tried).filter(|_| tried.len() < MAX_TARGETS) {
+        while let Some(target) = backend.pick(tried).filter(|_| tried.len() < MAX_TARGETS) {
             tried.push(target);
             match self.attempt(&backend.pools[target]).await {
                 Ok(response) => return Ok(response),
@@ -95,9 +119,7 @@ impl Task {
                 }
             }
         }
-        let pool = tried.last().map(|target| &*backend.pools[*target]);
-        backend.failed(&failure, pool, self.core.clock.now().monotonic_ns);
-        Err(Unanswered { error: failure, target: pool.map(|pool| Rc::clone(&pool.target)) })
+        Err(failure)
     }
 
     /// Sends the request to one target. A connection that was closed while it idled is noticed only now: the
@@ -162,7 +184,7 @@ impl Task {
                 // The target has taken all there was: it is the client who keeps it waiting.
                 let error = match is_upload_late && !connection.is_held_up() {
                     true => UpstreamError::RequestBody(Failure::TooSlow),
-                    false => UpstreamError::Timeout,
+                    false => self.time.error(self.core.clock.now()),
                 };
                 Err(Failed { error, is_unsent: false })
             }
@@ -188,7 +210,7 @@ impl Task {
             }
             None => {
                 stream.timed_out(sent.monotonic_ns);
-                Err(Failed { error: UpstreamError::Timeout, is_unsent: false })
+                Err(Failed { error: self.time.error(self.core.clock.now()), is_unsent: false })
             }
         }
     }
@@ -196,7 +218,7 @@ impl Task {
     fn answered(&self, sent: Time, flight: &Flight, head: ResponseHead, body: Body, channel: Channel) -> Answer {
         let head_ns = self.core.clock.now().monotonic_ns - sent.monotonic_ns;
         flight.counts.answered(head_ns);
-        Answer { head, body, channel, head_ns }
+        Answer { head, body, channel, head_ns, end_ns: self.time.end_ns(sent) }
     }
 
     /// If the client's body broke off, the service is not to blame.
@@ -207,9 +229,15 @@ impl Task {
         }
     }
 
-    /// Waits for the head of the response: as long as the request is being sent, and then for the timeout.
+    /// Waits for the head of the response: as long as the request is being sent, and then for its timeout; in any case no
+    /// longer than the exchange may take.
     async fn wait<F: Future>(&self, sent: Time, mut sending: Pin<&mut F>) -> Option<F::Output> {
-        let mut deadline = self.core.clock.deadline_from(sent, self.timeout);
+        let (timeout, end_ns) = (self.time.head, self.time.end_ns(sent));
+        let bounded = |now: Time, rest: Duration| {
+            let left = |end_ns: u64| Duration::from_nanos(end_ns.saturating_sub(now.monotonic_ns));
+            end_ns.map_or(rest, |end_ns| rest.min(left(end_ns)))
+        };
+        let mut deadline = self.core.clock.deadline_from(sent, bounded(sent, timeout));
         let mut bytes = 0;
         loop {
             tokio::select! {
@@ -221,12 +249,13 @@ impl Task {
             let now = self.core.clock.now();
             let rest = match upload.ended_ns() {
                 Some(ended_ns) => {
-                    self.timeout.checked_sub(Duration::from_nanos(now.monotonic_ns - ended_ns)).unwrap_or_default()
+                    timeout.checked_sub(Duration::from_nanos(now.monotonic_ns - ended_ns)).unwrap_or_default()
                 }
                 // A service that takes nothing more of the request is as good as one that does not answer.
                 None if upload.bytes() == bytes => return None,
-                None => self.timeout,
+                None => timeout,
             };
+            let rest = bounded(now, rest);
             if rest.is_zero() {
                 return None;
             }
@@ -236,11 +265,15 @@ impl Task {
     }
 
     fn receive(&self, answer: Answer, flight: Flight) -> Result<UpstreamResponse, Failed> {
-        let Answer { head, body, channel, head_ns } = answer;
+        let Answer { head, body, channel, head_ns, end_ns } = answer;
         let target = Rc::clone(&flight.pool.target);
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             let lease = Lease { flight, upload: self.upload.clone(), channel };
-            return Ok(UpstreamResponse { head, body: lease.attach(body), upgrade: None, target, head_ns });
+            let mut body = lease.attach(body);
+            if let Some(end_ns) = end_ns {
+                body = body.with_deadline(self.core.clock.deadline_at(end_ns));
+            }
+            return Ok(UpstreamResponse { head, body, upgrade: None, target, head_ns });
         }
         let (Channel::Http1(connection), Purpose::Upgrade) = (channel, self.purpose) else {
             let error = UpstreamError::BadResponse("it switched protocols unasked".into());
@@ -256,6 +289,8 @@ struct Answer {
     body: Body,
     channel: Channel,
     head_ns: u64,
+    /// When the body must have come to its end.
+    end_ns: Option<u64>,
 }
 
 /// What is held until a response was read.

@@ -38,7 +38,7 @@ struct UploadEnd(Rc<Upload>);
 impl Outgoing {
     /// Without a body there is no upload to follow.
     pub(super) fn new(request: UpstreamRequest, clock: &Clock) -> (Self, Option<Rc<Upload>>) {
-        let UpstreamRequest { method, target, headers, mut body, interim: _, ends: _, timeout: _ } = request;
+        let UpstreamRequest { method, target, headers, mut body, interim: _, ends: _, time: _ } = request;
         let mut upload = None;
         if !body.is_empty() {
             let tally = body.tally();

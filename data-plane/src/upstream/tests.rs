@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
-use super::{UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
+use super::{TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::telemetry::{CoreTelemetry, Shard, Telemetry};
@@ -110,6 +110,11 @@ impl Core {
     }
 }
 
+/// So long for the head of the response.
+fn within(head: Duration) -> TimeLimits {
+    TimeLimits { head, exchange: None, whole: None }
+}
+
 fn get(path: &str) -> UpstreamRequest {
     UpstreamRequest {
         method: Method::GET,
@@ -118,7 +123,7 @@ fn get(path: &str) -> UpstreamRequest {
         body: Body::empty(),
         interim: None,
         ends: None,
-        timeout: Duration::from_secs(30),
+        time: within(Duration::from_secs(30)),
     }
 }
 

@@ -175,6 +175,9 @@ async fn a_deadline_ends_a_call_in_its_own_terms_and_at_the_service() {
         assert_eq!(within(tells.recv()).await.unwrap(), "began");
         assert_eq!(within(tells.recv()).await.unwrap(), "ended", "{path}");
     }
+    // Clients ask for as little as they like: that is no fault of the service.
+    node.until_counted(|shard| shard.rejections.get("client-deadline") == Some(&1)).await;
+    assert!(node.telemetry.gather().await.services["backend"].failures.is_empty());
     // It bounds a call whose client goes on sending as well.
     let (_frames, body) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
     let body = StreamBody::new(ReceiverStream::new(body)).boxed();

@@ -139,8 +139,9 @@ pub struct RouteTimeouts {
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<Span>,
-    /// From sending the request to a target until the head of its response; at most `request`. Default: `request` of the
-    /// service.
+    /// For one exchange with a target: from sending the request to it until the end of its response; at most `request`. It
+    /// stands in place of `request` of the service. What takes longer is answered or broken off in the same way. Default:
+    /// none, and `request` of the service bounds the wait for the head of the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_request: Option<Span>,
     /// Without any byte in either direction. Default: that of the service.

@@ -65,7 +65,7 @@ fn a_service_that_takes_nothing_of_a_request_does_not_hold_it() {
         })
         .await));
         let mut request = post("/", Body::full(Bytes::from(vec![7; 30_000_000])));
-        request.timeout = Duration::from_millis(30);
+        request.time = within(Duration::from_millis(30));
         assert!(matches!(core.send(request).await, Err(UpstreamError::Timeout)));
         core.until_closed().await;
     });

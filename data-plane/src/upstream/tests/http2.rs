@@ -213,7 +213,7 @@ fn a_connection_that_went_silent_gets_no_further_request() {
         for number in 0..3 {
             let (headers, _) = core.get("/").await.expect("an answer");
             assert_eq!(number_of(&headers), number);
-            let request = UpstreamRequest { timeout: Duration::from_millis(10), ..get("/") };
+            let request = UpstreamRequest { time: within(Duration::from_millis(10)), ..get("/") };
             assert!(matches!(core.send(request).await, Err(UpstreamError::Timeout)));
         }
     });

@@ -100,7 +100,7 @@ fn every_reason_without_an_answer_has_its_name() {
         core.put(json!({"url": "http://name.invalid:80"}));
         assert!(matches!(core.get("/").await, Err(UpstreamError::Unreachable(_))));
         core.put(url(quiet));
-        let request = UpstreamRequest { timeout: Duration::from_millis(20), ..get("/") };
+        let request = UpstreamRequest { time: within(Duration::from_millis(20)), ..get("/") };
         assert!(matches!(core.send(request).await, Err(UpstreamError::Timeout)));
         // An address that a TLS handshake gets no answer from.
         let tls = json!({"url": format!("https://{quiet}"), "timeouts": {"connect": "20ms"}});
