@@ -126,12 +126,17 @@ impl Upstreams {
         async move { task.as_mut().ok_or(UpstreamError::NoTarget)?.run().await }
     }
 
+    /// Serves this snapshot from now on. With `slots` given, it differs from the one before in these services alone.
+    pub fn follow(&self, snapshot: &Rc<Snapshot>, slots: Option<&[Slot]>) {
+        self.backends.follow(snapshot, slots);
+    }
+
     /// Closes what idled or lived too long, and lets go of endpoints that are not in the snapshot. The core's
     /// ticker calls it every few seconds, which spares every connection a timer of its own.
-    pub fn sweep(&self, snapshot: &Rc<Snapshot>) {
+    pub fn sweep(&self) {
         let now_ns = self.core.clock.now().monotonic_ns;
         self.core.swept_ns.set(now_ns);
         self.core.resolver.sweep(now_ns);
-        self.backends.sweep(snapshot, now_ns);
+        self.backends.sweep(now_ns);
     }
 }

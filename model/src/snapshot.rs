@@ -72,12 +72,10 @@ pub struct Listener {
 }
 
 /// What stands behind the gateway.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Service {
     pub name: Name,
-    pub targets: Vec<Target>,
-    /// Sum of the weights of the targets.
-    pub total_weight: u32,
+    pub targets: Arc<[Target]>,
     pub protocol: Protocol,
     pub proxy_protocol: Option<ProxyVersion>,
     pub load_balancing: LoadBalancing,

@@ -147,7 +147,7 @@ impl Core {
                 () = self.failed.notified() => panic!("a part of the core ended by a panic"),
                 () = &mut sweep => {
                     sweep.reset(SWEEP);
-                    self.upstreams.sweep(&self.snapshot());
+                    self.upstreams.sweep();
                     self.retire_outgoing();
                     continue;
                 }
@@ -172,7 +172,9 @@ impl Core {
     /// Swaps the snapshot and the listeners in one step: no request runs in between. Returns the listeners
     /// that are to close.
     fn serve(self: &Rc<Self>, snapshot: &Arc<Snapshot>, openings: Vec<Opening>) -> Vec<Rc<OpenListener>> {
-        let previous = self.snapshot.replace(Rc::new(Snapshot::clone(snapshot)));
+        let current = Rc::new(Snapshot::clone(snapshot));
+        self.upstreams.follow(&current, None);
+        let previous = self.snapshot.replace(current);
         let keeper = self.serving.replace(snapshot.clone());
         self.outgoing.borrow_mut().push((Rc::downgrade(&previous), keeper));
         drop(previous);

@@ -52,40 +52,86 @@ pub(super) struct Backends {
     by_slot: RefCell<Vec<Option<Rc<Backend>>>>,
     /// Services with equal endpoints share connections. A pool lives as long as a service or a request uses it.
     pools: RefCell<HashMap<Arc<Endpoint>, Weak<Pool>>>,
-    /// The revision that the services were last compared with.
-    compared: Cell<u64>,
+    /// What the core serves.
+    current: RefCell<Rc<Snapshot>>,
+    /// Services of the current snapshot may have another form than is known here.
+    is_behind: Cell<bool>,
 }
 
 impl Backends {
     pub(super) fn new(core: Rc<Core>) -> Self {
-        Self { core, by_slot: RefCell::default(), pools: RefCell::default(), compared: Cell::new(0) }
+        let (by_slot, pools, current) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self { core, by_slot, pools, current, is_behind: Cell::new(false) }
     }
 
-    pub(super) fn of(&self, snapshot: &Snapshot, slot: Slot) -> Option<Rc<Backend>> {
+    pub(super) fn of(&self, snapshot: &Rc<Snapshot>, slot: Slot) -> Option<Rc<Backend>> {
         let service = snapshot.services.get(slot)?;
-        if let Some(Some(backend)) = self.by_slot.borrow().get(slot as usize)
-            && Arc::ptr_eq(&backend.service, service)
-        {
-            return Some(Rc::clone(backend));
+        let known = self.by_slot.borrow().get(slot as usize).cloned().flatten();
+        if let Some(backend) = known.filter(|known| Arc::ptr_eq(&known.service, service)) {
+            return Some(backend);
         }
-        Some(self.learn(slot, service))
+        if Rc::ptr_eq(snapshot, &self.current.borrow()) {
+            return Some(self.learn(slot, service));
+        }
+        // It began under a snapshot that is served no longer, whose targets nobody else wants back.
+        Some(Rc::new(self.backend(slot, service, None)))
+    }
+
+    /// Follows the core to what it serves now. With `slots` given, the other services are what they were; without,
+    /// their new forms are looked up when a request or a sweep comes by.
+    pub(super) fn follow(&self, snapshot: &Rc<Snapshot>, slots: Option<&[Slot]>) {
+        *self.current.borrow_mut() = Rc::clone(snapshot);
+        match slots {
+            Some(slots) => slots.iter().for_each(|slot| self.compare(*slot)),
+            None => self.is_behind.set(true),
+        }
     }
 
     fn learn(&self, slot: Slot, service: &Arc<Service>) -> Rc<Backend> {
-        let backend = Rc::new(Backend {
-            pools: service.targets.iter().map(|target| self.pool(&target.endpoint)).collect(),
-            counts: self.core.telemetry.metrics.service(slot, &service.name),
-            balancer: Balancer::new(service.load_balancing, &service.targets),
-            service: Arc::clone(service),
-            warned_ns: Cell::new(None),
-        });
-        let mut by_slot = self.by_slot.borrow_mut();
         let place = slot as usize;
-        if by_slot.len() <= place {
-            by_slot.resize(place + 1, None);
+        if self.by_slot.borrow().len() <= place {
+            self.by_slot.borrow_mut().resize(place + 1, None);
         }
-        by_slot[place] = Some(Rc::clone(&backend));
+        let previous = self.by_slot.borrow_mut()[place].take();
+        let backend = Rc::new(self.backend(slot, service, previous.as_deref()));
+        backend.pools.iter().for_each(|pool| pool.enter());
+        if let Some(previous) = previous {
+            previous.pools.iter().for_each(|pool| pool.leave());
+        }
+        self.by_slot.borrow_mut()[place] = Some(Rc::clone(&backend));
         backend
+    }
+
+    fn forget(&self, slot: Slot) {
+        if let Some(known) = self.by_slot.borrow_mut()[slot as usize].take() {
+            known.pools.iter().for_each(|pool| pool.leave());
+        }
+    }
+
+    /// A service as this core uses it. What `previous` knows of targets that stay is kept.
+    fn backend(&self, slot: Slot, service: &Arc<Service>, previous: Option<&Backend>) -> Backend {
+        let previous = previous.filter(|previous| previous.service.name == service.name);
+        let mut places: HashMap<*const Endpoint, usize, foldhash::fast::RandomState> = HashMap::default();
+        for (place, target) in previous.iter().flat_map(|previous| previous.service.targets.iter().enumerate()) {
+            places.insert(Arc::as_ptr(&target.endpoint), place);
+        }
+        // The same endpoint stays the same thing as long as its service is not written anew.
+        let places: Vec<Option<usize>> =
+            service.targets.iter().map(|target| places.get(&Arc::as_ptr(&target.endpoint)).copied()).collect();
+        let pools = service.targets.iter().zip(&places).map(|(target, place)| match (previous, place) {
+            (Some(previous), Some(place)) => Rc::clone(&previous.pools[*place]),
+            _ => self.pool(&target.endpoint),
+        });
+        let turns = previous
+            .filter(|previous| previous.service.load_balancing == service.load_balancing)
+            .map(|previous| (&previous.balancer, &*places));
+        Backend {
+            pools: pools.collect(),
+            counts: self.core.telemetry.metrics.service(slot, &service.name),
+            balancer: Balancer::new(service.load_balancing, &service.targets, turns),
+            service: Arc::clone(service),
+            warned_ns: Cell::new(previous.and_then(|previous| previous.warned_ns.get())),
+        }
     }
 
     fn pool(&self, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
@@ -99,9 +145,10 @@ impl Backends {
     }
 
     /// Follows the snapshot where no request has yet, and closes what idled or lived too long.
-    pub(super) fn sweep(&self, snapshot: &Snapshot, now_ns: u64) {
-        if self.compared.replace(snapshot.revision) != snapshot.revision {
-            self.compare(snapshot);
+    pub(super) fn sweep(&self, now_ns: u64) {
+        if self.is_behind.replace(false) {
+            let slots = self.by_slot.borrow().len();
+            (0..slots).for_each(|place| self.compare(Slot::try_from(place).expect("it was a slot before")));
         }
         self.pools.borrow_mut().retain(|_, pool| match pool.upgrade() {
             Some(pool) => {
@@ -112,17 +159,15 @@ impl Backends {
         });
     }
 
-    fn compare(&self, snapshot: &Snapshot) {
-        let slots = self.by_slot.borrow().len();
-        for place in 0..slots {
-            let Some(known) = self.by_slot.borrow()[place].clone() else { continue };
-            let slot = Slot::try_from(place).expect("it was a slot before");
-            match snapshot.services.get(slot) {
-                Some(service) if Arc::ptr_eq(service, &known.service) => {}
-                // `known` holds the pools until the new form has them.
-                Some(service) => drop(self.learn(slot, service)),
-                None => self.by_slot.borrow_mut()[place] = None,
-            }
+    /// Brings what is known of a service to the form that it has in the current snapshot.
+    fn compare(&self, slot: Slot) {
+        let Some(known) = self.by_slot.borrow().get(slot as usize).cloned().flatten() else { return };
+        let current = Rc::clone(&self.current.borrow());
+        match current.services.get(slot) {
+            Some(service) if Arc::ptr_eq(service, &known.service) => {}
+            // `known` holds the pools until the new form has them.
+            Some(service) => drop(self.learn(slot, service)),
+            None => self.forget(slot),
         }
     }
 }

@@ -16,7 +16,13 @@ pub(super) struct Balancer {
 }
 
 impl Balancer {
-    pub(super) fn new(strategy: LoadBalancing, targets: &[Target]) -> Self {
+    /// The choice among `targets`. `previous` is the choice before, with the place that each of them had there: turns
+    /// go on where they were.
+    pub(super) fn new(
+        strategy: LoadBalancing,
+        targets: &[Target],
+        previous: Option<(&Self, &[Option<usize>])>,
+    ) -> Self {
         let weights: Box<[u32]> = targets.iter().map(|target| target.weight).collect();
         let mut sum = 0;
         let sums = weights.iter().map(|weight| {
@@ -26,7 +32,12 @@ impl Balancer {
         let sums = sums.collect();
         let turns = RefCell::new(vec![0; weights.len()].into());
         let balancer = Self { strategy, weights, sums, turns };
-        if strategy == LoadBalancing::RoundRobin {
+        if let Some((previous, places)) = previous {
+            let before = previous.turns.borrow();
+            for (turn, place) in balancer.turns.borrow_mut().iter_mut().zip(places) {
+                *turn = place.map_or(0, |place| before[place]);
+            }
+        } else if strategy == LoadBalancing::RoundRobin {
             // Cores begin at different targets, or else the first target would get the first request of all.
             for _ in 0..fastrand::usize(..=targets.len()) {
                 balancer.next_in_turn(&[]);
@@ -117,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    fn balancer(strategy: LoadBalancing, weights: &[u32]) -> Balancer {
+    fn targets(weights: &[u32]) -> Vec<Target> {
         let target = |(index, weight): (usize, &u32)| Target {
             endpoint: Arc::new(Endpoint {
                 url: format!("http://10.0.0.{index}:80").parse().expect("a target"),
@@ -127,7 +138,11 @@ mod tests {
             }),
             weight: *weight,
         };
-        Balancer::new(strategy, &weights.iter().enumerate().map(target).collect::<Vec<_>>())
+        weights.iter().enumerate().map(target).collect()
+    }
+
+    fn balancer(strategy: LoadBalancing, weights: &[u32]) -> Balancer {
+        Balancer::new(strategy, &targets(weights), None)
     }
 
     fn weights() -> impl Strategy<Value = Vec<u32>> {
@@ -196,6 +211,21 @@ mod tests {
                 prop_assert!(load.abs_diff(weight * 1000) < 150, "{load} of {weight}000");
             }
         }
+    }
+
+    /// However often targets come and go, those that stay get their share.
+    #[test]
+    fn turns_go_on_when_other_targets_change() {
+        let targets = targets(&[1, 1, 1, 1]);
+        let mut turning = Balancer::new(LoadBalancing::RoundRobin, &targets, None);
+        let mut counts = [0; 3];
+        for round in 0..300 {
+            counts[turning.pick(&[3], |_| 0).expect("there is a weight")] += 1;
+            let now = 3 + round % 2;
+            let places = [Some(0), Some(1), Some(2), None];
+            turning = Balancer::new(LoadBalancing::RoundRobin, &targets[..now], Some((&turning, &places[..now])));
+        }
+        assert!(counts.iter().all(|count| (98..=102).contains(count)), "{counts:?}");
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(super) struct Pool {
     pub(super) core: Rc<Core>,
     pub(super) counts: Rc<EndpointCounts>,
     pub(super) in_flight: Cell<u32>,
+    /// How many services have it among their targets. Without any, it finishes what is in flight and keeps nothing.
+    services: Cell<u32>,
     pub(super) tls: OnceCell<Arc<ClientConfig>>,
     pub(super) tls_for_upgrades: OnceCell<Arc<ClientConfig>>,
     /// Last in, first out: the spare ones grow old at the front.
@@ -94,12 +96,28 @@ impl Pool {
             endpoint,
             core,
             in_flight: Cell::new(0),
+            services: Cell::new(0),
             tls: OnceCell::new(),
             tls_for_upgrades: OnceCell::new(),
             idle: RefCell::default(),
             shared: RefCell::default(),
             speaks: Cell::new(speaks),
             connecting: RefCell::default(),
+        }
+    }
+
+    /// A service has it among its targets from now on.
+    pub(super) fn enter(&self) {
+        self.services.set(self.services.get() + 1);
+    }
+
+    /// A service has it no longer: if that was the last, connections without a request close.
+    pub(super) fn leave(&self) {
+        self.services.set(self.services.get() - 1);
+        if self.services.get() == 0 {
+            self.idle.borrow_mut().clear();
+            self.counts.idle.set(0);
+            self.shared.borrow_mut().retain(|connection| connection.streams() > 0);
         }
     }
 
@@ -202,8 +220,8 @@ impl Pool {
 
     /// Takes back a connection whose request is over, unless it is too old or not in a perfect state.
     pub(super) fn give_back(&self, connection: Http1) {
-        let is_for_anybody = self.endpoint.proxy_protocol.is_none();
-        if is_for_anybody && connection.is_reusable() && self.core.swept_ns.get() < connection.expires_ns {
+        let is_wanted = self.endpoint.proxy_protocol.is_none() && self.services.get() > 0;
+        if is_wanted && connection.is_reusable() && self.core.swept_ns.get() < connection.expires_ns {
             self.put_idle(connection);
         }
     }
@@ -222,8 +240,8 @@ impl Pool {
         idle.retain(|connection| is_fresh(connection.idle_since_ns, connection.expires_ns) && connection.is_ready());
         self.counts.idle.set(idle.len() as u64);
         self.shared.borrow_mut().retain(|connection| {
-            connection.is_good(now_ns)
-                && (connection.streams() > 0 || is_fresh(connection.idle_since_ns.get(), connection.expires_ns))
+            let is_wanted = self.services.get() > 0 && is_fresh(connection.idle_since_ns.get(), connection.expires_ns);
+            connection.is_good(now_ns) && (connection.streams() > 0 || is_wanted)
         });
     }
 }

@@ -71,7 +71,9 @@ impl Core {
     fn apply_all(&self, edits: Vec<Edit>) {
         let before = Rc::clone(&self.snapshot.borrow());
         let (after, _) = before.apply(before.revision + 1, edits).expect("a good service");
-        *self.snapshot.borrow_mut() = Rc::new(after);
+        let after = Rc::new(after);
+        self.upstreams.follow(&after, None);
+        *self.snapshot.borrow_mut() = after;
     }
 
     async fn send(&self, request: UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
@@ -99,7 +101,7 @@ impl Core {
     /// Waits until all connections are closed; those that the service has closed at rest are noticed by a sweep.
     async fn until_closed(&self) {
         until(|| {
-            self.upstreams.sweep(&self.snapshot.borrow());
+            self.upstreams.sweep();
             self.open() == 0
         })
         .await;

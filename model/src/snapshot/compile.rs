@@ -6,7 +6,7 @@
 //! removed and its name given to another.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::edge::{Forwarding, ProxyHeaders};
@@ -22,7 +22,7 @@ use crate::policy::Step;
 use crate::problem::{Fault, Problems};
 use crate::resource::policy::ApplyTo;
 use crate::resource::route::RouteTimeouts;
-use crate::resource::service::Protocol;
+use crate::resource::service::{Protocol, TargetUrl};
 use crate::resource::{self, Key, Kind, Name, Resource};
 use crate::router::Age;
 use crate::slots::{Slot, Slots};
@@ -245,22 +245,25 @@ impl Snapshot {
     fn learn_service(&mut self, name: &Name, written: &resource::Service) -> Result<(), Vec<Fault>> {
         // A connection for one client is not offered to be shared.
         let protocol = if written.proxy_protocol.is_some() { Protocol::Http1 } else { written.protocol };
-        let targets: Vec<Target> = written
-            .targets
+        let previous = self.services.find(name).cloned();
+        let known: HashMap<&TargetUrl, &Arc<Endpoint>> = previous
             .iter()
-            .map(|target| Target {
-                endpoint: Arc::new(Endpoint {
-                    url: target.url.clone(),
-                    protocol,
-                    proxy_protocol: written.proxy_protocol,
-                    tls: target.url.https.then(|| self.endpoint_tls(&written.tls)),
-                }),
-                weight: target.weight,
-            })
+            .flat_map(|previous| previous.targets.iter())
+            .map(|target| (&target.endpoint.url, &target.endpoint))
             .collect();
+        let compile = |target: &resource::service::Target| {
+            let tls = target.url.https.then(|| self.endpoint_tls(&written.tls));
+            let endpoint = Endpoint { url: target.url.clone(), protocol, proxy_protocol: written.proxy_protocol, tls };
+            // What stays equal stays the same thing: by that nodes know what to keep.
+            let endpoint = match known.get(&target.url) {
+                Some(known) if ***known == endpoint => Arc::clone(known),
+                _ => Arc::new(endpoint),
+            };
+            Target { endpoint, weight: target.weight }
+        };
+        let targets = written.targets.iter().map(compile).collect();
         let compiled = Service {
             name: name.clone(),
-            total_weight: targets.iter().map(|target| target.weight).sum(),
             targets,
             protocol,
             proxy_protocol: written.proxy_protocol,

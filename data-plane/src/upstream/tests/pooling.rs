@@ -132,17 +132,55 @@ fn connections_survive_a_change_that_does_not_concern_them_and_end_with_their_se
         core.get("/").await.expect("an answer");
         until(|| core.idle() == 1).await;
         core.put(json!({"url": format!("http://{address}"), "timeouts": {"request": "5s"}}));
-        core.upstreams.sweep(&core.snapshot.borrow());
+        core.upstreams.sweep();
         let (headers, _) = core.get("/").await.expect("an answer");
         assert_eq!(number_of(&headers), 0, "the same connection");
 
         let long = core.send(get("/long")).await.expect("an answer");
         core.apply(Edit::Remove { key: Key::new(Kind::Service, "shop".parse().expect("a name")) });
-        core.upstreams.sweep(&core.snapshot.borrow());
+        core.upstreams.sweep();
         assert_eq!(core.open(), 1, "its request is not over");
         assert_eq!(long.body.collect().await.expect("a body").to_bytes(), "/long");
         core.until_closed().await;
         assert!(matches!(core.get("/").await, Err(UpstreamError::NoTarget)));
+    });
+}
+
+#[test]
+fn a_target_that_leaves_finishes_what_it_serves_and_keeps_nothing() {
+    on_a_core(|| async {
+        let (leaving, staying) = (serve(behave).await, serve(behave).await);
+        let core = Core::new(url(leaving));
+        let long = core.send(get("/long")).await.expect("an answer");
+        core.get("/").await.expect("an answer");
+        until(|| core.idle() == 1).await;
+        core.put(url(staying));
+        let snapshot = Rc::clone(&core.snapshot.borrow());
+        core.upstreams.follow(&snapshot, Some(&[snapshot.services.slot("shop").expect("a service")]));
+        until(|| core.open() == 1).await;
+        assert_eq!(core.idle(), 0);
+        assert_eq!(long.body.collect().await.expect("a body").to_bytes(), "/long");
+        core.until_closed().await;
+
+        // Back again, it is used as before.
+        core.put(url(leaving));
+        core.get("/").await.expect("an answer");
+        until(|| core.idle() == 1).await;
+    });
+}
+
+#[test]
+fn a_request_under_an_older_snapshot_does_not_bring_targets_back() {
+    on_a_core(|| async {
+        let (old, new) = (serve(behave).await, serve(behave).await);
+        let core = Core::new(url(old));
+        let older = Rc::clone(&core.snapshot.borrow());
+        core.put(url(new));
+        core.get("/").await.expect("an answer");
+        let response = core.upstreams.forward(&older, 0, get("/")).await.expect("an answer");
+        response.body.collect().await.expect("a body");
+        until(|| core.open() == 1).await;
+        assert_eq!((core.shard().targets[&new.to_string()].idle, core.idle()), (1, 1));
     });
 }
 
@@ -172,7 +210,7 @@ fn idle_and_old_connections_are_closed_when_the_core_sweeps() {
         let begin_ns = core.upstreams.core.clock.now().monotonic_ns;
         let sweep_at = |now_ns| {
             core.upstreams.core.swept_ns.set(now_ns);
-            core.upstreams.backends.sweep(&core.snapshot.borrow(), now_ns);
+            core.upstreams.backends.sweep(now_ns);
         };
         core.get("/").await.expect("an answer");
         sweep_at(begin_ns + 59 * second);

@@ -1,5 +1,6 @@
 //! One address of a service: what stands there, and its share.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -23,13 +24,14 @@ pub struct Target {
 impl Target {
     /// The faults of a list of targets.
     pub(super) fn check_all(targets: &[Self], faults: &mut Vec<Fault>) {
+        let mut known = HashSet::with_capacity(targets.len());
         for (index, target) in targets.iter().enumerate() {
             if target.weight > 1000 {
                 let message = format!("a weight of {} is out of range", target.weight);
                 let fault = Fault::new(format!("/targets/{index}/weight"), "invalid-value", message);
                 faults.push(fault.hint("weights are 0 to 1000"));
             }
-            if targets[..index].iter().any(|earlier| earlier.url == target.url) {
+            if !known.insert(&target.url) {
                 let message = format!("the target {} is listed twice", target.url);
                 let fault = Fault::new(format!("/targets/{index}/url"), "duplicate-value", message);
                 faults.push(fault.hint("give it a larger weight instead"));
