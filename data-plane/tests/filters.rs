@@ -305,14 +305,15 @@ async fn a_mirror_that_fails_is_its_own_affair() {
     .await;
     let endless = backend::endless().await;
     let mut node = node(&[]).await;
-    let impatient =
-        |address: SocketAddr| json!({ "url": format!("http://{address}"), "timeouts": { "request": "200ms" } });
-    let route =
-        json!({"service": "echo", "mirrors": [{"service": "dead"}, {"service": "deaf"}, {"service": "endless"}]});
+    let impatient = json!({ "url": format!("http://{deaf}"), "timeouts": { "request": "200ms" } });
+    let route = json!({
+        "service": "echo",
+        "mirrors": [{"service": "dead"}, {"service": "deaf"}, {"service": "endless", "timeout": "1s"}],
+    });
     let edits = vec![
         mirrored("dead", support::free_address()),
-        put(Kind::Service, "deaf", impatient(deaf)),
-        put(Kind::Service, "endless", impatient(endless)),
+        put(Kind::Service, "deaf", impatient),
+        mirrored("endless", endless),
         put(Kind::Route, "a", route),
     ];
     node.change(edits).await.unwrap();
@@ -353,6 +354,54 @@ async fn copies_under_way_are_bounded() {
     node.until_counted(|shard| {
         let counts = shard.services.get("deaf");
         counts.is_some_and(|counts| counts.mirrored == 128 && counts.mirror_drops.get("too-many") == Some(&72))
+    })
+    .await;
+}
+
+/// A backend has mirrors of its own, which get what it gets and nothing that another gets.
+#[tokio::test]
+async fn mirrors_of_a_backend_get_its_requests_only() {
+    let (first, mut to_first) = telling().await;
+    let mut node = node(&[]).await;
+    let route = |weights: [u32; 2]| {
+        let mark = |mark: &str| json!({"set": {"x-mark": mark}});
+        let marked = json!({"service": "echo", "weight": weights[0], "request_headers": mark("1"), "mirrors": [{"service": "first"}]});
+        let other = json!({"service": "echo", "weight": weights[1], "request_headers": mark("2")});
+        put(Kind::Route, "a", json!({"backends": [marked, other]}))
+    };
+    for weights in [[0, 1], [1, 0]] {
+        node.change(vec![mirrored("first", first), route(weights)]).await.unwrap();
+        echoed(&get(&node, "/x", "").await);
+    }
+    assert_eq!(within(to_first.recv()).await.unwrap().0, "GET /x 1 -");
+    node.until_counted(|shard| shard.services.get("first").is_some_and(|counts| counts.mirrored == 1)).await;
+    assert!(to_first.try_recv().is_err());
+}
+
+/// However patient a mirror's service is: its copies make room for others when their time has come.
+#[tokio::test]
+async fn a_mirror_that_never_answers_gives_its_places_back() {
+    let deaf = backend::sockets(|stream| async move {
+        let _stream = stream;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let endless = backend::endless().await;
+    let patient = |address: SocketAddr| json!({"url": format!("http://{address}"), "timeouts": {"request": "1h"}});
+    let mirror = |service: &str| json!({"service": service, "timeout": "50ms"});
+    let mut node = node(&[]).await;
+    let edits = vec![
+        put(Kind::Service, "deaf", patient(deaf)),
+        put(Kind::Service, "endless", patient(endless)),
+        put(Kind::Route, "a", json!({"service": "echo", "mirrors": [mirror("deaf"), mirror("endless")]})),
+    ];
+    node.change(edits).await.unwrap();
+    echoed(&get(&node, "/", "").await);
+    node.until_counted(|shard| {
+        let dropped = |name, code| shard.services.get(name).and_then(|counts| counts.mirror_drops.get(code).copied());
+        // On a slow machine it may not have come as far as its answer.
+        let endless = dropped("endless", "answer-broken").or(dropped("endless", "unanswered"));
+        (dropped("deaf", "unanswered"), endless) == (Some(1), Some(1))
     })
     .await;
 }

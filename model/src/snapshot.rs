@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use imbl::{HashMap, OrdSet};
 
@@ -126,6 +127,8 @@ pub struct Mirror {
     pub service: Slot,
     /// Which part of them.
     pub fraction: Percentage,
+    /// For all of a copy, to the end of its answer.
+    pub timeout: Duration,
 }
 
 /// What happens to a request that matched.
@@ -133,7 +136,7 @@ pub struct Mirror {
 pub enum Action {
     /// All to one service: the common case, without a list.
     Forward(Slot),
-    /// Shared out by weight, or changed for a backend.
+    /// Shared out by weight, or with filters or mirrors of a backend.
     Split(Arc<Split>),
     Respond(Arc<FixedResponse>),
     Redirect(Arc<Redirect>),
@@ -153,6 +156,7 @@ pub struct Backend {
     pub service: Slot,
     pub weight: u32,
     pub filters: Option<Box<Filters>>,
+    pub mirrors: Box<[Mirror]>,
 }
 
 /// An answer of the gateway itself.
@@ -231,7 +235,7 @@ impl Route {
         self.settings.as_ref()?.filters.as_ref()
     }
 
-    /// Who gets copies of its requests.
+    /// Who gets copies of its requests, whatever backend they go to.
     #[must_use]
     pub fn mirrors(&self) -> &[Mirror] {
         self.settings.as_ref().map_or(&[], |settings| &settings.mirrors)
@@ -240,8 +244,18 @@ impl Route {
     /// What it changes for one backend, by its place in the list of a [`Split`].
     #[must_use]
     pub fn backend_filters(&self, backend: usize) -> Option<&Filters> {
+        self.backend(backend)?.filters.as_deref()
+    }
+
+    /// Who gets copies of what goes to one backend, besides [`Self::mirrors`].
+    #[must_use]
+    pub fn backend_mirrors(&self, backend: usize) -> &[Mirror] {
+        self.backend(backend).map_or(&[], |backend| &backend.mirrors)
+    }
+
+    fn backend(&self, place: usize) -> Option<&Backend> {
         match &self.action {
-            Action::Split(split) => split.backends.get(backend)?.filters.as_deref(),
+            Action::Split(split) => split.backends.get(place),
             Action::Forward(_) | Action::Respond(_) | Action::Redirect(_) => None,
         }
     }

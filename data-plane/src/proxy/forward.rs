@@ -53,13 +53,15 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
     };
 
     let mut request = request(record, onward, time, idle);
-    let mirrors = record.exchange.route().map_or(&[][..], |route| route.mirrors());
-    if is_told || !mirrors.is_empty() {
+    let backend = record.exchange.backend;
+    let mirrors = record.exchange.route().map(|route| [route.mirrors(), route.backend_mirrors(backend)]);
+    let is_mirrored = mirrors.is_some_and(|mirrors| mirrors.iter().any(|list| !list.is_empty()));
+    if is_told || is_mirrored {
         let (source, destination) = (record.exchange.client.address, connection.destination);
         request.ends = Some(Box::new(Addresses { source, destination }));
     }
-    if !mirrors.is_empty() {
-        mirror::mirror(core, &snapshot, mirrors, &mut request);
+    if is_mirrored {
+        mirror::mirror(core, &snapshot, mirrors.into_iter().flatten().flatten(), &mut request);
     }
     let answer = core.upstreams.forward(&snapshot, slot, request).await;
     let response = answer.map_err(|unanswered| {

@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use http::header::UPGRADE;
 use http_body_util::BodyExt;
@@ -13,7 +12,7 @@ use model::snapshot::{Mirror, Snapshot};
 use crate::body::{Failure, Room};
 use crate::cores::core::Core;
 use crate::telemetry::ServiceCounts;
-use crate::upstream::{TimeLimits, UpstreamError, UpstreamRequest};
+use crate::upstream::{End, TimeLimits, Unanswered, UpstreamError, UpstreamRequest};
 
 /// Copies under way on one core.
 const MAX_COPIES: u32 = 128;
@@ -35,11 +34,16 @@ pub struct Copies {
 struct Place(Rc<Cell<u32>>);
 
 /// Sends copies of a request that is about to go to its service.
-pub fn mirror(core: &Rc<Core>, snapshot: &Rc<Snapshot>, mirrors: &[Mirror], request: &mut UpstreamRequest) {
+pub fn mirror<'m>(
+    core: &Rc<Core>,
+    snapshot: &Rc<Snapshot>,
+    mirrors: impl Iterator<Item = &'m Mirror>,
+    request: &mut UpstreamRequest,
+) {
     if request.headers.contains_key(UPGRADE) {
         return;
     }
-    for mirror in mirrors.iter().filter(|mirror| mirror.fraction.holds(fastrand::u32(..))) {
+    for mirror in mirrors.filter(|mirror| mirror.fraction.holds(fastrand::u32(..))) {
         let Some(service) = snapshot.services.get(mirror.service) else { continue };
         let counts = core.telemetry.metrics.service(mirror.service, &service.name);
         let Some(place) = core.copies.enter() else {
@@ -47,6 +51,8 @@ pub fn mirror(core: &Rc<Core>, snapshot: &Rc<Snapshot>, mirrors: &[Mirror], requ
             continue;
         };
         counts.mirrored();
+        let timeout_ns = u64::try_from(mirror.timeout.as_nanos()).unwrap_or(u64::MAX);
+        let end = End { at_ns: core.clock.now().monotonic_ns.saturating_add(timeout_ns), is_of_client: false };
         let copy = UpstreamRequest {
             method: request.method.clone(),
             target: request.target.clone(),
@@ -54,7 +60,7 @@ pub fn mirror(core: &Rc<Core>, snapshot: &Rc<Snapshot>, mirrors: &[Mirror], requ
             body: request.body.copy(&core.copies.room),
             interim: None,
             ends: request.ends.clone(),
-            time: TimeLimits { head: service.timeouts.request.get(), exchange: None, whole: None },
+            time: TimeLimits { head: service.timeouts.request.get(), exchange: None, whole: Some(end) },
         };
         let (core, snapshot, slot) = (Rc::clone(core), Rc::clone(snapshot), mirror.service);
         tokio::task::spawn_local(async move {
@@ -70,14 +76,14 @@ pub fn mirror(core: &Rc<Core>, snapshot: &Rc<Snapshot>, mirrors: &[Mirror], requ
 
 /// Sends a copy and reads what is answered.
 async fn send(core: &Core, snapshot: &Rc<Snapshot>, slot: Slot, copy: UpstreamRequest) -> Result<(), &'static str> {
-    let timeout: Duration = copy.time.head;
-    let answer = core.upstreams.forward(snapshot, slot, copy).await.map_err(|unanswered| match unanswered.error {
-        UpstreamError::RequestBody(Failure::Behind) => "behind",
-        UpstreamError::RequestBody(_) => "request-broken",
-        _ => "unanswered",
-    })?;
-    // An answer that is longer than that in coming is of no use to anybody: its connection closes.
-    let mut body = answer.body.with_deadline(core.clock.deadline(timeout));
+    let mut body = match core.upstreams.forward(snapshot, slot, copy).await {
+        Ok(answer) => answer.body,
+        // Its client was still sending it.
+        Err(Unanswered { error: UpstreamError::RequestBody(Failure::TooSlow), .. }) => return Err("unanswered"),
+        Err(Unanswered { error: UpstreamError::RequestBody(Failure::Behind), .. }) => return Err("behind"),
+        Err(Unanswered { error: UpstreamError::RequestBody(_), .. }) => return Err("request-broken"),
+        Err(_) => return Err("unanswered"),
+    };
     while let Some(frame) = body.frame().await {
         frame.map_err(|_| "answer-broken")?;
     }

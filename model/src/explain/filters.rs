@@ -57,11 +57,12 @@ impl Asked<'_> {
                 .rev()
                 .flat_map(|(from, filters)| edits("response_headers", from, filters)),
         );
-        let mirror = |mirror: &Mirror| {
+        let each = [(Origin::Route, route.mirrors()), (Origin::Backend, route.backend_mirrors(backend))];
+        let mirrors = each.iter().flat_map(|(from, mirrors)| mirrors.iter().map(|mirror| (*from, mirror)));
+        told.extend(mirrors.filter_map(|(from, mirror): (Origin, &Mirror)| {
             let service = snapshot.services.get(mirror.service)?;
-            Some(set("mirrors", format!("{} {}", service.name, mirror.fraction), Origin::Route))
-        };
-        told.extend(route.mirrors().iter().filter_map(mirror));
+            Some(set("mirrors", format!("{} {}", service.name, mirror.fraction), from))
+        }));
         told
     }
 }

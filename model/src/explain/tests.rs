@@ -125,7 +125,7 @@ fn filters_are_told_in_the_order_in_which_they_act() {
         "mirrors": [{"service": "b", "fraction": "2.50%"}],
         "backends": [
             {"service": "a"},
-            {"service": "b", "rewrite": {"host": "b.internal"}, "request_headers": edits("b"), "response_headers": edits("b")},
+            {"service": "b", "mirrors": [{"service": "a"}], "rewrite": {"host": "b.internal"}, "request_headers": edits("b"), "response_headers": edits("b")},
         ],
     });
     let moved = json!({"paths": ["/old"], "redirect": {"scheme": "https", "path": {"replace_prefix": "/new"}}});
@@ -159,6 +159,7 @@ fn filters_are_told_in_the_order_in_which_they_act() {
         "response_headers.remove y route",
         "response_headers.add x: route route",
         "mirrors b 2.5% route",
+        "mirrors a 100% backend",
     ];
     assert_eq!(outcomes[1], expected);
     let moved = told("http://shop.example:8080/old/a?q=1");

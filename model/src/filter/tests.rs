@@ -236,6 +236,15 @@ fn what_cannot_work_is_refused_when_it_is_written() {
             "/mirrors/0/fraction invalid-value",
         ),
         (json!({"service": "a", "mirrors": [{"service": "b"}]}), "/mirrors/0/service unknown-reference"),
+        (json!({"service": "a", "mirrors": [{"service": "a", "timeout": "0s"}]}), "/mirrors/0/timeout invalid-value"),
+        (
+            json!({"backends": [{"service": "a", "mirrors": [{"service": "b"}]}]}),
+            "/backends/0/mirrors/0/service unknown-reference",
+        ),
+        (
+            json!({"backends": [{"service": "a", "mirrors": vec![json!({"service": "a"}); 9]}]}),
+            "/backends/0/mirrors invalid-value",
+        ),
         (
             json!({"paths": ["/a"], "service": "a", "normalize_path": false, "rewrite": {"path": {"replace_full": "/b"}}}),
             "/rewrite/path conflicting-fields",

@@ -113,6 +113,9 @@ pub struct Backend {
     /// Fields that the client gets from this service, edited before those of the route.
     #[serde(default, skip_serializing_if = "is_default")]
     pub response_headers: FieldEdits,
+    /// Other services that get copies of what this service gets, besides those of the route. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Mirror>,
 }
 
 /// An answer of the gateway itself.
@@ -189,11 +192,9 @@ impl Written for Route {
         for (index, backend) in self.backends.iter().enumerate() {
             let pointer = format!("/backends/{index}/service");
             visit(Reference { kind: Kind::Service, name: &backend.service, pointer });
+            mirror::references(&format!("/backends/{index}/mirrors"), &backend.mirrors, visit);
         }
-        for (index, mirror) in self.mirrors.iter().enumerate() {
-            let pointer = format!("/mirrors/{index}/service");
-            visit(Reference { kind: Kind::Service, name: &mirror.service, pointer });
-        }
+        mirror::references("/mirrors", &self.mirrors, visit);
         for (index, name) in self.listeners.iter().enumerate() {
             let pointer = format!("/listeners/{index}");
             visit(Reference { kind: Kind::Listener, name, pointer });
@@ -232,8 +233,8 @@ impl Backend {
     /// All that it gets goes there unchanged.
     #[must_use]
     pub fn of(service: Name) -> Self {
-        let (request_headers, response_headers) = Default::default();
-        Self { service, weight: 1, rewrite: Rewrite::default(), request_headers, response_headers }
+        let (request_headers, response_headers, mirrors) = Default::default();
+        Self { service, weight: 1, rewrite: Rewrite::default(), request_headers, response_headers, mirrors }
     }
 }
 
@@ -246,8 +247,9 @@ impl Route {
         self.rewrite.check("/rewrite", &self.paths, faults);
         for (index, backend) in self.backends.iter().enumerate() {
             backend.rewrite.check(&format!("/backends/{index}/rewrite"), &self.paths, faults);
+            mirror::check(&format!("/backends/{index}/mirrors"), &backend.mirrors, faults);
         }
-        mirror::check(&self.mirrors, faults);
+        mirror::check("/mirrors", &self.mirrors, faults);
         if !self.normalize_path {
             self.check_kept_path(faults);
         }

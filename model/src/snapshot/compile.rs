@@ -297,11 +297,7 @@ impl Snapshot {
         let timeouts = written.timeouts;
         let filters = Filters::of_route(written);
         let action = self.action(written);
-        let mirrors = written.mirrors.iter();
-        let mirror = |mirror: &resource::route::Mirror| {
-            Some(Mirror { service: self.services.slot(&mirror.service)?, fraction: mirror.fraction })
-        };
-        let mirrors: Box<[Mirror]> = mirrors.filter_map(mirror).collect();
+        let mirrors = self.mirrors(&written.mirrors);
         let keeps_path = !written.normalize_path;
         let has_settings =
             keeps_path || !written.policies.is_empty() || !mirrors.is_empty() || timeouts != RouteTimeouts::default();
@@ -343,7 +339,8 @@ impl Snapshot {
                     faults.extend(found.into_iter().map(|fault| fault.below(&format!("/backends/{index}"))));
                 }
                 (Ok(filters), Some(service)) if backend.weight > 0 => {
-                    backends.push(Backend { service, weight: backend.weight, filters: filters.map(Box::new) });
+                    let (filters, mirrors) = (filters.map(Box::new), self.mirrors(&backend.mirrors));
+                    backends.push(Backend { service, weight: backend.weight, filters, mirrors });
                 }
                 // Missing ones were reported with the references.
                 (Ok(_), _) => {}
@@ -352,11 +349,22 @@ impl Snapshot {
         if !faults.is_empty() {
             return Err(faults);
         }
-        if let [Backend { service, filters: None, .. }] = backends[..] {
-            return Ok(Action::Forward(service));
+        if let [Backend { service, filters: None, mirrors, .. }] = &backends[..]
+            && mirrors.is_empty()
+        {
+            return Ok(Action::Forward(*service));
         }
         let total_weight = backends.iter().map(|backend| u64::from(backend.weight)).sum();
         Ok(Action::Split(Arc::new(Split { backends, total_weight })))
+    }
+
+    /// Missing services were reported with the references.
+    fn mirrors(&self, written: &[resource::route::Mirror]) -> Box<[Mirror]> {
+        let mirror = |mirror: &resource::route::Mirror| {
+            let (fraction, timeout) = (mirror.fraction, mirror.timeout.get());
+            Some(Mirror { service: self.services.slot(&mirror.service)?, fraction, timeout })
+        };
+        written.iter().filter_map(mirror).collect()
     }
 }
 

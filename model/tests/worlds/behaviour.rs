@@ -15,7 +15,7 @@ use model::resource::consumer::KeyHash;
 use model::resource::route::{HeaderField, MethodName};
 use model::router;
 use model::slots::Slot;
-use model::snapshot::{Action, Backend, Snapshot};
+use model::snapshot::{Action, Backend, Mirror, Snapshot};
 
 use crate::universe::KEYS;
 
@@ -90,11 +90,17 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
         let how = (it.protocol, it.load_balancing, it.timeouts, it.enabled);
         told.push(format!("service {} {:?} {how:?} {policies:?}", it.name, it.targets));
     }
+    let mirrors = |mirrors: &[Mirror]| -> Vec<_> {
+        mirrors.iter().map(|one| (service(&one.service), one.fraction, one.timeout)).collect()
+    };
     for (_, route) in snapshot.routes.iter() {
         let action = match &route.action {
             Action::Forward(slot) => service(slot),
             Action::Split(split) => {
-                let backend = |one: &Backend| format!("{} {} {:?}", service(&one.service), one.weight, one.filters);
+                let backend = |one: &Backend| {
+                    let mirrors = mirrors(&one.mirrors);
+                    format!("{} {} {:?} {mirrors:?}", service(&one.service), one.weight, one.filters)
+                };
                 let backends: Vec<_> = split.backends.iter().map(backend).collect();
                 format!("{backends:?} of {}", split.total_weight)
             }
@@ -103,7 +109,7 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
         };
         let policies = steps(snapshot, route.policies());
         let (timeouts, filters) = (route.timeouts(), route.filters());
-        let mirrors: Vec<_> = route.mirrors().iter().map(|one| (service(&one.service), one.fraction)).collect();
+        let mirrors = mirrors(route.mirrors());
         told.push(format!("route {} {action} {timeouts:?} {filters:?} {mirrors:?} {policies:?}", route.name));
     }
     for (_, policy) in snapshot.policies.iter() {

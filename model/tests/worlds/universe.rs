@@ -240,6 +240,11 @@ fn backend(draw: &mut Draw<'_>, service: &str) -> Value {
         spec["rewrite"] = rewrite(draw);
         spec["request_headers"] = json!({"set": {"X-Backend": service}, "remove": ["X-Test"]});
     }
+    if draw.one_in(4) {
+        let services = draw.existing(Kind::Service);
+        let mirrors = draw.some(&services).into_iter();
+        spec["mirrors"] = mirrors.map(|service| json!({"service": service, "timeout": "5s"})).collect();
+    }
     spec
 }
 
