@@ -16,8 +16,10 @@ pub struct CaBundle {
     /// The certificates of the authorities in PEM, in any order. One that is no authority must have signed itself:
     /// then it is trusted as it stands.
     pub certs: String,
+    /// What it is for, in words: for people alone. Default: empty.
     #[serde(default, skip_serializing_if = "is_default")]
     pub description: String,
+    /// Keys with values, to find it by in lists: `team: payments`. They change nothing else. Default: none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
 }

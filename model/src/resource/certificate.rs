@@ -35,8 +35,10 @@ pub struct Certificate {
     /// with or without a PEM frame. When its `nextUpdate` has passed it is left away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ocsp_staple: Option<String>,
+    /// What it is for, in words: for people alone. Default: empty.
     #[serde(default, skip_serializing_if = "is_default")]
     pub description: String,
+    /// Keys with values, to find it by in lists: `team: payments`. They change nothing else. Default: none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
     /// `false` keeps it from being served. Default: true.

@@ -26,8 +26,10 @@ pub struct Consumer {
     /// Policies for this consumer's requests; they replace policies of the same type attached elsewhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Name>,
+    /// What it is for, in words: for people alone. Default: empty.
     #[serde(default, skip_serializing_if = "is_default")]
     pub description: String,
+    /// Keys with values, to find it by in lists: `team: payments`. They change nothing else. Default: none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
     /// `false` refuses all of its credentials. Default: true.

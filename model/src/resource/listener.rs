@@ -41,8 +41,10 @@ pub struct Listener {
     /// Policies for all requests that come in here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Name>,
+    /// What it is for, in words: for people alone. Default: empty.
     #[serde(default, skip_serializing_if = "is_default")]
     pub description: String,
+    /// Keys with values, to find it by in lists: `team: payments`. They change nothing else. Default: none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
     /// `false` closes it without forgetting it. Default: true.

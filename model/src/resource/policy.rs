@@ -23,8 +23,10 @@ pub struct Policy {
     /// The settings of this type. Default: all defaults.
     #[serde(default, skip_serializing_if = "is_default")]
     pub config: Value,
+    /// What it is for, in words: for people alone. Default: empty.
     #[serde(default, skip_serializing_if = "is_default")]
     pub description: String,
+    /// Keys with values, to find it by in lists: `team: payments`. They change nothing else. Default: none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
     /// `false`: it counts as attached nowhere, and a less specific one of its type acts instead. Default: true.

@@ -82,13 +82,16 @@ pub struct Route {
     /// Other services that get copies of requests. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
+    /// How long its requests may take, in place of what the service says.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: RouteTimeouts,
     /// Policies for these requests. The running order is that of the types, not of this list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Name>,
+    /// What it is for, in words: for people alone. Default: empty.
     #[serde(default, skip_serializing_if = "is_default")]
     pub description: String,
+    /// Keys with values, to find it by in lists: `team: payments`. They change nothing else. Default: none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
     /// `false`: requests are matched as if the route did not exist. Default: true.
@@ -100,6 +103,7 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
+    /// The name of the service.
     pub service: Name,
     /// Share of the requests, relative to the other backends; 0 sends none. Default: 1. At most 1000000.
     #[serde(default = "one", skip_serializing_if = "is_one")]

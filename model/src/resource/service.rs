@@ -36,6 +36,7 @@ pub struct Service {
     /// How a target is chosen. Default: least_request.
     #[serde(default, skip_serializing_if = "is_default")]
     pub load_balancing: LoadBalancing,
+    /// How long the gateway waits for its targets.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,
     /// For `https` targets.
@@ -44,8 +45,10 @@ pub struct Service {
     /// Policies for all requests to this service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Name>,
+    /// What it is for, in words: for people alone. Default: empty.
     #[serde(default, skip_serializing_if = "is_default")]
     pub description: String,
+    /// Keys with values, to find it by in lists: `team: payments`. They change nothing else. Default: none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
     /// `false` answers 503 in its place. Default: true.

@@ -1,5 +1,6 @@
 //! The JSON Schema of the file format agrees with what reading a file accepts.
 
+use jsonschema::Validator;
 use model::file::{self, Secrets};
 use model::policy::PolicyKind;
 use model::resource::KINDS;
@@ -10,61 +11,9 @@ use serde_json::{Value, json};
 
 use crate::universe;
 
-/// Whether a value is what a schema asks for, as far as our schemas go; patterns and formats are not looked at.
-fn is_valid(value: &Value, schema: &Value, root: &Value) -> bool {
-    let Value::Object(rules) = schema else { return schema.as_bool().expect("a schema is a map or a boolean") };
-    let all = |list: &Value| list.as_array().expect("a list").iter().all(|schema| is_valid(value, schema, root));
-    let count =
-        |list: &Value| list.as_array().expect("a list").iter().filter(|schema| is_valid(value, schema, root)).count();
-    rules.iter().all(|(rule, operand)| match rule.as_str() {
-        "$ref" => {
-            let pointer = operand.as_str().and_then(|path| path.strip_prefix('#')).expect("a reference inside");
-            is_valid(value, root.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is missing")), root)
-        }
-        "type" => match operand {
-            Value::Array(types) => types.iter().any(|name| is_of(value, name)),
-            name => is_of(value, name),
-        },
-        "const" => value == operand,
-        "enum" => operand.as_array().expect("a list").contains(value),
-        "required" => {
-            operand.as_array().expect("a list").iter().all(|field| value.get(field.as_str().expect("a name")).is_some())
-        }
-        "properties" => operand
-            .as_object()
-            .expect("a map")
-            .iter()
-            .all(|(field, schema)| value.get(field).is_none_or(|value| is_valid(value, schema, root))),
-        "additionalProperties" => {
-            let known = rules.get("properties");
-            let others = value.as_object().into_iter().flatten();
-            let mut others = others.filter(|(field, _)| known.and_then(|known| known.get(field)).is_none());
-            others.all(|(_, value)| is_valid(value, operand, root))
-        }
-        "items" => value.as_array().into_iter().flatten().all(|entry| is_valid(entry, operand, root)),
-        "allOf" => all(operand),
-        "anyOf" => count(operand) > 0,
-        "not" => !is_valid(value, operand, root),
-        "oneOf" => count(operand) == 1,
-        "if" => !is_valid(value, operand, root) || is_valid(value, &rules["then"], root),
-        "minimum" => value.as_f64().is_none_or(|number| number >= operand.as_f64().expect("a number")),
-        "maximum" => value.as_f64().is_none_or(|number| number <= operand.as_f64().expect("a number")),
-        "then" | "description" | "title" | "default" | "pattern" | "format" | "writeOnly" | "$schema" | "$defs" => true,
-        other => panic!("`{other}` is not looked at"),
-    })
-}
-
-fn is_of(value: &Value, name: &Value) -> bool {
-    match name.as_str().expect("the name of a type") {
-        "object" => value.is_object(),
-        "array" => value.is_array(),
-        "string" => value.is_string(),
-        "boolean" => value.is_boolean(),
-        "integer" => value.is_i64() || value.is_u64(),
-        "number" => value.is_number(),
-        "null" => value.is_null(),
-        other => panic!("there is no type `{other}`"),
-    }
+/// It resolves references inside of a schema alone; nothing is fetched.
+fn validator() -> Validator {
+    jsonschema::draft202012::new(&schema::file()).expect("a schema that holds")
 }
 
 #[test]
@@ -80,7 +29,7 @@ fn every_kind_and_every_type_of_policy_is_in_it() {
 
 #[test]
 fn mistakes_are_found_by_it() {
-    let schema = schema::file();
+    let schema = validator();
     let good = json!({
         "version": 1,
         "services": [{"name": "a", "url": "http://a:1", "timeouts": {"connect": "1s"}}],
@@ -88,7 +37,7 @@ fn mistakes_are_found_by_it() {
         "ca_bundles": [{"name": "a", "certs_file": "a.pem"}],
         "policies": [{"name": "a", "type": "rate-limit", "config": {"limit": 1, "per": "1m"}}, {"name": "b", "type": "key-auth"}],
     });
-    assert!(is_valid(&good, &schema, &schema));
+    assert!(schema.is_valid(&good));
     for (pointer, wrong) in [
         ("/version", json!(2)),
         ("/services/0/name", json!(7)),
@@ -99,6 +48,10 @@ fn mistakes_are_found_by_it() {
         ("/certificates/0", json!({"name": "a", "cert": "x", "key": "x", "ocsp_staple": "x", "ocsp_staple_file": "x"})),
         ("/ca_bundles/0", json!({"name": "a"})),
         ("/ca_bundles/0", json!({"name": "a", "certs": "x", "certs_file": "a.pem"})),
+        ("/services/0/name", json!("Orders")),
+        ("/services/0/timeouts/connect", json!("soon")),
+        ("/services/0/timeouts/connect", json!(1)),
+        ("/services", json!({"a": {"url": "http://a:1"}})),
         ("/policies/0/type", json!("rate-limits")),
         ("/policies/0/type", json!("key-auth")),
         ("/policies/0/config", json!({"limit": 1, "per": "1m", "by": "hand"})),
@@ -107,7 +60,40 @@ fn mistakes_are_found_by_it() {
     ] {
         let mut bad = good.clone();
         *bad.pointer_mut(pointer).expect("a place") = wrong;
-        assert!(!is_valid(&bad, &schema, &schema), "{bad}");
+        assert!(!schema.is_valid(&bad), "{bad}");
+    }
+}
+
+/// An editor shows it, and it is the reference manual.
+#[test]
+fn every_field_is_described() {
+    let schema = schema::file();
+    let mut missing = Vec::new();
+    look_for_fields(&schema, "", &mut |pointer, field| {
+        let target = field["$ref"].as_str().and_then(|path| schema.pointer(path.strip_prefix('#')?));
+        let is_described = |schema: &Value| schema["description"].as_str().is_some_and(|text| text.ends_with('.'));
+        // What only says which of several forms is meant has the description of the form.
+        if field.get("const").is_none() && !is_described(field) && !target.is_some_and(is_described) {
+            missing.push(pointer.to_owned());
+        }
+    });
+    assert!(missing.is_empty(), "without a description: {missing:#?}");
+}
+
+fn look_for_fields(schema: &Value, pointer: &str, look: &mut impl FnMut(&str, &Value)) {
+    let below: Vec<(String, &Value)> = match schema {
+        Value::Object(map) => map.iter().map(|(key, value)| (format!("{pointer}/{key}"), value)).collect(),
+        Value::Array(list) => list.iter().enumerate().map(|(at, value)| (format!("{pointer}/{at}"), value)).collect(),
+        _ => return,
+    };
+    for (pointer, value) in &below {
+        if let (true, Value::Object(fields)) = (pointer.ends_with("/properties"), value) {
+            // In front of `then` a field is only named.
+            for (name, field) in fields.iter().filter(|_| !pointer.ends_with("/if/properties")) {
+                look(&format!("{pointer}/{name}"), field);
+            }
+        }
+        look_for_fields(value, pointer, look);
     }
 }
 
@@ -115,7 +101,7 @@ fn mistakes_are_found_by_it() {
 #[test]
 fn examples_hold_and_are_valid() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples");
-    let schema = schema::file();
+    let schema = validator();
     let mut count = 0;
     for entry in std::fs::read_dir(folder).expect("there are examples") {
         let path = entry.expect("an entry").path();
@@ -136,8 +122,12 @@ fn examples_hold_and_are_valid() {
         let parsed = file::parse(vec![file::Source { path: path.display().to_string(), text }], &surroundings);
         let edits = parsed.edits_on(&Snapshot::default(), file::Others::Keep);
         let applied = edits.and_then(|edits| Snapshot::default().apply(1, edits));
-        assert!(applied.is_ok(), "{}: {:?}", path.display(), applied.err());
-        assert!(is_valid(&parsed.to_value(), &schema, &schema), "{}", path.display());
+        assert!(applied.is_ok(), "{}: {:?}", path.display(), applied.as_ref().err());
+        for written in [parsed.to_value(), file::export(applied.expect("it holds").0.config.iter(), Secrets::Plain)] {
+            let faults: Vec<_> =
+                schema.iter_errors(&written).map(|fault| format!("{}: {fault}", fault.instance_path())).collect();
+            assert!(faults.is_empty(), "{}: {faults:#?}", path.display());
+        }
     }
     assert!(count > 0, "there are no examples in {folder}");
 }
@@ -147,13 +137,13 @@ proptest! {
 
     #[test]
     fn what_is_accepted_is_valid(changes in universe::changes(16)) {
-        let schema = schema::file();
+        let schema = validator();
         let mut head = Snapshot::default();
         for change in &changes {
             let edits = universe::edits(&head.config, change);
             head = head.apply(1, edits).map_or(head, |(next, _)| next);
         }
         let file = file::export(head.config.iter(), Secrets::Plain);
-        prop_assert!(is_valid(&file, &schema, &schema), "{file}");
+        prop_assert!(schema.is_valid(&file), "{file}");
     }
 }

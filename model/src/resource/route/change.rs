@@ -73,6 +73,7 @@ pub struct PathRewrite {
     /// expression, stand for: `/v2/items/{id}`. All paths of the route must have the names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
+    /// In place of the whole path, where a regular expression matches all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regex: Option<RegexRewrite>,
 }

@@ -23,6 +23,7 @@ pub struct HeaderField(pub HeaderName);
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "{N}Condition")]
 pub struct Condition<N> {
+    /// Of the header field, in any case, or of the query parameter, to the letter.
     pub name: N,
     /// One of the values is this, to the letter.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -17,6 +17,7 @@ const DEFAULT_TIMEOUT: Span = Span::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
+    /// The name of the service.
     pub service: Name,
     /// Which part of the requests. Default: `100%`.
     #[serde(default = "all", skip_serializing_if = "is_all")]

@@ -17,6 +17,14 @@ use crate::router::template;
 pub(crate) const MAX_PATH_BYTES: usize = 8 * 1024;
 const FORMS: [&str; 4] = ["prefix", "exact", "template", "regex"];
 
+/// What each is for.
+const MEANINGS: [&str; 4] = [
+    "Whole segments at the front: `/orders` is for `/orders/7` and not for `/orders-old`.",
+    "The whole path, to the letter.",
+    "The whole path, with any one segment in the place of each name: `/orders/{id}`.",
+    "A regular expression that the whole path matches.",
+];
+
 /// Which paths.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PathPattern {
@@ -175,8 +183,9 @@ impl JsonSchema for PathPattern {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         let path = json_schema!({ "type": "string", "pattern": "^/" });
         let mut forms = vec![path.clone().to_value()];
-        for form in FORMS {
-            let text = if form == "regex" { json_schema!({ "type": "string" }) } else { path.clone() };
+        for (form, description) in FORMS.into_iter().zip(MEANINGS) {
+            let mut text = if form == "regex" { json_schema!({ "type": "string" }) } else { path.clone() };
+            text.insert("description".into(), description.into());
             let object = json_schema!({
                 "type": "object", "properties": { form: text }, "required": [form], "additionalProperties": false
             });
