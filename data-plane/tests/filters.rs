@@ -175,13 +175,19 @@ async fn behind_a_trusted_proxy_clients_are_sent_where_they_know_it() {
 
 /// HTTPRoute, BackendRefs: a route without a backend that could get the request.
 #[tokio::test]
-async fn a_route_whose_backends_all_have_weight_0_answers_500() {
-    let node =
-        node(&[("none", json!({"backends": [{"service": "echo", "weight": 0}, {"service": "echo", "weight": 0}]}))])
-            .await;
-    let answer = get(&node, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
-    assert_eq!(problem(&answer)["code"], "no-backend");
+async fn a_route_without_a_backend_that_could_get_it_answers_500() {
+    let none = json!({"service": "echo", "weight": 0});
+    let node = node(&[
+        ("none", json!({"paths": ["/none"], "backends": []})),
+        ("nothing", json!({"paths": ["/nothing"], "rewrite": {"host": "a.test"}})),
+        ("weightless", json!({"paths": ["/weightless"], "backends": [none, none]})),
+    ])
+    .await;
+    for path in ["/none", "/nothing", "/weightless"] {
+        let answer = get(&node, path, "").await;
+        assert!(answer.starts_with("HTTP/1.1 500"), "{path}: {answer}");
+        assert_eq!(problem(&answer)["code"], "no-backend");
+    }
 }
 
 /// HTTPRoute, Timeouts: `request` is for all that is done for a request, `backend_request` for one exchange with a

@@ -14,6 +14,7 @@ use crate::slots::Slot;
 use crate::snapshot::Snapshot;
 
 mod certificates;
+mod redirects;
 
 /// More warnings about one change than anybody reads.
 const MAX_WARNINGS: usize = 100;
@@ -56,12 +57,29 @@ pub static LINTS: &[Lint] = &[
             Enable one of them, add another, or leave `listeners` away: then the route is for all.",
     },
     Lint {
+        code: "endless-redirect",
+        summary: "a route sends clients to where it sends them on again",
+        explanation: "Where the redirect leads, the same route answers with the same redirect, until the client gives up. \
+            Mostly it is one that leads to `https` and is for every listener, the one with TLS among them. The warning has \
+            an example.\n\n\
+            Leave out of the route where it leads: by `listeners`, `hosts` or `paths`, or by a more specific route for \
+            that. What takes a certain header field, query or source to happen is not looked for.",
+    },
+    Lint {
         code: "host-not-in-certificate",
         summary: "a certificate is to answer a host that it does not name",
         explanation: "`hosts` says for which server names a certificate is served. Clients accept it only for the names in \
             it, so those that ask for the host will end the connection.\n\n\
             Have the certificate issued for that host too, or take the host out: without `hosts`, the names in the \
             certificate count.",
+    },
+    Lint {
+        code: "no-backend",
+        summary: "a route leads nowhere",
+        explanation: "The route has none of `service`, `backends`, `respond` and `redirect`, so there is nothing that could \
+            answer its requests, and the gateway answers 500.\n\n\
+            Write one of them, or remove the route. To keep requests away from everything on purpose, `respond` says \
+            clearly with what they are answered.",
     },
     Lint {
         code: "no-weight",
@@ -104,7 +122,13 @@ pub fn lint(snapshot: &Snapshot, changes: &[Changed], now: u64) -> Vec<Problem> 
         if !written.enabled {
             continue;
         }
-        let faults = [contradiction(&written), disabled_listeners(snapshot, &written), no_weight(&written)];
+        let faults = [
+            contradiction(&written),
+            disabled_listeners(snapshot, &written),
+            no_backend(&written),
+            no_weight(&written),
+            redirects::endless(snapshot, &written, slot),
+        ];
         let faults = faults.into_iter().flatten().chain(unreachable(snapshot, &written, slot, &mut patience));
         warnings.extend(faults.map(|fault| fault.at(&change.key)));
         if others.len() < MAX_OTHERS {
@@ -161,11 +185,20 @@ fn disabled_listeners(snapshot: &Snapshot, written: &Route) -> Option<Fault> {
     Some(Fault::new("/listeners", "disabled-listeners", message).hint("enable one of them, or leave `listeners` away"))
 }
 
+fn no_backend(written: &Route) -> Option<Fault> {
+    let Route { backends, respond, redirect, .. } = written;
+    if !backends.is_empty() || respond.is_some() || redirect.is_some() {
+        return None;
+    }
+    let fault = Fault::new("/backends", "no-backend", "the route leads nowhere: requests are answered with 500");
+    Some(fault.hint("write `service`, `backends`, `respond` or `redirect`"))
+}
+
 fn no_weight(written: &Route) -> Option<Fault> {
     if written.backends.is_empty() || written.backends.iter().any(|backend| backend.weight > 0) {
         return None;
     }
-    let message = "every backend has weight 0: requests are answered with 503";
+    let message = "every backend has weight 0: requests are answered with 500";
     Some(Fault::new("/backends", "no-weight", message).hint("give one of them a weight, or write `respond`"))
 }
 

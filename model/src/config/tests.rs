@@ -219,7 +219,6 @@ fn what_types_and_what_checks_find_is_told_at_once() {
     let targets = json!([{"url": "nowhere"}, {"url": "http://a:1", "weight": 200_000}]);
     let edits = vec![
         put(Kind::Service, "a", json!({"targets": targets, "timeouts": {"request": 5}})),
-        // The misspelt field is the only fault: that the route leads nowhere follows from it.
         put(Kind::Route, "b", json!({"servise": "a", "methods": ["GET", "get"]})),
     ];
     assert_eq!(

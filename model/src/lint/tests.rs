@@ -31,7 +31,7 @@ fn warnings(routes: &[(&str, Value)]) -> Vec<(String, String, String)> {
     let mut warnings = Vec::new();
     for (name, spec) in routes {
         let mut spec = spec.clone();
-        if spec.get("backends").is_none() {
+        if ["backends", "redirect"].iter().all(|field| spec.get(field).is_none()) {
             spec["service"] = json!("s");
         }
         let (next, changes) = snapshot.apply(snapshot.revision + 1, vec![put(Kind::Route, name, spec)]).expect("valid");
@@ -86,12 +86,61 @@ fn what_contradicts_itself_or_leads_nowhere_is_told() {
     assert_eq!(codes(json!({"listeners": ["off"]})), ["disabled-listeners"]);
     assert_eq!(codes(json!({"listeners": ["off", "one"]})), [""; 0]);
     assert_eq!(codes(json!({"backends": [{"service": "s", "weight": 0}]})), ["no-weight"]);
+    assert_eq!(codes(json!({"backends": []})), ["no-backend"]);
+}
+
+#[test]
+fn redirects_that_lead_to_themselves_are_told_and_no_others() {
+    let key = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).expect("a certificate");
+    let (cert, key) = (key.cert.pem(), key.signing_key.serialize_pem());
+    let secure = |port: u16| json!({"bind": format!("127.0.0.1:{port}"), "tls": {"certificates": ["c"]}});
+    let edits = vec![
+        put(Kind::Certificate, "c", json!({"cert": cert, "key": key})),
+        put(Kind::Listener, "secure", secure(443)),
+        put(Kind::Listener, "inner", secure(8443)),
+        put(Kind::Route, "deep", json!({"hosts": ["a.test"], "paths": ["/home"], "respond": {}})),
+    ];
+    let start = start().apply(2, edits).expect("valid").0;
+    let is_told = |mut spec: Value, redirect: Value| {
+        spec["redirect"] = redirect;
+        let (next, changes) = start.apply(3, vec![put(Kind::Route, "r", spec)]).expect("valid");
+        lint(&next, &changes, NOW).iter().any(|problem| problem.code == "endless-redirect")
+    };
+    let to_https = json!({"scheme": "https", "status": 308});
+    let path = |path: Value| json!({ "path": path });
+    for (spec, redirect) in [
+        (json!({}), to_https.clone()),
+        (json!({"listeners": ["one", "secure"]}), to_https.clone()),
+        // Clients may know it by the usual port.
+        (json!({"listeners": ["inner"]}), to_https.clone()),
+        (json!({"listeners": ["secure"]}), json!({"port": 443})),
+        (json!({"hosts": ["a.test", "b.test"]}), json!({"host": "b.test"})),
+        (json!({"hosts": ["*.a.test"], "methods": ["POST"]}), json!({"host": "x.a.test"})),
+        (json!({"hosts": ["b.test"]}), path(json!({"replace_full": "/home"}))),
+        (json!({"paths": ["/a"]}), path(json!({"replace_prefix": "/a/b"}))),
+        (json!({"paths": [{"template": "/a/{x}"}]}), path(json!({"template": "/a/{x}"}))),
+        (json!({}), path(json!({"regex": {"pattern": "/old/(?<rest>.*)", "substitution": "/{rest}"}}))),
+    ] {
+        assert!(is_told(spec.clone(), redirect.clone()), "{spec} {redirect}");
+    }
+    for (spec, redirect) in [
+        (json!({"listeners": ["one"]}), to_https.clone()),
+        (json!({"headers": [{"name": "x", "exact": "1"}]}), to_https),
+        (json!({"listeners": ["inner"]}), json!({"port": 443})),
+        (json!({"hosts": ["b.test"]}), json!({"host": "a.test"})),
+        (json!({"hosts": ["a.test"]}), path(json!({"replace_full": "/home"}))),
+        (json!({"paths": ["/a"]}), path(json!({"replace_prefix": "/b"}))),
+        (json!({"paths": ["/a"]}), path(json!({"replace_prefix": "/"}))),
+        (json!({"paths": [{"regex": "/a/.*"}]}), path(json!({"replace_full": "/a/b"}))),
+    ] {
+        assert!(!is_told(spec.clone(), redirect.clone()), "{spec} {redirect}");
+    }
 }
 
 #[test]
 fn every_code_is_in_the_table_in_order() {
     assert!(LINTS.is_sorted_by_key(|lint| lint.code));
-    let source = concat!(include_str!("../lint.rs"), include_str!("certificates.rs"));
+    let source = concat!(include_str!("../lint.rs"), include_str!("certificates.rs"), include_str!("redirects.rs"));
     for lint in LINTS {
         assert!(source.matches(&format!("\"{}\"", lint.code)).count() == 2, "{} is told somewhere", lint.code);
     }

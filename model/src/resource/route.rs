@@ -61,7 +61,8 @@ pub struct Route {
     /// Short for a single backend.
     #[serde(default, skip_serializing)]
     pub service: Option<Name>,
-    /// Where matching requests go, shared out by weight.
+    /// Where matching requests go, shared out by weight. Where there are none, and no answer of the gateway in their place,
+    /// requests are answered with 500.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,
     /// A fixed answer, instead of backends. `response_headers` adds fields to it.
@@ -299,17 +300,12 @@ impl Route {
             ("redirect", self.redirect.is_some()),
         ];
         let mut said = said.iter().filter(|(_, is_said)| *is_said);
-        match (said.next(), said.next()) {
-            (None, _) => faults.push(
-                Fault::new("/backends", "missing-value", "the route leads nowhere")
-                    .hint("write `service`, `backends`, `respond` or `redirect`"),
-            ),
-            (Some((first, _)), Some((second, _))) => faults.push(Fault::new(
+        if let (Some((first, _)), Some((second, _))) = (said.next(), said.next()) {
+            faults.push(Fault::new(
                 format!("/{second}"),
                 "conflicting-fields",
                 format!("`{first}` and `{second}` exclude each other: write one of them"),
-            )),
-            _ => {}
+            ));
         }
         for (index, backend) in self.backends.iter().enumerate() {
             if backend.weight > 1_000_000 {

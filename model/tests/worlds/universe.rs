@@ -215,6 +215,7 @@ fn route(draw: &mut Draw<'_>) -> Value {
     match (backends.is_empty(), services.first()) {
         (false, _) => spec.insert("backends".into(), backends.into()),
         (true, Some(service)) if draw.one_in(2) => spec.insert("service".into(), service.as_str().into()),
+        _ if draw.one_in(8) => None,
         _ if draw.one_in(2) => spec.insert("redirect".into(), json!({"scheme": "https", "status": 308})),
         _ => spec.insert("respond".into(), json!({"status": 200 + draw.below(2), "body": "here\n"})),
     };

@@ -57,7 +57,7 @@ async fn what_is_hardly_meant_is_told_with_its_place_and_written_all_the_same() 
     }
     let spec = json!({"paths": ["/x"], "backends": [{"service": "carts", "weight": 0}]});
     let answer = api.put("routes/x", spec).await.expect(201);
-    let warning = "no-weight x: every backend has weight 0: requests are answered with 503";
+    let warning = "no-weight x: every backend has weight 0: requests are answered with 500";
     assert_eq!(answer.header("sluice-warning"), warning);
     let tie =
         "version: 1\nroutes:\n  - { name: a, paths: [/y], respond: {} }\n  - { name: b, paths: [/y], respond: {} }\n";
