@@ -6,6 +6,7 @@ mod downgrade;
 mod floods;
 mod frames;
 mod grpc;
+mod grpc_routes;
 mod grpc_web;
 mod poisoning;
 mod semantics;

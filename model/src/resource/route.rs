@@ -30,6 +30,7 @@ pub struct Route {
     /// Host names and wildcards (`*.example.com` is one or more labels in front). Default: every host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostPattern>,
+    /// A method of gRPC is the path `/package.Service/Method`: `exact` for one, a prefix for all of a service.
     /// Default: every path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathPattern>,
