@@ -118,6 +118,8 @@ pub struct Sync<A> {
     last_good: LastGood,
     status: watch::Sender<Status>,
     held: Option<Arc<Snapshot>>,
+    /// What was served last, while only the machine keeps it out.
+    kept_out: Option<Arc<Snapshot>>,
     work: Option<Work>,
     /// The newest revision as it came, while it may still be taken: it is under way, or only the machine keeps it out.
     pending: Option<Record>,
@@ -156,12 +158,13 @@ impl<A: Adopt> Sync<A> {
             last_good,
             status: watch::Sender::new(Status::default()),
             held: None,
+            kept_out: found,
             work: None,
             pending: None,
             is_retrying: false,
         };
-        if let Some(snapshot) = found {
-            sync.bring_up(snapshot).await;
+        if let Err(problems) = sync.bring_up().await {
+            tracing::error!("the configuration that was served last cannot be served: {}", build::summary(&problems));
         }
         Ok(sync)
     }
@@ -183,13 +186,24 @@ impl<A: Adopt> Sync<A> {
     pub async fn run(mut self, shutdown: CancellationToken) {
         match self.source.take() {
             Some(source) => self.follow(&source, &shutdown).await,
-            None => shutdown.cancelled().await,
+            None => self.wait(&shutdown).await,
         }
         let last_good = self.last_good;
         let closed = tokio::task::spawn_blocking(move || last_good.close());
         if let Err(error) = closed.await {
             tracing::error!("the last good configuration may not be on disk: {error}");
         }
+    }
+
+    /// Without a control plane nothing changes any more, but for what the machine keeps out.
+    async fn wait(&mut self, shutdown: &CancellationToken) {
+        while self.kept_out.is_some() {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(self.timing.heartbeat) => self.bring_up_again().await,
+            }
+        }
+        shutdown.cancelled().await;
     }
 
     async fn follow(&mut self, source: &Source, shutdown: &CancellationToken) {
@@ -220,7 +234,7 @@ impl<A: Adopt> Sync<A> {
             let pause = if lost.is_lasting() { backoff.longest() } else { backoff.next() };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pause) => self.bring_up_again().await,
             }
         }
     }
@@ -237,20 +251,24 @@ impl<A: Adopt> Sync<A> {
         }
     }
 
-    async fn bring_up(&mut self, snapshot: Arc<Snapshot>) {
+    /// Serves what was served last, unless something newer is.
+    async fn bring_up(&mut self) -> Result<(), Problems> {
+        let Some(snapshot) = self.kept_out.take().filter(|_| self.held.is_none()) else { return Ok(()) };
         let Position { revision, digest } = Position::of(&snapshot);
-        match self.adopt.adopt(Arc::clone(&snapshot)).await {
-            Ok(()) => {
-                tracing::info!(revision, "the configuration that was served last is served again, from disk");
-                self.held = Some(snapshot);
-                let served = Served { revision, digest, since: Instant::now(), from_disk: true };
-                self.status.send_modify(|status| status.serving = Some(served));
-            }
-            Err(problems) => {
-                let problems = build::summary(&problems);
-                tracing::error!(revision, "the configuration that was served last cannot be served: {problems}");
-            }
+        if let Err(problems) = self.adopt.adopt(Arc::clone(&snapshot)).await {
+            self.kept_out = problems.iter().all(conversation::may_pass).then_some(snapshot);
+            return Err(problems);
         }
+        tracing::info!(revision, "the configuration that was served last is served again, from disk");
+        self.held = Some(snapshot);
+        let served = Served { revision, digest, since: Instant::now(), from_disk: true };
+        self.status.send_modify(|status| status.serving = Some(served));
+        Ok(())
+    }
+
+    /// That it cannot be served yet was said at the start.
+    async fn bring_up_again(&mut self) {
+        let _ = self.bring_up().await;
     }
 }
 

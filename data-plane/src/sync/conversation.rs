@@ -269,7 +269,7 @@ impl<A: Adopt> Sync<A> {
 }
 
 /// What other processes on this machine do comes and goes; what is in a configuration stays.
-fn may_pass(problem: &Problem) -> bool {
+pub(super) fn may_pass(problem: &Problem) -> bool {
     problem.code == "address-in-use"
 }
 

@@ -1,6 +1,6 @@
 //! A node lives without a control plane.
 
-use data_plane::settings::Settings;
+use data_plane::settings::{ControlPlane as From, Settings};
 use data_plane::sync::{StartError, Sync};
 use model::config::Edit;
 use proptest::prelude::*;
@@ -33,6 +33,29 @@ async fn a_node_without_a_control_plane_serves_what_it_served_last() {
 
     let node = Node::with_source(None, directory.path()).await;
     assert_eq!(node.cores.adopted(), [head.0]);
+}
+
+/// The process that had the port ends; nobody starts the node again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_served_last_is_tried_again_while_its_port_is_taken() {
+    let (control, directory) = (ControlPlane::start().await, tempfile::tempdir().expect("a directory"));
+    control.publish(vec![put("a", 200)]).await;
+    let mut node = Node::start(control.address, directory.path()).await;
+    let head = control.head();
+    node.until_serving(head).await;
+    node.stop().await;
+    let gone = From { url: format!("http://{}", control.address), ca_file: None, token_file: "node-token".into() };
+    drop(control.stop().await);
+
+    for source in [None, Some(gone)] {
+        let mut node = Node::with_cores(FakeCores::with_port_taken(), source, directory.path()).await;
+        node.cores.until_adopted(|adopted| adopted.len() > 2).await;
+        assert_eq!(node.status.borrow().serving, None);
+        node.cores.free_port();
+        let status = node.until_serving(head).await;
+        assert!(status.serving.is_some_and(|serving| serving.from_disk));
+        node.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -137,20 +137,33 @@ impl Stopped {
     }
 }
 
-/// Cores that only remember what they were given, and refuse what holds a route called `refused`.
+/// Cores that only remember what they were given, and refuse what holds a route called `refused`, and everything while
+/// another process has their port.
 #[derive(Clone)]
 pub struct FakeCores {
     adopted: Arc<std::sync::Mutex<Vec<u64>>>,
     served: watch::Sender<Option<Arc<Snapshot>>>,
     /// Adopting waits until this is open.
     gate: watch::Sender<bool>,
+    port_is_taken: watch::Sender<bool>,
     pub ticket_keys: watch::Sender<Vec<TicketSecret>>,
 }
 
 impl FakeCores {
     pub fn new() -> Self {
         let (served, gate) = (watch::Sender::new(None), watch::Sender::new(true));
-        Self { adopted: Arc::default(), served, gate, ticket_keys: watch::Sender::default() }
+        let port_is_taken = watch::Sender::new(false);
+        Self { adopted: Arc::default(), served, gate, port_is_taken, ticket_keys: watch::Sender::default() }
+    }
+
+    pub fn with_port_taken() -> Self {
+        let cores = Self::new();
+        cores.port_is_taken.send_replace(true);
+        cores
+    }
+
+    pub fn free_port(&self) {
+        self.port_is_taken.send_replace(false);
     }
 
     pub fn close_gate(&self) {
@@ -172,8 +185,13 @@ impl FakeCores {
 
     /// Waits until something is being adopted.
     pub async fn until_adopting(&self, revision: u64) {
+        self.until_adopted(|adopted| adopted.last() == Some(&revision)).await;
+    }
+
+    /// Waits until what came is what is waited for.
+    pub async fn until_adopted(&self, is_true: impl Fn(&[u64]) -> bool) {
         let waiting = async {
-            while self.adopted().last() != Some(&revision) {
+            while !is_true(&self.adopted()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -188,6 +206,11 @@ impl Adopt for FakeCores {
         if snapshot.routes.find("refused").is_some() {
             let key = Key::new(Kind::Route, "refused".parse().expect("a name"));
             return Err(vec![Fault::new("/hosts/0", "invalid-value", "it cannot be served here").at(&key)]);
+        }
+        if *self.port_is_taken.borrow() {
+            return Err(vec![
+                Fault::new("/bind", "address-in-use", "the port is taken").in_resource(Kind::Listener, "web"),
+            ]);
         }
         self.served.send_replace(Some(snapshot));
         Ok(())
@@ -219,7 +242,10 @@ impl Node {
     }
 
     pub async fn with_source(source: Option<From>, data_dir: &Path) -> Self {
-        let cores = FakeCores::new();
+        Self::with_cores(FakeCores::new(), source, data_dir).await
+    }
+
+    pub async fn with_cores(cores: FakeCores, source: Option<From>, data_dir: &Path) -> Self {
         let settings = Settings { control_plane: source, ..Settings::new(data_dir.to_owned()) };
         let retry = (Duration::from_millis(5), Duration::from_millis(100));
         let timing = sync::Timing { heartbeat: HEARTBEAT, silence: SILENCE, retry };
