@@ -89,3 +89,45 @@ async fn at_last_the_largest_connections_are_reset_and_smaller_ones_go_on() {
     assert!(read.is_err(), "{read:?}");
     within(served(&node)).await;
 }
+
+/// Other protocols have no answer to wait for, and go with the rest.
+#[tokio::test]
+async fn a_tunnel_is_reset_like_a_request() {
+    let (told, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let service = backend::sockets(move |mut stream| {
+        let told = told.clone();
+        async move {
+            backend::read_head(&mut stream).await;
+            let consent = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n";
+            stream.write_all(consent).await.unwrap();
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = told.send(());
+        }
+    })
+    .await;
+    let mut node = node().await;
+    node.change(vec![
+        put(Kind::Service, "chat", json!({ "url": format!("http://{service}") })),
+        put(Kind::Route, "chat", json!({ "paths": ["/chat"], "service": "chat" })),
+    ])
+    .await
+    .unwrap();
+    let mut small = TcpStream::connect(node.address).await.unwrap();
+    small.write_all(b"GET /silent HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut tunnel = TcpStream::connect(node.address).await.unwrap();
+    let request = "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n";
+    tunnel.write_all(request.as_bytes()).await.unwrap();
+    read_until(&mut tunnel, "\r\n\r\n").await;
+    tunnel.write_all(b"hello").await.unwrap();
+    read_until(&mut tunnel, "hello").await;
+    // It may stay while only connections that wait are closed.
+    node.cores.press(Pressure::NothingNew);
+    tunnel.write_all(b"again").await.unwrap();
+    read_until(&mut tunnel, "again").await;
+    node.until_counted(|counts| counts.requests_started == 2).await;
+    node.cores.press(Pressure::ResetLargest);
+    assert_eq!(read_all(&mut tunnel).await, "");
+    within(ended.recv()).await.unwrap();
+    node.until_counted(|counts| counts.refusals.get("memory-short-reset") == Some(&1)).await;
+}

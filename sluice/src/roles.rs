@@ -73,6 +73,20 @@ pub struct DataPlane {
     #[arg(long, env = "SLUICE_NODE", default_value = "127.0.0.1:8083", value_name = "ADDRESS")]
     node: SocketAddr,
 
+    #[command(flatten)]
+    capacity: Capacity,
+
+    /// Whether a line of JSON is written for each request
+    #[arg(long, env = "SLUICE_ACCESS_LOG", value_enum, default_value = "stdout")]
+    access_log: AccessLog,
+
+    #[command(flatten)]
+    logging: Logging,
+}
+
+/// What serving requests may take of the machine.
+#[derive(Args)]
+pub struct Capacity {
     /// How many cores serve requests [default: all]
     #[arg(long, env = "SLUICE_CORES", value_name = "N")]
     cores: Option<NonZeroUsize>,
@@ -81,13 +95,6 @@ pub struct DataPlane {
     /// from 95% it resets the largest connections [default: that of the control group or the machine]
     #[arg(long, env = "SLUICE_MEMORY_MIB", value_name = "MIB")]
     memory_mib: Option<NonZeroU32>,
-
-    /// Whether a line of JSON is written for each request
-    #[arg(long, env = "SLUICE_ACCESS_LOG", value_enum, default_value = "stdout")]
-    access_log: AccessLog,
-
-    #[command(flatten)]
-    logging: Logging,
 }
 
 /// Where the access log goes.
@@ -123,15 +130,21 @@ impl DataPlane {
         settings.gateway = self.gateway;
         settings.node_port = self.node;
         settings.access_log = self.access_log == AccessLog::Stdout;
+        self.capacity.apply(&mut settings);
+        let (url, ca_file, token_file) = (self.control_plane, self.control_plane_ca, self.token_file);
+        settings.control_plane = Some(data_plane::settings::ControlPlane { url, ca_file, token_file });
+        until_signalled(|stop| async { Ok(data_plane::run(settings, stop).await?) })
+    }
+}
+
+impl Capacity {
+    pub fn apply(&self, settings: &mut data_plane::settings::Settings) {
         if let Some(cores) = self.cores {
             settings.cores = cores;
         }
         if let Some(mib) = self.memory_mib {
             settings.memory_budget = u64::from(mib.get()) * 1024 * 1024;
         }
-        let (url, ca_file, token_file) = (self.control_plane, self.control_plane_ca, self.token_file);
-        settings.control_plane = Some(data_plane::settings::ControlPlane { url, ca_file, token_file });
-        until_signalled(|stop| async { Ok(data_plane::run(settings, stop).await?) })
     }
 }
 

@@ -2,7 +2,6 @@
 //! the planes talk over the real stream, and the configuration comes in through the real admin API.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use self::plane::Plane;
 use crate::client::{Client, Query};
 use crate::files::{FileArguments, Files};
 use crate::logging::Logging;
-use crate::roles::AccessLog;
+use crate::roles::{AccessLog, Capacity};
 use crate::signals::Signals;
 use crate::{Outcome, output, ports, roles};
 
@@ -67,9 +66,8 @@ pub struct Run {
     #[arg(long, env = "SLUICE_DATA_DIR", default_value = "./sluice-data", value_name = "FOLDER")]
     data_dir: PathBuf,
 
-    /// How many cores serve requests [default: all]
-    #[arg(long, env = "SLUICE_CORES", value_name = "N")]
-    cores: Option<NonZeroUsize>,
+    #[command(flatten)]
+    capacity: Capacity,
 
     /// Whether a line of JSON is written for each request
     #[arg(long, env = "SLUICE_ACCESS_LOG", value_enum, default_value = "off")]
@@ -160,9 +158,7 @@ impl Run {
         let mut settings = data_plane::settings::Settings::new(self.data_dir.clone());
         settings.node_port = self.node;
         settings.access_log = self.access_log == AccessLog::Stdout;
-        if let Some(cores) = self.cores {
-            settings.cores = cores;
-        }
+        self.capacity.apply(&mut settings);
         settings.control_plane = Some(data_plane::settings::ControlPlane {
             url: format!("http://{}", reachable(running.stream)),
             ca_file: None,

@@ -1,9 +1,10 @@
 //! One connection of a client: who it is, what goes on on it, and whether it should go.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use http::HeaderValue;
 use model::exchange::{Client, Scheme};
@@ -12,7 +13,7 @@ use super::OpenListener;
 use super::http::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::terms::Terms;
 use super::tls::Negotiated;
-use super::tunnel::Tunnel;
+use super::tunnel::{self, Tunnel};
 use crate::cores::core::Core;
 use crate::http1::Traffic;
 use crate::proxy_protocol::Addresses;
@@ -46,6 +47,8 @@ pub struct Connection {
     pub interim: Interim,
     /// What the connection becomes after the response that is being written.
     pub tunnel: RefCell<Option<Tunnel>>,
+    /// It has become that.
+    is_tunnel: Cell<bool>,
     leaving: Cell<bool>,
     is_reset: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -72,6 +75,7 @@ impl Connection {
             idle_from: Cell::new(0),
             interim: Interim::default(),
             tunnel: RefCell::default(),
+            is_tunnel: Cell::new(false),
             leaving: Cell::new(false),
             is_reset: Cell::new(false),
             waker: RefCell::default(),
@@ -96,6 +100,16 @@ impl Connection {
         }
     }
 
+    /// It is a tunnel from now on, and nobody waits for requests on it. Returns when it is to end in the middle of that.
+    pub async fn reset_as_tunnel(&self) {
+        self.is_tunnel.set(true);
+        poll_fn(|context| {
+            self.on_leave(context.waker());
+            if self.is_reset() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     pub fn is_reset(&self) -> bool {
         self.is_reset.get()
     }
@@ -104,6 +118,10 @@ impl Connection {
     /// client does not take. Good for telling large connections from small ones, and kept without counting bytes.
     pub fn holds_bytes(&self) -> u64 {
         const HEAD_BYTES: u64 = 16 * 1024;
+        if self.is_tunnel.get() {
+            // What has come on it went on long ago.
+            return HEAD_BYTES + 2 * tunnel::BUFFER_BYTES as u64;
+        }
         let (requests, stalled) = (u64::from(self.in_flight.get()), u64::from(self.withheld.get()));
         let came = self.traffic.bytes_in.get() - self.idle_from.get();
         requests * HEAD_BYTES + stalled * u64::from(STREAM_WINDOW) + came.min(CONNECTION_WINDOW.into())

@@ -63,7 +63,10 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, input: BytesMut) 
         Ok(Next::Switch) => {
             let tunnel = connection.tunnel.take();
             if let Some(tunnel) = tunnel {
-                tunnel.run(&connection, wire).await;
+                tokio::select! {
+                    () = tunnel.run(&connection, wire) => {}
+                    () = connection.reset_as_tunnel() => {}
+                }
             }
         }
         Ok(Next::Linger) => linger(&connection, &wire).await,

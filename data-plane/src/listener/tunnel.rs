@@ -17,8 +17,8 @@ use crate::http1::{SharedWire, Switched, Traffic};
 use crate::proxy::record::Record;
 use crate::upstream::Upgraded;
 
-/// Enough for most messages; more of them pass in turns.
-const BUFFER_BYTES: usize = 16 * 1024;
+/// Of each direction. Enough for most messages; more of them pass in turns.
+pub const BUFFER_BYTES: usize = 16 * 1024;
 
 /// What a connection becomes when the service has switched protocols.
 pub struct Tunnel {
