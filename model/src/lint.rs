@@ -61,7 +61,8 @@ pub static LINTS: &[Lint] = &[
         summary: "a route sends clients to where it sends them on again",
         explanation: "Where the redirect leads, the same route answers with the same redirect, until the client gives up. \
             Mostly it is one that leads to `https` and is for every listener, the one with TLS among them. The warning has \
-            an example.\n\n\
+            an example. A listener is taken to be known to clients by the usual port of its scheme where the redirect says \
+            nothing else.\n\n\
             Leave out of the route where it leads: by `listeners`, `hosts` or `paths`, or by a more specific route for \
             that. What takes a certain header field, query or source to happen is not looked for.",
     },

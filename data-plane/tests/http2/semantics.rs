@@ -111,6 +111,24 @@ async fn options_asks_about_a_resource() {
     assert!(answer.starts_with("HTTP/1.1 501"), "{answer}");
 }
 
+/// Sections 9.3.8 and 11.7: nothing of what is for the gateway, or added by it, comes to see the other side.
+#[tokio::test]
+async fn a_request_is_not_sent_back_and_credentials_for_a_proxy_go_nowhere() {
+    let node = Node::start(to(backend::echo().await)).await;
+    for over in BOTH {
+        let fields = [("proxy-authorization", "Basic eDp5"), ("authorization", "Basic eDp5")];
+        let refused = over.send(&node, request(Method::TRACE, "/a", &fields, "")).await;
+        assert_eq!(refused.status(), 501, "{over:?}");
+        let told = text(refused).await;
+        assert!(!told.contains("Basic"), "{over:?}: {told}");
+        let answer = over.send(&node, request(Method::GET, "/a", &fields, "")).await;
+        let got: Value = serde_json::from_str(&text(answer).await).unwrap();
+        let names: Vec<&str> =
+            got["headers"].as_array().unwrap().iter().filter_map(|field| field[0].as_str()).collect();
+        assert!(names.contains(&"authorization") && !names.contains(&"proxy-authorization"), "{over:?}: {names:?}");
+    }
+}
+
 /// RFC 9112 section 3.2.2 and RFC 9113 section 8.3.1: whole targets, whatever else names a host.
 #[tokio::test]
 async fn the_authority_of_a_target_is_the_host() {
