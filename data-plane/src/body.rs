@@ -19,12 +19,15 @@ use smallvec::SmallVec;
 use crate::clock::{Clock, Deadline};
 use crate::http1;
 use copy::{Copies, Copy};
+use replay::Replayed;
 use translated::Translated;
 
 pub use copy::Room;
+pub use replay::Replay;
 pub use translated::Translate;
 
 mod copy;
+mod replay;
 mod translated;
 
 /// A request or response body on its way through the gateway. Nothing stands for a body of which nothing is to come and
@@ -55,6 +58,7 @@ enum Source {
     Http2(Incoming),
     Copy(Copy),
     Translated(Translated),
+    Replayed(Replayed),
 }
 
 /// Takes out of trailers what may not pass.
@@ -407,6 +411,7 @@ impl Source {
             Self::Http2(incoming) => http_body::Body::is_end_stream(incoming),
             Self::Copy(copy) => copy.is_end(),
             Self::Translated(translated) => translated.is_end(),
+            Self::Replayed(replayed) => replayed.is_end(),
         }
     }
 
@@ -421,6 +426,7 @@ impl Source {
             Self::Http1(incoming) => return incoming.poll_frame(context),
             Self::Copy(copy) => return copy.poll_frame(context),
             Self::Translated(translated) => return translated.poll(context),
+            Self::Replayed(replayed) => return replayed.poll_frame(context),
             Self::Http2(incoming) => Pin::new(incoming),
         };
         let frame = ready!(http_body::Body::poll_frame(incoming, context));
@@ -437,6 +443,7 @@ impl Source {
             Self::Http2(incoming) => http_body::Body::size_hint(incoming),
             Self::Copy(copy) => copy.size_hint(),
             Self::Translated(_) => SizeHint::default(),
+            Self::Replayed(replayed) => replayed.size_hint(),
         }
     }
 }

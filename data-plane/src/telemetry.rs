@@ -65,6 +65,8 @@ pub struct RequestRecord<'a> {
     pub duration_ns: u64,
     /// From sending the request to a target until the head of its response.
     pub upstream_ns: Option<u64>,
+    /// How often the service was tried.
+    pub attempts: u8,
     pub bytes_in: u64,
     pub bytes_out: u64,
 }

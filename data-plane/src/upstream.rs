@@ -14,7 +14,7 @@ use model::fields::Fields;
 use model::slots::Slot;
 use model::snapshot::Snapshot;
 
-use crate::body::Body;
+use crate::body::{Body, Room};
 use crate::clock::Clock;
 use crate::proxy_protocol::Addresses;
 use crate::telemetry::CoreTelemetry;
@@ -27,6 +27,7 @@ pub use error::UpstreamError;
 pub use http1::Upgraded;
 pub use time::{End, TimeLimits};
 
+mod attempt;
 mod backend;
 mod balance;
 mod connect;
@@ -34,13 +35,18 @@ mod connection;
 mod error;
 mod forward;
 mod http1;
+mod lease;
 mod outgoing;
 mod pool;
 mod resolve;
+mod retry;
 #[cfg(test)]
 mod tests;
 mod time;
 mod tls;
+
+/// What is kept on a core of the bodies of requests that may be sent again.
+const MAX_REPLAY_BYTES: usize = 16 * 1024 * 1024;
 
 /// Interim responses on their way to a client, who runs in the same task.
 pub type Interim = Rc<RefCell<Vec<ResponseHead>>>;
@@ -71,6 +77,8 @@ pub struct UpstreamResponse {
     pub target: Rc<str>,
     /// From sending the request until the head of the response.
     pub head_ns: u64,
+    /// How often it was tried: 1, or more if something failed.
+    pub attempts: u8,
 }
 
 /// Why there is no answer, and which target should have given it.
@@ -79,11 +87,12 @@ pub struct Unanswered {
     pub error: UpstreamError,
     /// `host:port` of the target that was tried last.
     pub target: Option<Rc<str>>,
+    pub attempts: u8,
 }
 
 impl From<UpstreamError> for Unanswered {
     fn from(error: UpstreamError) -> Self {
-        Self { error, target: None }
+        Self { error, target: None, attempts: 0 }
     }
 }
 
@@ -107,15 +116,15 @@ impl Upstreams {
             resolver: Resolver::new(clock),
             swept_ns: std::cell::Cell::new(clock.now().monotonic_ns),
             max_connections,
+            replay_room: Room::new(MAX_REPLAY_BYTES),
         });
         Self { backends: Backends::new(Rc::clone(&core)), core }
     }
 
     /// Sends a request to a target of the service and returns the head of its response.
     ///
-    /// A target that cannot be connected to is passed over for another. What was sent is sent again, once, only if the
-    /// connection had served before and ends without an answer, and if it makes no difference to the service.
-    /// Dropping the future gives the request up and closes its connection.
+    /// If that fails, or the service says that it may come to something better, it is tried again as the retries of the
+    /// service say. Dropping the future gives the request up and closes its connection.
     pub fn forward(
         &self,
         snapshot: &Rc<Snapshot>,

@@ -18,7 +18,7 @@ use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
 use crate::resource::listener::Limits;
 use crate::resource::route::RouteTimeouts;
-use crate::resource::service::{LoadBalancing, Protocol, ProxyVersion, TargetUrl, Timeouts};
+use crate::resource::service::{LoadBalancing, Protocol, ProxyVersion, Retries, TargetUrl, Timeouts};
 use crate::resource::{Key, Kind, Name};
 use crate::router::Router;
 use crate::slots::{Named, Slot, Slots};
@@ -81,6 +81,7 @@ pub struct Service {
     pub proxy_protocol: Option<ProxyVersion>,
     pub load_balancing: LoadBalancing,
     pub timeouts: Timeouts,
+    pub retries: Retries,
     pub policies: Arc<[Step]>,
     pub enabled: bool,
 }

@@ -126,6 +126,21 @@ pub struct Percentage(u32);
 impl Percentage {
     pub const ALL: Self = Self(1_000_000);
 
+    /// # Panics
+    /// If it is more than 100.
+    #[must_use]
+    pub const fn whole(percent: u32) -> Self {
+        assert!(percent <= 100, "a part is not more than the whole");
+        Self(percent * 10_000)
+    }
+
+    /// The part of a number, rounded down.
+    #[must_use]
+    pub fn of(self, whole: u64) -> u64 {
+        let part = u128::from(whole) * u128::from(self.0) / u128::from(Self::ALL.0);
+        u64::try_from(part).unwrap_or(u64::MAX)
+    }
+
     /// Whether the part holds the case of a number that was drawn from all of 32 bits.
     #[must_use]
     pub fn holds(self, drawn: u32) -> bool {

@@ -51,13 +51,13 @@ impl Room {
         Self(Rc::new(Cell::new(bytes)))
     }
 
-    fn take(&self, bytes: usize) -> bool {
+    pub(super) fn take(&self, bytes: usize) -> bool {
         let rest = self.0.get().checked_sub(bytes);
         self.0.set(rest.unwrap_or_else(|| self.0.get()));
         rest.is_some()
     }
 
-    fn give_back(&self, bytes: usize) {
+    pub(super) fn give_back(&self, bytes: usize) {
         self.0.set(self.0.get() + bytes);
     }
 }

@@ -118,7 +118,7 @@ impl Chunked {
         if trailers.iter().any(|(name, _)| is_forbidden_in_trailers(name)) {
             return Err(Fault::Ambiguous("A trailer field is one that a header only may have."));
         }
-        Ok(Some(Part::Trailers(trailers.into_map())))
+        Ok(Some(Part::Trailers(trailers.to_map())))
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -21,6 +22,13 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream.poll_read_ready(context).map(|_| ()),
             Self::Tls(_) => Poll::Ready(()),
+        }
+    }
+
+    pub fn socket(&self) -> SockRef<'_> {
+        match self {
+            Self::Plain(stream) => SockRef::from(stream),
+            Self::Tls(stream) => SockRef::from(stream.get_ref().0),
         }
     }
 }

@@ -263,6 +263,13 @@ impl Wire {
         }
     }
 
+    /// Whether the peer has closed the connection or says something, as the kernel knows it at this moment.
+    pub fn is_left(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peeked = self.stream.socket().peek(&mut byte);
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Whether everything that began has ended, in both directions.
     pub fn is_between_messages(&self) -> bool {
         self.decoder.is_done() && self.input.is_empty() && self.is_flushed() && !self.owes_flush && !self.is_ended

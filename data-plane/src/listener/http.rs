@@ -201,7 +201,7 @@ async fn answer(connection: Rc<Connection>, mut request: Request<Incoming>) -> R
     let Reply { head, body } = reply;
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers.into_map();
+    *response.headers_mut() = head.headers.to_map();
     Ok(response)
 }
 

@@ -65,7 +65,7 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
     }
     let answer = core.upstreams.forward(&snapshot, slot, request).await;
     let response = answer.map_err(|unanswered| {
-        record.target = unanswered.target;
+        (record.target, record.attempts) = (unanswered.target, unanswered.attempts);
         unanswered.error.rejection()
     })?;
     let mut reply = reply(record, response, wants_upgrade, idle)?;
@@ -126,9 +126,10 @@ fn reply(
     wants_upgrade: bool,
     idle: Duration,
 ) -> Result<Reply, Rejection> {
-    let UpstreamResponse { head: ResponseHead { status, mut headers }, body, upgrade, target, head_ns } = response;
+    let UpstreamResponse { head: ResponseHead { status, mut headers }, body, upgrade, target, head_ns, attempts } =
+        response;
     record.target = Some(target);
-    record.upstream_ns = Some(head_ns);
+    (record.upstream_ns, record.attempts) = (Some(head_ns), attempts);
     let core = &record.connection.core;
     let switched = (status == StatusCode::SWITCHING_PROTOCOLS)
         .then(|| headers.get(http::header::UPGRADE).and_then(|protocol| HeaderValue::from_bytes(protocol).ok()));

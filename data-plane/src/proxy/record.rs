@@ -36,6 +36,8 @@ pub struct Record {
     pub rewritten: Option<PathAndQuery>,
     pub target: Option<Rc<str>>,
     pub upstream_ns: Option<u64>,
+    /// How often the service was tried.
+    pub attempts: u8,
     /// Of the request body, while it comes.
     pub tally: Option<Rc<Tally>>,
     pub bytes_in: u64,
@@ -69,6 +71,7 @@ impl Record {
             rewritten: None,
             target: None,
             upstream_ns: None,
+            attempts: 0,
             tally: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -158,6 +161,7 @@ impl Drop for Record {
             revision: snapshot.revision,
             duration_ns: core.clock.now().monotonic_ns.saturating_sub(exchange.time.monotonic_ns),
             upstream_ns: self.upstream_ns,
+            attempts: self.attempts,
             bytes_in,
             bytes_out: self.bytes_out,
         });

@@ -53,6 +53,8 @@ pub struct ServiceCounts {
     in_flight: Cell<u64>,
     mirrored: Cell<u64>,
     mirror_drops: Codes,
+    retries: Codes,
+    retries_denied: Cell<u64>,
     failures: Codes,
     duration: Histogram,
 }
@@ -224,6 +226,16 @@ impl ServiceCounts {
         self.mirror_drops.count(code);
     }
 
+    /// A request is about to be sent again, for the reason of this code.
+    pub fn retried(&self, code: &'static str) {
+        self.retries.count(code);
+    }
+
+    /// A request would have been sent again, but for the budget of the service.
+    pub fn retry_denied(&self) {
+        add(&self.retries_denied, 1);
+    }
+
     /// There was no answer, for the reason of this code.
     pub fn failed(&self, code: &'static str) {
         self.failures.count(code);
@@ -241,6 +253,8 @@ impl ServiceCounts {
             connect_failures: self.connect_failures.get(),
             in_flight: self.in_flight.get(),
             mirrored: self.mirrored.get(),
+            retries: self.retries.0.borrow().iter().copied().collect(),
+            retries_denied: self.retries_denied.get(),
             mirror_drops: self.mirror_drops.0.borrow().iter().copied().collect(),
             duration: self.duration.read(),
         }

@@ -133,6 +133,14 @@ impl Reading {
         out.counters("sluice_upstream_failures", "Requests without an answer, by reason", None, failures)?;
         let failures = services().map(|(name, counts)| (vec![name], counts.connect_failures));
         out.counters("sluice_upstream_connect_failures", "Connections that could not be made", None, failures)?;
+        let retries = services().flat_map(|(name, counts)| {
+            counts.retries.iter().map(move |(code, count)| (vec![name, ("code", *code)], *count))
+        });
+        out.counters("sluice_upstream_retries", "Requests that were sent again, by reason", None, retries)?;
+        let denied = services().filter(|(_, counts)| counts.retries_denied > 0);
+        let denied = denied.map(|(name, counts)| (vec![name], counts.retries_denied));
+        let help = "Requests that were not sent again because the retry budget was used up";
+        out.counters("sluice_upstream_retries_denied", help, None, denied)?;
         let mirrored = services().filter(|(_, counts)| counts.mirrored > 0);
         let mirrored = mirrored.map(|(name, counts)| (vec![name], counts.mirrored));
         out.counters("sluice_mirrored_requests", "Copies of requests sent to the service", None, mirrored)?;

@@ -48,6 +48,9 @@ impl Line {
         if let Some(upstream_ns) = record.upstream_ns {
             milliseconds(out, "upstream_ms", upstream_ns);
         }
+        if record.attempts > 1 {
+            number(out, "attempts", record.attempts.into());
+        }
         number(out, "bytes_in", record.bytes_in);
         number(out, "bytes_out", record.bytes_out);
         key(out, "client");
@@ -213,6 +216,7 @@ mod tests {
             revision: u64::MAX,
             duration_ns: 1_002_999,
             upstream_ns: Some(0),
+            attempts: 1,
             bytes_in: 0,
             bytes_out: 10,
         }

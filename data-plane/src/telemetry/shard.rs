@@ -39,6 +39,10 @@ pub struct ServiceShard {
     pub failures: BTreeMap<&'static str, u64>,
     pub connect_failures: u64,
     pub in_flight: u64,
+    /// Requests that were sent again, by the reason.
+    pub retries: BTreeMap<&'static str, u64>,
+    /// Those that would have been, but for the budget.
+    pub retries_denied: u64,
     /// Copies of requests that it got beside the service that answers.
     pub mirrored: u64,
     /// Of copies that came to nothing, by code.
@@ -106,13 +110,27 @@ impl RouteShard {
 
 impl ServiceShard {
     pub fn absorb(&mut self, other: Self) {
-        let Self { requests, failures, connect_failures, in_flight, mirrored, mirror_drops, duration } = other;
+        let Self {
+            requests,
+            failures,
+            connect_failures,
+            in_flight,
+            retries,
+            retries_denied,
+            mirrored,
+            mirror_drops,
+            duration,
+        } = other;
         self.requests += requests;
         for (code, count) in failures {
             *self.failures.entry(code).or_default() += count;
         }
         self.connect_failures += connect_failures;
         self.in_flight += in_flight;
+        for (code, count) in retries {
+            *self.retries.entry(code).or_default() += count;
+        }
+        self.retries_denied += retries_denied;
         self.mirrored += mirrored;
         for (code, count) in mirror_drops {
             *self.mirror_drops.entry(code).or_default() += count;

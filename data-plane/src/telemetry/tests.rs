@@ -44,6 +44,7 @@ fn record<'a>(route: Option<(Slot, &'a Name)>, status: u16, code: Option<&'stati
         revision: 1,
         duration_ns: 700_000,
         upstream_ns: None,
+        attempts: 1,
         bytes_in: 1,
         bytes_out: 2,
     }

@@ -11,6 +11,7 @@ use model::snapshot::{Endpoint, Service, Snapshot};
 use super::UpstreamError;
 use super::balance::Balancer;
 use super::pool::{Core, Pool};
+use super::retry::budget::Budget;
 use crate::telemetry::ServiceCounts;
 
 /// A service that fails is mentioned in the log of the process this often; metrics count every case.
@@ -22,8 +23,15 @@ pub(super) struct Backend {
     /// One for each target, in their order.
     pub(super) pools: Vec<Rc<Pool>>,
     pub(super) counts: Rc<ServiceCounts>,
+    pub(super) history: Rc<History>,
     balancer: Balancer,
     warned_ns: Cell<Option<u64>>,
+}
+
+/// What a core knows of a service from its requests. It stays when the service changes.
+#[derive(Default)]
+pub(super) struct History {
+    pub(super) budget: Budget,
 }
 
 impl Backend {
@@ -33,14 +41,14 @@ impl Backend {
     }
 
     /// Counts a request without an answer, and says so in the log of the process now and then.
-    pub(super) fn failed(&self, error: &UpstreamError, target: Option<&Pool>, now_ns: u64) {
+    pub(super) fn failed(&self, error: &UpstreamError, target: Option<&str>, now_ns: u64) {
         if !error.is_of_service() {
             return;
         }
         self.counts.failed(error.code());
         if self.warned_ns.get().is_none_or(|warned_ns| now_ns >= warned_ns + WARN_EVERY_NS) {
             self.warned_ns.set(Some(now_ns));
-            let (service, target) = (self.service.name.as_str(), target.map(|pool| &*pool.target));
+            let service = self.service.name.as_str();
             tracing::warn!(service.name = service, target.address = target, %error, "a service gave no answer");
         }
     }
@@ -128,6 +136,7 @@ impl Backends {
         Backend {
             pools: pools.collect(),
             counts: self.core.telemetry.metrics.service(slot, &service.name),
+            history: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.history)),
             balancer: Balancer::new(service.load_balancing, &service.targets, turns),
             service: Arc::clone(service),
             warned_ns: Cell::new(previous.and_then(|previous| previous.warned_ns.get())),

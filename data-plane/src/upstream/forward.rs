@@ -1,81 +1,79 @@
-//! The way of one request to a target and of its answer back.
+//! The way of one request to its service: the first attempt, and the next ones if that does not do.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::StatusCode;
-use model::exchange::{ResponseHead, Time};
-use model::fields::Fields;
-use smallvec::SmallVec;
+use model::resource::service::Retries;
+use smallvec::{SmallVec, smallvec};
 
+use super::attempt::{Answer, Failed};
 use super::backend::Backend;
 use super::connect::Purpose;
-use super::connection::Stream;
-use super::http1::Http1;
 use super::outgoing::{Outgoing, Upload};
-use super::pool::{Channel, Core, Pool};
+use super::pool::{Core, Speaks};
+use super::retry::{Efforts, Outcome, Verdict, judge, verdict, wait};
 use super::{Interim, TimeLimits, Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
-use crate::body::{Body, End, Ending, Failure};
-use crate::http1::Lost;
+use crate::body::{Body, Replay};
 use crate::proxy_protocol::Addresses;
-use crate::telemetry::ServiceCounts;
-
-/// Targets that are tried before a request is given up because none can be connected to.
-const MAX_TARGETS: usize = 3;
-
-/// The targets that a request was tried with.
-type Tried = SmallVec<[usize; MAX_TARGETS]>;
-
-/// One request that is under way, counted at its target and service until its response was read.
-struct Flight {
-    pool: Rc<Pool>,
-    counts: Rc<ServiceCounts>,
-}
-
-/// Why an attempt came to nothing.
-struct Failed {
-    error: UpstreamError,
-    /// The request is back in its task, and it does no harm to send it: nothing of it was sent, or it may be sent
-    /// twice.
-    is_unsent: bool,
-}
 
 /// One request and what all attempts for it have in common. The future that holds it is moved once for each
 /// request: what is seldom needed is boxed, and the request itself lies only here.
 pub(super) struct Task {
-    core: Rc<Core>,
-    backend: Rc<Backend>,
-    /// Taken while it is being sent.
-    outgoing: Option<Outgoing>,
-    interim: Option<Interim>,
-    upload: Option<Rc<Upload>>,
-    ends: Option<Box<Addresses>>,
-    time: TimeLimits,
-    purpose: Purpose,
-    /// It may be sent once more if a connection ends without an answer to it.
-    is_repeatable: bool,
+    pub(super) core: Rc<Core>,
+    pub(super) backend: Rc<Backend>,
+    pub(super) outgoing: Outgoing,
+    pub(super) interim: Option<Interim>,
+    pub(super) upload: Option<Rc<Upload>>,
+    pub(super) ends: Option<Box<Addresses>>,
+    pub(super) time: TimeLimits,
+    pub(super) purpose: Purpose,
+    /// The service may get it more than once.
+    pub(super) is_repeatable: bool,
+    /// For the first attempt.
+    body: Body,
+    /// For the next ones, if the body may be needed again.
+    replay: Option<Replay>,
+    /// The target of the last attempt.
+    target: usize,
+    attempts: u8,
 }
 
 impl Task {
     pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, request: UpstreamRequest) -> Self {
-        let (time, interim) = (request.time, request.interim.clone());
-        let ends = request.ends.clone();
-        let (outgoing, upload) = Outgoing::new(request, &core.clock);
-        let purpose = outgoing.purpose();
-        let is_repeatable = outgoing.is_repeatable();
+        let UpstreamRequest { method, target, headers, body, interim, ends, time } = request;
+        let terms = &backend.service.retries;
+        let is_repeatable = terms.attempts > 0 && terms.may_repeat(&method);
+        let outgoing = Outgoing { method, target, headers };
+        let (mut body, upload) = Upload::follow(body, &core.clock);
+        let mut replay = None;
+        if !body.is_empty() && terms.attempts > 0 && (is_repeatable || may_be_refused(&backend)) {
+            match Replay::of(body, terms.buffer_bytes as usize, &core.replay_room) {
+                Ok(kept) => {
+                    body = kept.body().expect("nothing was taken of it");
+                    replay = Some(kept);
+                }
+                Err(long) => body = long,
+            }
+        }
         Self {
             core: Rc::clone(core),
+            purpose: outgoing.purpose(),
             backend,
-            outgoing: Some(outgoing),
+            outgoing,
             interim,
             upload,
             ends,
             time,
-            purpose,
             is_repeatable,
+            body,
+            replay,
+            target: 0,
+            attempts: 0,
         }
+    }
+
+    fn terms(&self) -> &Retries {
+        &self.backend.service.retries
     }
 
     pub(super) async fn run(&mut self) -> Result<UpstreamResponse, Unanswered> {
@@ -84,13 +82,15 @@ impl Task {
             backend.counts.failed(UpstreamError::Disabled.code());
             return Err(UpstreamError::Disabled.into());
         }
-        let mut tried = Tried::new();
+        backend.history.budget.request();
+        let Some(target) = backend.pick(&[]) else { return Err(self.unanswered(UpstreamError::NoTarget, None)) };
+        (self.target, self.attempts) = (target, 1);
         let answer = match self.time.whole {
-            None => self.try_targets(&backend, &mut tried).await,
+            None => self.attempt_all().await,
             Some(end) => {
                 let (core, time) = (Rc::clone(&self.core), self.time);
                 let deadline = core.clock.deadline_at(end.at_ns);
-                let answer = Box::pin(self.try_targets(&backend, &mut tried));
+                let answer = Box::pin(self.attempt_all());
                 tokio::select! {
                     biased;
                     answer = answer => answer,
@@ -98,252 +98,110 @@ impl Task {
                 }
             }
         };
-        answer.map_err(|error| {
-            let pool = tried.last().map(|target| &*backend.pools[*target]);
-            backend.failed(&error, pool, self.core.clock.now().monotonic_ns);
-            Unanswered { error, target: pool.map(|pool| Rc::clone(&pool.target)) }
+        answer.and_then(|answer| self.receive(answer)).map_err(|error| {
+            let target = Rc::clone(&backend.pools[self.target].target);
+            self.unanswered(error, Some(target))
         })
     }
 
-    async fn try_targets(&mut self, backend: &Backend, tried: &mut Tried) -> Result<UpstreamResponse, UpstreamError> {
-        let mut failure = UpstreamError::NoTarget;
-        while let Some(target) = backend.pick(tried).filter(|_| tried.len() < MAX_TARGETS) {
-            tried.push(target);
-            match self.attempt(&backend.pools[target]).await {
-                Ok(response) => return Ok(response),
-                Err(Failed { error, is_unsent }) => {
-                    failure = error;
-                    if !is_unsent {
-                        break;
-                    }
-                }
-            }
+    async fn attempt_all(&mut self) -> Result<Answer, UpstreamError> {
+        let body = std::mem::replace(&mut self.body, Body::empty());
+        let mut attempted = self.attempt(&self.backend.pools[self.target], body, false).await;
+        if attempted.as_ref().map_or(true, |answer| self.judge(answer).is_some()) {
+            attempted = Box::pin(self.insist(attempted)).await;
         }
-        Err(failure)
+        // What comes now is for the client, and nothing is sent again.
+        self.replay = None;
+        attempted.map_err(|failed| failed.error)
     }
 
-    /// Sends the request to one target. A connection that was closed while it idled is noticed only now: the
-    /// request goes out again, once, on a new one, which is safe because nothing of it was written, or because it
-    /// may be repeated.
-    async fn attempt(&mut self, pool: &Rc<Pool>) -> Result<UpstreamResponse, Failed> {
-        let flight = Flight::begin(pool, &self.backend);
-        if let Some(channel) = pool.take(self.purpose) {
-            match self.send(channel, &flight).await {
-                Err(Failed { is_unsent: true, .. }) => {}
-                answer => return self.receive(answer?, flight),
-            }
-        }
-        let answer = Box::pin(self.send_on_new(&flight)).await?;
-        self.receive(answer, flight)
+    pub(super) fn attempts(&self) -> u8 {
+        self.attempts
     }
 
-    async fn send_on_new(&mut self, flight: &Flight) -> Result<Answer, Failed> {
-        let timeout = self.backend.service.timeouts.connect.get();
-        match flight.pool.open(timeout, self.purpose, self.ends.as_deref()).await {
-            Ok(channel) => self.send(channel, flight).await,
-            Err(error) => {
-                if matches!(error, UpstreamError::Unreachable(_) | UpstreamError::ConnectTimeout) {
-                    self.backend.counts.connect_failed();
-                }
-                Err(Failed { error, is_unsent: true })
-            }
-        }
+    fn judge(&self, answer: &Answer) -> Option<Outcome> {
+        judge(self.terms(), &answer.head, !answer.body.is_empty())
     }
 
-    async fn send(&mut self, channel: Channel, flight: &Flight) -> Result<Answer, Failed> {
-        match channel {
-            Channel::Http1(connection) => self.send_http1(connection, flight).await,
-            Channel::Http2(stream) => Box::pin(self.send_http2(stream, flight)).await,
-        }
-    }
-
-    async fn send_http1(&mut self, mut connection: Http1, flight: &Flight) -> Result<Answer, Failed> {
-        let sent = self.core.clock.now();
-        let outgoing = self.outgoing.as_mut().expect("a request that was not sent is put back");
-        let mut sending = connection.begin(outgoing, &flight.pool);
-        let answer = {
-            let response =
-                pin!(poll_fn(|context| connection.poll_response(&mut sending, self.interim.as_ref(), context)));
-            self.wait(sent, response).await
-        };
-        match answer {
-            Some(Ok(head)) => {
-                connection.answered(sending, &head);
-                let body = connection.body(head.length);
-                let head = ResponseHead { status: head.status, headers: head.fields };
-                Ok(self.answered(sent, flight, head, body, Channel::Http1(connection)))
-            }
-            Some(Err(lost)) => {
-                // A service that said anything has seen the request, and what it said is not made good by asking again.
-                let is_unsent = self.is_repeatable && connection.has_served && matches!(lost, Lost::Closed);
-                self.is_repeatable = false;
-                Err(self.failed(lost.to_string(), is_unsent))
-            }
-            None => {
-                let is_upload_late = self.upload.as_ref().is_some_and(|upload| upload.ended_ns().is_none());
-                // The target has taken all there was: it is the client who keeps it waiting.
-                let error = match is_upload_late && !connection.is_held_up() {
-                    true => UpstreamError::RequestBody(Failure::TooSlow),
-                    false => self.time.error(self.core.clock.now()),
-                };
-                Err(Failed { error, is_unsent: false })
-            }
-        }
-    }
-
-    async fn send_http2(&mut self, stream: Stream, flight: &Flight) -> Result<Answer, Failed> {
-        let outgoing = self.outgoing.take().expect("a request that was not sent is put back");
-        let sent = self.core.clock.now();
-        let mut sender = stream.sender();
-        let mut sending = pin!(sender.try_send_request(outgoing.into_http2(&flight.pool)));
-        match self.wait(sent, sending.as_mut()).await {
-            Some(Ok(response)) => {
-                stream.answered(self.core.clock.now().monotonic_ns);
-                let (parts, incoming) = response.into_parts();
-                let head = ResponseHead { status: parts.status, headers: Fields::from(&parts.headers) };
-                Ok(self.answered(sent, flight, head, Body::incoming(incoming), Channel::Http2(stream)))
-            }
-            Some(Err(mut failed)) => {
-                self.outgoing = failed.take_message().map(Outgoing::recovered);
-                let is_unsent = self.outgoing.is_some();
-                Err(self.failed(chain(failed.error()), is_unsent))
-            }
-            None => {
-                stream.timed_out(sent.monotonic_ns);
-                Err(Failed { error: self.time.error(self.core.clock.now()), is_unsent: false })
-            }
-        }
-    }
-
-    fn answered(&self, sent: Time, flight: &Flight, head: ResponseHead, body: Body, channel: Channel) -> Answer {
-        let head_ns = self.core.clock.now().monotonic_ns - sent.monotonic_ns;
-        flight.counts.answered(head_ns);
-        Answer { head, body, channel, head_ns, end_ns: self.time.end_ns(sent) }
-    }
-
-    /// If the client's body broke off, the service is not to blame.
-    fn failed(&self, cause: String, is_unsent: bool) -> Failed {
-        match self.upload.as_ref().and_then(|upload| upload.failure()) {
-            Some(failure) => Failed { error: UpstreamError::RequestBody(failure), is_unsent: false },
-            None => Failed { error: UpstreamError::BadResponse(cause), is_unsent },
-        }
-    }
-
-    /// Waits for the head of the response: as long as the request is being sent, and then for its timeout; in any case no
-    /// longer than the exchange may take.
-    async fn wait<F: Future>(&self, sent: Time, mut sending: Pin<&mut F>) -> Option<F::Output> {
-        let (timeout, end_ns) = (self.time.head, self.time.end_ns(sent));
-        let bounded = |now: Time, rest: Duration| {
-            let left = |end_ns: u64| Duration::from_nanos(end_ns.saturating_sub(now.monotonic_ns));
-            end_ns.map_or(rest, |end_ns| rest.min(left(end_ns)))
-        };
-        let mut deadline = self.core.clock.deadline_from(sent, bounded(sent, timeout));
-        let mut bytes = 0;
+    /// Goes on after an attempt that did not do, as long as that is of use, and gives what the last one came to.
+    async fn insist(&mut self, mut attempted: Result<Answer, Failed>) -> Result<Answer, Failed> {
+        let backend = Rc::clone(&self.backend);
+        let mut tried: SmallVec<[usize; 6]> = smallvec![self.target];
+        let mut is_fresh = false;
         loop {
-            tokio::select! {
-                biased;
-                answer = sending.as_mut() => return Some(answer),
-                () = &mut deadline => {}
-            }
-            let upload = self.upload.as_ref()?;
-            let now = self.core.clock.now();
-            let rest = match upload.ended_ns() {
-                Some(ended_ns) => {
-                    timeout.checked_sub(Duration::from_nanos(now.monotonic_ns - ended_ns)).unwrap_or_default()
-                }
-                // A service that takes nothing more of the request is as good as one that does not answer.
-                None if upload.bytes() == bytes => return None,
-                None => timeout,
+            let (outcome, unsent) = match &mut attempted {
+                Ok(answer) => match self.judge(answer) {
+                    Some(outcome) => (outcome, None),
+                    None => return attempted,
+                },
+                Err(failed) => (failed.outcome, failed.unsent.take()),
             };
-            let rest = bounded(now, rest);
-            if rest.is_zero() {
-                return None;
+            let body = unsent.or_else(|| self.body_again());
+            let efforts = Efforts { attempts: self.attempts, is_fresh, is_at_hand: body.is_some() };
+            let verdict = verdict(self.terms(), &self.outgoing.method, outcome, efforts);
+            let Some(body) = body.filter(|_| verdict != Verdict::GiveUp) else { return attempted };
+            if let Verdict::Again { costs } = verdict {
+                let (next, is_new) = match backend.pick(&tried) {
+                    Some(target) => (target, true),
+                    None => (backend.pick(&[]).unwrap_or(self.target), false),
+                };
+                let is_waste = !is_new
+                    && matches!(&attempted, Err(failed) if matches!(failed.error, UpstreamError::ConnectTimeout));
+                let wait = wait(self.terms().backoff, outcome, self.attempts - 1, is_new, fastrand::f64());
+                // A target that cannot be connected to has had all the time that it may take.
+                if is_waste || !self.may_go_on(wait, costs) {
+                    return attempted;
+                }
+                self.target = next;
+                tried.push(next);
+                backend.counts.retried(outcome.name());
+                self.attempts += 1;
+                if let Ok(answer) = attempted {
+                    self.put_aside(answer);
+                }
+                if !wait.is_zero() {
+                    self.core.clock.deadline(wait).await;
+                }
             }
-            bytes = upload.bytes();
-            deadline.reset_from(now, rest);
-        }
-    }
-
-    fn receive(&self, answer: Answer, flight: Flight) -> Result<UpstreamResponse, Failed> {
-        let Answer { head, body, channel, head_ns, end_ns } = answer;
-        let target = Rc::clone(&flight.pool.target);
-        if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            let lease = Lease { flight, upload: self.upload.clone(), channel };
-            let mut body = lease.attach(body);
-            if let Some(end_ns) = end_ns {
-                body = body.with_deadline(self.core.clock.deadline_at(end_ns));
+            is_fresh = verdict == Verdict::Reconnect;
+            if outcome == Outcome::Stale && is_fresh {
+                backend.counts.retried(outcome.name());
+                self.attempts += 1;
             }
-            return Ok(UpstreamResponse { head, body, upgrade: None, target, head_ns });
-        }
-        let (Channel::Http1(connection), Purpose::Upgrade) = (channel, self.purpose) else {
-            let error = UpstreamError::BadResponse("it switched protocols unasked".into());
-            return Err(Failed { error, is_unsent: false });
-        };
-        Ok(UpstreamResponse { head, body: Body::empty(), upgrade: Some(connection.switch()), target, head_ns })
-    }
-}
-
-/// The head of a response and where it came from.
-struct Answer {
-    head: ResponseHead,
-    body: Body,
-    channel: Channel,
-    head_ns: u64,
-    /// When the body must have come to its end.
-    end_ns: Option<u64>,
-}
-
-/// What is held until a response was read.
-struct Lease {
-    flight: Flight,
-    upload: Option<Rc<Upload>>,
-    channel: Channel,
-}
-
-impl Lease {
-    fn attach(self, body: Body) -> Body {
-        if body.is_empty() {
-            Box::new(self).end(Ending::Complete);
-            return body;
-        }
-        body.with_end(Box::new(self))
-    }
-}
-
-impl End for Lease {
-    fn end(self: Box<Self>, ending: Ending) {
-        let Self { flight, upload, channel } = *self;
-        let is_taken = upload.is_none_or(|upload| upload.is_complete());
-        match (channel, ending) {
-            (Channel::Http1(connection), Ending::Complete) if is_taken && connection.is_sent() => {
-                flight.pool.give_back(connection);
-            }
-            (Channel::Http1(connection), Ending::Complete) => connection.linger(&flight.pool.core.clock),
-            // It is in the midst of a message, and closed for that.
-            (Channel::Http1(connection), Ending::Failed(_) | Ending::Dropped) => drop::<Http1>(connection),
-            (Channel::Http2(stream), ..) => Stream::end(stream, flight.pool.core.swept_ns.get()),
+            attempted = self.attempt(&backend.pools[self.target], body, is_fresh).await;
         }
     }
-}
 
-impl Flight {
-    fn begin(pool: &Rc<Pool>, backend: &Backend) -> Self {
-        pool.in_flight.set(pool.in_flight.get() + 1);
-        pool.counts.requests.set(pool.counts.requests.get() + 1);
-        backend.counts.started();
-        Self { pool: Rc::clone(pool), counts: Rc::clone(&backend.counts) }
+    /// Whether there is time for another attempt, and something left in the budget of the service if it costs that.
+    fn may_go_on(&self, wait: Duration, costs: bool) -> bool {
+        let now_ns = self.core.clock.now().monotonic_ns;
+        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        if self.time.whole.is_some_and(|end| now_ns.saturating_add(wait_ns) >= end.at_ns) {
+            return false;
+        }
+        let is_paid = !costs || self.backend.history.budget.take(self.terms().budget, now_ns);
+        if !is_paid {
+            self.backend.counts.retry_denied();
+        }
+        is_paid
+    }
+
+    /// The body from its beginning, if all of it is at hand.
+    fn body_again(&self) -> Option<Body> {
+        match (&self.upload, &self.replay) {
+            (None, _) => Some(Body::empty()),
+            (Some(_), replay) => replay.as_ref().and_then(Replay::body),
+        }
+    }
+
+    /// Counts a request without an answer.
+    fn unanswered(&self, error: UpstreamError, target: Option<Rc<str>>) -> Unanswered {
+        self.backend.failed(&error, target.as_deref(), self.core.clock.now().monotonic_ns);
+        Unanswered { error, target, attempts: self.attempts }
     }
 }
 
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.pool.in_flight.set(self.pool.in_flight.get() - 1);
-        self.counts.ended();
-    }
-}
-
-/// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+/// Whether a target may say that it did not look at a request, which is then sent again whatever its method: over HTTP/2.
+fn may_be_refused(backend: &Backend) -> bool {
+    backend.pools.first().is_some_and(|pool| pool.speaks() != Speaks::Http1)
 }

@@ -70,12 +70,18 @@ impl Http1 {
         self.is_persistent && self.upload.is_none() && self.wire.borrow().is_between_messages()
     }
 
-    /// Takes the head of a request, and its body if it has one; a request without stays whole where it is.
-    pub(super) fn begin(&mut self, outgoing: &mut Outgoing, pool: &Pool) -> Sending {
-        let length = outgoing.length();
+    /// Whether the target has closed it, or speaks unasked, by the word of the kernel and not by what the runtime was last
+    /// told.
+    pub(super) fn is_left(&self) -> bool {
+        self.wire.borrow().is_left()
+    }
+
+    /// Takes a request.
+    pub(super) fn begin(&mut self, outgoing: &Outgoing, body: Body, pool: &Pool) -> Sending {
+        let length = http_body::Body::size_hint(&body).exact().map_or(Length::Chunked, Length::Exact);
         outgoing.write_http1(self.wire.borrow_mut().output(), pool, length);
-        let pump = (length != Length::Exact(0)).then(|| Pump::new(outgoing.take_body(), length, true));
-        Sending { pump, method: outgoing.method().clone() }
+        let pump = (length != Length::Exact(0)).then(|| Pump::new(body, length, true));
+        Sending { pump, method: outgoing.method.clone() }
     }
 
     /// Sends, and waits for the head of the response, which may come before all was sent.

@@ -1,26 +1,24 @@
-//! A request on its way to a target: the form for each protocol, and how far its body has got.
+//! A request on its way to a target: the form for each protocol, and how far the body of the client has got.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::BytesMut;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Uri, Version, header};
+use http::{Method, Request, Uri, Version, header};
 use model::fields::Fields;
 
-use super::UpstreamRequest;
 use super::connect::Purpose;
 use super::pool::Pool;
 use crate::body::{Body, End, Ending, Failure, Tally};
 use crate::clock::Clock;
 use crate::http1::{Length, request_head};
 
-/// A request that has not been sent.
+/// A request without its body. It is the same for all attempts.
 pub(super) struct Outgoing {
-    method: Method,
-    target: PathAndQuery,
-    headers: Fields,
-    body: Body,
+    pub(super) method: Method,
+    pub(super) target: PathAndQuery,
+    pub(super) headers: Fields,
 }
 
 /// How far the body of a request has got.
@@ -36,44 +34,8 @@ pub(super) struct Upload {
 struct UploadEnd(Rc<Upload>);
 
 impl Outgoing {
-    /// Without a body there is no upload to follow.
-    pub(super) fn new(request: UpstreamRequest, clock: &Clock) -> (Self, Option<Rc<Upload>>) {
-        let UpstreamRequest { method, target, headers, mut body, interim: _, ends: _, time: _ } = request;
-        let mut upload = None;
-        if !body.is_empty() {
-            let tally = body.tally();
-            let follow = Rc::new(Upload {
-                clock: clock.clone(),
-                tally,
-                ended_ns: Cell::new(None),
-                is_complete: Cell::new(false),
-            });
-            body = body.with_end(Box::new(UploadEnd(Rc::clone(&follow))));
-            upload = Some(follow);
-        }
-        (Self { method, target, headers, body }, upload)
-    }
-
     pub(super) fn purpose(&self) -> Purpose {
         if self.headers.contains_key(header::UPGRADE) { Purpose::Upgrade } else { Purpose::Any }
-    }
-
-    /// Whether a service may get it more than once (RFC 9110 section 9.2.2), and whether all of it is at hand again.
-    pub(super) fn is_repeatable(&self) -> bool {
-        self.body.is_empty() && self.method.is_idempotent()
-    }
-
-    pub(super) fn method(&self) -> &Method {
-        &self.method
-    }
-
-    /// How long its body is, as HTTP/1.1 tells it.
-    pub(super) fn length(&self) -> Length {
-        http_body::Body::size_hint(&self.body).exact().map_or(Length::Chunked, Length::Exact)
-    }
-
-    pub(super) fn take_body(&mut self) -> Body {
-        std::mem::replace(&mut self.body, Body::empty())
     }
 
     pub(super) fn write_http1(&self, out: &mut BytesMut, pool: &Pool, length: Length) {
@@ -82,35 +44,34 @@ impl Outgoing {
     }
 
     /// The host goes into the pseudo-header.
-    pub(super) fn into_http2(self, pool: &Pool) -> Request<Body> {
-        let Self { method, target, mut headers, body } = self;
-        let authority = headers.get(header::HOST).and_then(|host| Authority::try_from(host).ok());
-        headers.remove(header::HOST);
+    pub(super) fn http2(&self, body: Body, pool: &Pool) -> Request<Body> {
+        let mut headers = self.headers.to_map();
+        let authority = headers.remove(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(if pool.endpoint.url.https { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(authority.unwrap_or_else(|| pool.authority.clone()));
-        parts.path_and_query = Some(target);
+        parts.path_and_query = Some(self.target.clone());
         let mut message = Request::new(body);
-        *message.method_mut() = method;
+        *message.method_mut() = self.method.clone();
         *message.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
-        *message.headers_mut() = headers.into_map();
+        *message.headers_mut() = headers;
         *message.version_mut() = Version::HTTP_2;
         message
-    }
-
-    /// What a connection gave back because it wrote nothing of it.
-    pub(super) fn recovered(message: Request<Body>) -> Self {
-        let (parts, body) = message.into_parts();
-        let (uri, mut headers) = (parts.uri.into_parts(), Fields::from(&parts.headers));
-        if let Some(host) = uri.authority.and_then(|host| HeaderValue::try_from(host.as_str()).ok()) {
-            headers.insert(&header::HOST, &host);
-        }
-        let target = uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Self { method: parts.method, target, headers, body }
     }
 }
 
 impl Upload {
+    /// Without a body there is nothing to follow.
+    pub(super) fn follow(mut body: Body, clock: &Clock) -> (Body, Option<Rc<Self>>) {
+        if body.is_empty() {
+            return (body, None);
+        }
+        let tally = body.tally();
+        let (clock, ended_ns, is_complete) = (clock.clone(), Cell::new(None), Cell::new(false));
+        let upload = Rc::new(Self { clock, tally, ended_ns, is_complete });
+        (body.with_end(Box::new(UploadEnd(Rc::clone(&upload)))), Some(upload))
+    }
+
     pub(super) fn is_complete(&self) -> bool {
         self.is_complete.get()
     }

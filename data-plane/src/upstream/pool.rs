@@ -18,6 +18,7 @@ use super::connect::{Connected, Purpose};
 use super::connection::{Http2, Stream};
 use super::http1::Http1;
 use super::resolve::Resolver;
+use crate::body::Room;
 use crate::clock::Clock;
 use crate::proxy_protocol::Addresses;
 use crate::telemetry::{CoreTelemetry, EndpointCounts};
@@ -36,6 +37,8 @@ pub(super) struct Core {
     /// The time by which idle connections are judged: that of the last sweep, so that none reads the clock.
     pub(super) swept_ns: Cell<u64>,
     pub(super) max_connections: u64,
+    /// What may be kept of the bodies of requests that may be sent again.
+    pub(super) replay_room: Room,
 }
 
 /// The connections of one core to one endpoint.
@@ -61,7 +64,7 @@ pub(super) struct Pool {
 
 /// What the endpoint speaks, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speaks {
+pub(super) enum Speaks {
     /// ALPN will tell.
     Unknown,
     Http1,
@@ -104,6 +107,10 @@ impl Pool {
             speaks: Cell::new(speaks),
             connecting: RefCell::default(),
         }
+    }
+
+    pub(super) fn speaks(&self) -> Speaks {
+        self.speaks.get()
     }
 
     /// A service has it among its targets from now on.

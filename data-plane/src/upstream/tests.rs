@@ -27,6 +27,7 @@ mod bodies;
 mod http2;
 mod misbehaving;
 mod pooling;
+mod retries;
 mod tls;
 
 /// One core with one service, `shop`.

@@ -7,11 +7,13 @@ use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_tru
 use crate::problem::Fault;
 
 mod load_balancing;
+mod retries;
 mod target;
 mod timeouts;
 mod tls;
 
 pub use load_balancing::LoadBalancing;
+pub use retries::{Backoff, GrpcCode, Retries, RetryBudget, RetryOn};
 pub use target::{Target, TargetUrl};
 pub use timeouts::Timeouts;
 pub use tls::{UpstreamTls, Verify};
@@ -39,6 +41,8 @@ pub struct Service {
     /// How long the gateway waits for its targets.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retries: Retries,
     /// For `https` targets.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tls: UpstreamTls,
@@ -97,6 +101,7 @@ impl Written for Service {
         }
         Target::check_all(&self.targets, faults);
         self.timeouts.check(faults);
+        self.retries.check(faults);
         if self.proxy_protocol.is_some() && self.protocol == Protocol::Http2 {
             let message =
                 "a connection with a header of the PROXY protocol is for one client, which HTTP/2 would share";

@@ -269,6 +269,7 @@ impl Snapshot {
             proxy_protocol: written.proxy_protocol,
             load_balancing: written.load_balancing,
             timeouts: written.timeouts,
+            retries: written.retries.clone(),
             policies: self.steps(&written.policies)?,
             enabled: written.enabled,
         };

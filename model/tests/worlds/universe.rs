@@ -180,6 +180,15 @@ fn service(draw: &mut Draw<'_>) -> Value {
     spec["protocol"] = draw.of(&["auto", "http1", "http2"]).into();
     spec["load_balancing"] = draw.of(&["least_request", "round_robin"]).into();
     spec["timeouts"] = json!({"connect": draw.of(&["2s", "1s"])});
+    if draw.one_in(3) {
+        spec["retries"] = json!({
+            "attempts": draw.below(4),
+            "on": draw.some(&["connect_failure", "reset", "timeout"]),
+            "statuses": draw.some(&[502, 503]),
+            "methods": draw.some(&["GET", "POST"]),
+            "budget": {"percent": draw.of(&["20%", "0.5%"])},
+        });
+    }
     spec
 }
 

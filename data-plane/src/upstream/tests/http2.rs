@@ -169,7 +169,9 @@ fn a_stream_that_is_refused_is_an_error_of_its_request_alone() {
             }
         })
         .await;
-        let core = Core::new(prior_knowledge(address));
+        let mut service = prior_knowledge(address);
+        service["retries"] = json!({"attempts": 0});
+        let core = Core::new(service);
         assert!(matches!(core.get("/").await, Err(UpstreamError::BadResponse(_))));
         let response = core.send(get("/")).await.expect("an answer");
         assert_eq!(response.head.status, StatusCode::NO_CONTENT);

@@ -1,0 +1,241 @@
+//! One attempt at one target: a connection, the request on it, and the wait for the head of the response.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Context;
+use std::time::Duration;
+
+use http::StatusCode;
+use http_body::Body as _;
+use model::exchange::{ResponseHead, Time};
+use model::fields::Fields;
+
+use super::connect::Purpose;
+use super::connection::Stream;
+use super::forward::Task;
+use super::http1::Http1;
+use super::lease::{Flight, Lease};
+use super::pool::{Channel, Pool};
+use super::retry::Outcome;
+use super::{UpstreamError, UpstreamResponse};
+use crate::body::{Body, Failure};
+use crate::http1::Lost;
+
+/// The head of a response and where it came from.
+pub(super) struct Answer {
+    pub(super) head: ResponseHead,
+    pub(super) body: Body,
+    channel: Channel,
+    flight: Flight,
+    head_ns: u64,
+    /// When the body must have come to its end.
+    end_ns: Option<u64>,
+}
+
+/// Why an attempt came to nothing.
+pub(super) struct Failed {
+    pub(super) error: UpstreamError,
+    pub(super) outcome: Outcome,
+    /// The body, if nothing of it was taken.
+    pub(super) unsent: Option<Body>,
+}
+
+impl Task {
+    /// Sends the request to one target, on a connection that is there or on a new one.
+    pub(super) async fn attempt(&self, pool: &Rc<Pool>, body: Body, is_fresh: bool) -> Result<Answer, Failed> {
+        let flight = Flight::begin(pool, &self.backend);
+        let pooled = if is_fresh { None } else { pool.take(self.purpose) };
+        match pooled {
+            // What must not be sent twice is not sent where nobody may be: that costs a call of the kernel.
+            Some(Channel::Http1(connection)) if !self.is_repeatable && connection.is_left() => {}
+            Some(channel) => return self.send(channel, flight, body).await,
+            None => {}
+        }
+        Box::pin(self.send_on_new(flight, body)).await
+    }
+
+    async fn send_on_new(&self, flight: Flight, body: Body) -> Result<Answer, Failed> {
+        let timeout = self.backend.service.timeouts.connect.get();
+        match flight.pool.open(timeout, self.purpose, self.ends.as_deref()).await {
+            Ok(channel) => self.send(channel, flight, body).await,
+            Err(error) => {
+                if matches!(error, UpstreamError::Unreachable(_) | UpstreamError::ConnectTimeout) {
+                    self.backend.counts.connect_failed();
+                }
+                Err(Failed { error, outcome: Outcome::Unconnected, unsent: Some(body) })
+            }
+        }
+    }
+
+    async fn send(&self, channel: Channel, flight: Flight, body: Body) -> Result<Answer, Failed> {
+        match channel {
+            Channel::Http1(connection) => self.send_http1(connection, flight, body).await,
+            Channel::Http2(stream) => Box::pin(self.send_http2(stream, flight, body)).await,
+        }
+    }
+
+    async fn send_http1(&self, mut connection: Http1, flight: Flight, body: Body) -> Result<Answer, Failed> {
+        let sent = self.core.clock.now();
+        let mut sending = connection.begin(&self.outgoing, body, &flight.pool);
+        let answer = {
+            let response =
+                pin!(poll_fn(|context| connection.poll_response(&mut sending, self.interim.as_ref(), context)));
+            self.wait(sent, response).await
+        };
+        match answer {
+            Some(Ok(head)) => {
+                connection.answered(sending, &head);
+                let body = connection.body(head.length);
+                let head = ResponseHead { status: head.status, headers: head.fields };
+                Ok(self.answered(sent, flight, head, body, Channel::Http1(connection)))
+            }
+            Some(Err(lost)) => {
+                let outcome = match lost {
+                    Lost::Closed if connection.has_served => Outcome::Stale,
+                    Lost::Closed | Lost::Torn | Lost::Io(_) => Outcome::Reset,
+                    Lost::Fault(_) => Outcome::Final,
+                };
+                Err(self.lost(lost.to_string(), outcome, None))
+            }
+            None => {
+                let is_upload_late = self.upload.as_ref().is_some_and(|upload| upload.ended_ns().is_none());
+                // The target has taken all there was: it is the client who keeps it waiting.
+                Err(match is_upload_late && !connection.is_held_up() {
+                    true => Failed::last(UpstreamError::RequestBody(Failure::TooSlow)),
+                    false => self.late(),
+                })
+            }
+        }
+    }
+
+    async fn send_http2(&self, stream: Stream, flight: Flight, body: Body) -> Result<Answer, Failed> {
+        let sent = self.core.clock.now();
+        let mut sender = stream.sender();
+        let mut sending = pin!(sender.try_send_request(self.outgoing.http2(body, &flight.pool)));
+        match self.wait(sent, sending.as_mut()).await {
+            Some(Ok(response)) => {
+                stream.answered(self.core.clock.now().monotonic_ns);
+                let (parts, incoming) = response.into_parts();
+                let head = ResponseHead { status: parts.status, headers: Fields::from(&parts.headers) };
+                Ok(self.answered(sent, flight, head, Body::incoming(incoming), Channel::Http2(stream)))
+            }
+            Some(Err(mut failed)) => {
+                let unsent = failed.take_message().map(http::Request::into_body);
+                let outcome = if unsent.is_some() { Outcome::Unsent } else { outcome_of(failed.error()) };
+                Err(self.lost(chain(failed.error()), outcome, unsent))
+            }
+            None => {
+                stream.timed_out(sent.monotonic_ns);
+                Err(self.late())
+            }
+        }
+    }
+
+    fn answered(&self, sent: Time, flight: Flight, head: ResponseHead, body: Body, channel: Channel) -> Answer {
+        let head_ns = self.core.clock.now().monotonic_ns - sent.monotonic_ns;
+        flight.counts.answered(head_ns);
+        Answer { head, body, channel, flight, head_ns, end_ns: self.time.end_ns(sent) }
+    }
+
+    /// If the client's body broke off, the service is not to blame.
+    fn lost(&self, cause: String, outcome: Outcome, unsent: Option<Body>) -> Failed {
+        match self.upload.as_ref().and_then(|upload| upload.failure()) {
+            Some(failure) => Failed::last(UpstreamError::RequestBody(failure)),
+            None => Failed { error: UpstreamError::BadResponse(cause), outcome, unsent },
+        }
+    }
+
+    fn late(&self) -> Failed {
+        Failed { error: self.time.error(self.core.clock.now()), outcome: Outcome::Late, unsent: None }
+    }
+
+    /// Waits for the head of the response: as long as the request is being sent, and then for its timeout; in any case no
+    /// longer than the exchange may take.
+    async fn wait<F: Future>(&self, sent: Time, mut sending: Pin<&mut F>) -> Option<F::Output> {
+        let (timeout, end_ns) = (self.time.head, self.time.end_ns(sent));
+        let bounded = |now: Time, rest: Duration| {
+            let left = |end_ns: u64| Duration::from_nanos(end_ns.saturating_sub(now.monotonic_ns));
+            end_ns.map_or(rest, |end_ns| rest.min(left(end_ns)))
+        };
+        let mut deadline = self.core.clock.deadline_from(sent, bounded(sent, timeout));
+        let mut bytes = 0;
+        loop {
+            tokio::select! {
+                biased;
+                answer = sending.as_mut() => return Some(answer),
+                () = &mut deadline => {}
+            }
+            let upload = self.upload.as_ref()?;
+            let now = self.core.clock.now();
+            let rest = match upload.ended_ns() {
+                // It may have ended in an attempt before this one.
+                Some(ended_ns) => {
+                    let since_ns = now.monotonic_ns - ended_ns.max(sent.monotonic_ns);
+                    timeout.saturating_sub(Duration::from_nanos(since_ns))
+                }
+                // A service that takes nothing more of the request is as good as one that does not answer.
+                None if upload.bytes() == bytes => return None,
+                None => timeout,
+            };
+            let rest = bounded(now, rest);
+            if rest.is_zero() {
+                return None;
+            }
+            bytes = upload.bytes();
+            deadline.reset_from(now, rest);
+        }
+    }
+
+    /// Makes the response of an answer, with its connection held until it was read.
+    pub(super) fn receive(&self, answer: Answer) -> Result<UpstreamResponse, UpstreamError> {
+        let Answer { head, body, channel, flight, head_ns, end_ns } = answer;
+        let (target, attempts) = (Rc::clone(&flight.pool.target), self.attempts());
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            let mut body = Lease { flight, upload: self.upload.clone(), channel }.attach(body);
+            if let Some(end_ns) = end_ns {
+                body = body.with_deadline(self.core.clock.deadline_at(end_ns));
+            }
+            return Ok(UpstreamResponse { head, body, upgrade: None, target, head_ns, attempts });
+        }
+        let (Channel::Http1(connection), Purpose::Upgrade) = (channel, self.purpose) else {
+            return Err(UpstreamError::BadResponse("it switched protocols unasked".into()));
+        };
+        let upgrade = Some(connection.switch());
+        Ok(UpstreamResponse { head, body: Body::empty(), upgrade, target, head_ns, attempts })
+    }
+
+    /// Gives up an answer for a better one. Its connection stays good if all of it is there already.
+    pub(super) fn put_aside(&self, answer: Answer) {
+        let Ok(UpstreamResponse { mut body, .. }) = self.receive(answer) else { return };
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        while let std::task::Poll::Ready(Some(Ok(_))) = Pin::new(&mut body).poll_frame(&mut context) {}
+    }
+}
+
+impl Failed {
+    /// Another attempt would come to the same.
+    fn last(error: UpstreamError) -> Self {
+        Self { error, outcome: Outcome::Final, unsent: None }
+    }
+}
+
+/// What a stream that ended without a response came to.
+fn outcome_of(error: &hyper::Error) -> Outcome {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    match causes.filter_map(|cause| cause.downcast_ref::<h2::Error>()).next() {
+        // Streams that a service may have worked on are not told of its leaving: they end as they end.
+        Some(error) if error.is_remote() && error.is_go_away() => Outcome::Refused,
+        Some(error) if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => Outcome::Refused,
+        Some(error) if error.is_remote() || error.is_io() => Outcome::Reset,
+        // What it sent was no HTTP.
+        Some(_) => Outcome::Final,
+        None => Outcome::Reset,
+    }
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
