@@ -1,13 +1,14 @@
-//! The two small services inside `sluice run --demo`: one with orders, one that answers with what it was asked.
+//! The two small services inside `sluice run --demo`: one with orders, one that answers with what it was asked, sends back
+//! what comes over a WebSocket, and streams events.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,8 +18,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Largest body that the sample services read.
+mod events;
+mod websocket;
+
+use events::Events;
+
+/// Largest body, or frame of a WebSocket, that the sample services read.
 const MAX_BODY_BYTES: usize = 64 * 1024;
+
+type Answer = Response<Either<Full<Bytes>, Events>>;
 
 /// One of the sample services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +83,11 @@ impl Sample {
                 };
                 let stop = stop.clone();
                 connections.spawn(async move {
-                    let service = service_fn(move |request| self.answer(request));
+                    let stopping = stop.clone();
+                    let service = service_fn(move |request| self.answer(request, stopping.clone()));
                     let mut builder = auto::Builder::new(TokioExecutor::new());
                     builder.http1().timer(TokioTimer::new());
-                    let connection = builder.serve_connection(TokioIo::new(stream), service);
+                    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
                     tokio::select! {
                         _ = connection => {}
                         () = stop.cancelled() => {}
@@ -89,17 +98,47 @@ impl Sample {
         Ok(address)
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(self, mut request: Request<Incoming>, stop: CancellationToken) -> Result<Answer, Infallible> {
+        if self == Self::Echo {
+            if let Some(accept) = websocket::accept(request.headers()) {
+                return Ok(open_websocket(&mut request, &accept, stop));
+            }
+            if request.uri().path().ends_with("/events") {
+                return Ok(events());
+            }
+        }
         let (head, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else {
-            return Ok(json_response(StatusCode::PAYLOAD_TOO_LARGE, &json!({ "error": "the body is too large" })));
+        let response = match Limited::new(body, MAX_BODY_BYTES).collect().await.map(|body| body.to_bytes()) {
+            Err(_) => json_response(StatusCode::PAYLOAD_TOO_LARGE, &json!({ "error": "the body is too large" })),
+            Ok(body) if self == Self::Orders => orders(&head, &body),
+            Ok(body) => echo(&head, &body),
         };
-        let body = body.to_bytes();
-        Ok(match self {
-            Self::Orders => orders(&head, &body),
-            Self::Echo => echo(&head, &body),
-        })
+        Ok(response.map(Either::Left))
     }
+}
+
+fn open_websocket(request: &mut Request<Incoming>, accept: &str, stop: CancellationToken) -> Answer {
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(stop.run_until_cancelled_owned(async move {
+        if let Ok(stream) = upgrade.await {
+            // However it ends, there is nobody to tell.
+            let _ = websocket::echo(TokioIo::new(stream)).await;
+        }
+    }));
+    let mut response = Response::new(Either::Left(Full::default()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(accept).expect("base64 is a field value"));
+    response
+}
+
+fn events() -> Answer {
+    let mut response = Response::new(Either::Right(Events::new()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
 }
 
 fn orders(head: &http::request::Parts, body: &[u8]) -> Response<Full<Bytes>> {
@@ -116,13 +155,13 @@ fn orders(head: &http::request::Parts, body: &[u8]) -> Response<Full<Bytes>> {
             let mut created = serde_json::from_slice::<Map<String, Value>>(body).unwrap_or_default();
             created.insert("id".into(), Value::from(4));
             let mut response = json_response(StatusCode::CREATED, &Value::Object(created));
-            response.headers_mut().insert(LOCATION, http::HeaderValue::from_static("/orders/4"));
+            response.headers_mut().insert(LOCATION, HeaderValue::from_static("/orders/4"));
             response
         }
         _ => {
             let mut response =
                 json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "this cannot be done with an order" }));
-            response.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, POST"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
             response
         }
     }
@@ -151,6 +190,6 @@ fn json_response(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
     let text = format!("{value:#}\n");
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its message")]
 
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -112,6 +112,27 @@ impl Gateway {
     /// Asks it as a client does, with curl, and returns what comes.
     pub fn get(&self, path: &str) -> String {
         stdout(&run(Command::new("curl").args(["-sS", "--max-time", "20", &format!("http://{}{path}", self.traffic)])))
+    }
+
+    /// Asks with these fields, sends `more` when the head of the answer is there, and reads until `end` comes.
+    pub fn exchange(&self, path: &str, fields: &[&str], more: &[u8], end: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.traffic).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", self.traffic).unwrap();
+        let mut got = Vec::new();
+        let mut read_until = |end: &[u8], stream: &mut TcpStream| {
+            while !got.windows(end.len()).any(|bytes| bytes == end) {
+                let mut bytes = [0; 1024];
+                let count = stream.read(&mut bytes).unwrap();
+                assert!(count > 0, "it ended after {:?}", String::from_utf8_lossy(&got));
+                got.extend_from_slice(&bytes[..count]);
+            }
+            String::from_utf8_lossy(&got).into_owned()
+        };
+        read_until(b"\r\n\r\n", &mut stream);
+        stream.write_all(more).unwrap();
+        read_until(end, &mut stream)
     }
 
     /// A command of ours against this gateway, with nothing but the address told.

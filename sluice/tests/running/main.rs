@@ -42,6 +42,14 @@ fn the_demo_does_what_it_says() {
     let partners: Value = serde_json::from_str(&gateway.get("/partners")).expect("a refusal");
     assert_eq!(partners["status"], 401);
 
+    // Streams: events as they come, and a WebSocket, with a frame of two letters under a mask of zeros.
+    let events = gateway.exchange("/echo/events", &[], b"", b"data: event 2\n\n");
+    assert!(events.contains("text/event-stream") && events.contains("data: event 1\n\n"), "{events}");
+    let asking =
+        ["Connection: upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: bm9uY2U="];
+    let opened = gateway.exchange("/echo", &asking, b"\x81\x82\0\0\0\0hi", b"\x81\x02hi");
+    assert!(opened.starts_with("HTTP/1.1 101 "), "{opened}");
+
     assert_eq!(gateway.interrupt(), Some(0));
     gateway.start_again(&["--demo"]);
     assert_eq!(gateway.get("/hello"), "hello\n", "the second start finds everything again");
