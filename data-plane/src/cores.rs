@@ -35,10 +35,6 @@ mod tests;
 use self::core::{Opening, Order};
 use self::supervision::Post;
 
-/// What blocks is looking up names and reading certificates: seldom, and better queued than on hundreds of threads
-/// when a name server is slow.
-const BLOCKING_THREADS: usize = 16;
-
 /// The cores that serve requests. Clones are the same cores.
 #[derive(Clone)]
 pub struct Cores(Arc<Shared>);
@@ -78,11 +74,9 @@ impl Cores {
                 failed: failed.clone(),
                 broken: broken.clone(),
             };
-            let mut runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = runtime.enable_io().max_blocking_threads(BLOCKING_THREADS).build()?;
             let thread = std::thread::Builder::new()
                 .name(format!("core-{number}"))
-                .spawn(move || supervision::run(&post, &runtime, ordered))?;
+                .spawn(move || supervision::run(&post, ordered))?;
             orders.push(order);
             threads.push(thread);
         }

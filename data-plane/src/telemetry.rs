@@ -156,7 +156,7 @@ impl Telemetry {
 }
 
 impl Seat {
-    /// Begins the telemetry of this core, inside its runtime and `LocalSet`.
+    /// Begins the telemetry of this core, inside its runtime.
     #[must_use]
     pub fn take(self, clock: &Clock) -> Rc<CoreTelemetry> {
         let log = self.log.map(access_log::CoreLog::new);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::snapshot::Snapshot;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::{Builder, Handle, LocalOptions};
 use tokio::sync::{Mutex, Notify, mpsc};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::core::{self, Order};
@@ -19,6 +19,10 @@ use crate::telemetry::Telemetry;
 /// A core that fails more often than this within the time is not started again.
 const MAX_FAILURES: usize = 3;
 const FAILURES_WITHIN: Duration = Duration::from_secs(60);
+
+/// What blocks is looking up names and reading certificates: seldom, and better queued than on hundreds of threads
+/// when a name server is slow.
+const BLOCKING_THREADS: usize = 16;
 
 /// What a core's thread is made with.
 pub(super) struct Post {
@@ -35,18 +39,29 @@ pub(super) struct Post {
 }
 
 /// Runs a core, and another when it fails, until it is told to stop.
-pub(super) fn run(post: &Post, runtime: &Runtime, orders: mpsc::UnboundedReceiver<Order>) {
+pub(super) fn run(post: &Post, orders: mpsc::UnboundedReceiver<Order>) {
     let orders = Rc::new(Mutex::new(orders));
     let mut failures: Vec<Instant> = Vec::new();
     loop {
-        let local = LocalSet::new();
+        let mut runtime = Builder::new_current_thread();
+        let runtime = runtime.enable_io().max_blocking_threads(BLOCKING_THREADS);
+        let runtime = match runtime.build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(core = post.number, %error, "a core cannot be started: the node gives up");
+                post.broken.cancel();
+                return;
+            }
+        };
         let seat = post.telemetry.seat();
         let life = core::run(&post.settings, post.timers.clone(), seat, orders.clone(), post.retire.clone());
-        if catch_unwind(AssertUnwindSafe(|| local.block_on(runtime, life))).is_ok() {
+        let is_done = catch_unwind(AssertUnwindSafe(|| runtime.block_on(life))).is_ok();
+        // Outside of the panic, so that connections end like those of a node that stops; and without waiting for names
+        // that are being looked up.
+        runtime.shutdown_background();
+        if is_done {
             return;
         }
-        // Outside of the panic, so that connections end like those of a node that stops.
-        drop(local);
         post.telemetry.node.core_failed();
         failures.retain(|at| at.elapsed() < FAILURES_WITHIN);
         failures.push(Instant::now());
