@@ -17,6 +17,10 @@ use regex_syntax::hir::{Hir, HirKind};
 
 use crate::problem::Fault;
 
+mod joint;
+
+pub(crate) use joint::{Joint, MAX_JOINED};
+
 /// Longest expression, as it is written.
 pub const MAX_PATTERN_BYTES: usize = 1024;
 /// Largest automaton of one expression.

@@ -9,7 +9,8 @@
 //! All routes of one host and one path form a [`group`]. A group is found by the hash of host and path, so a request
 //! asks for its exact path, and for each beginning of it that is as deep as something of the host, from the longest to the
 //! shortest, and takes the first match whose conditions hold. That costs what the path is long, however many routes
-//! there are; and a change copies the groups that it touches.
+//! there are; and a change copies the groups that it touches. Regular expressions that begin alike have to be looked at all
+//! the same; where there are many, a path is read once for dozens of them ([`joined`]).
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -39,6 +40,7 @@ pub mod explain;
 mod group;
 pub mod host;
 mod hosts;
+mod joined;
 pub mod path;
 mod places;
 mod prefixes;
@@ -82,6 +84,8 @@ pub struct Age {
 pub struct Router {
     hosts: Hosts,
     groups: Index<Group>,
+    /// Hashes of groups that are not settled.
+    unsettled: Vec<u64>,
 }
 
 /// Looks on while a route is looked for.
@@ -139,7 +143,11 @@ impl Router {
                 let place = path.at(host);
                 let added = Match { route, conditions: conditions.clone(), path: compiled.clone() };
                 if let Some(group) = self.groups.find_mut(place.hash(), |group| place.is_of(group)) {
+                    let was_settled = group.is_settled();
                     group.add(added, age);
+                    if was_settled && !group.is_settled() {
+                        self.unsettled.push(place.hash());
+                    }
                 } else {
                     self.groups.insert(place.hash(), Group::new(host, (&*place.key.to_text()).into(), added));
                     self.hosts.count(pattern, path.reach, |count| count + 1);
@@ -161,9 +169,20 @@ impl Router {
                 if group.remove(conditions::written_exact_values(written), route) == Left::Nothing {
                     self.groups.remove(place.hash(), is_it);
                     self.hosts.count(pattern, path.reach, |count| count - 1);
+                } else if !group.is_settled() {
+                    self.unsettled.push(place.hash());
                 }
             }
             self.hosts.leave_if_empty(pattern);
+        }
+    }
+
+    /// Makes what is worth its cost only once all of a change is here. Nothing that is found depends on it.
+    pub fn settle(&mut self) {
+        for hash in std::mem::take(&mut self.unsettled) {
+            while let Some(group) = self.groups.find_mut(hash, |group| !group.is_settled()) {
+                group.settle();
+            }
         }
     }
 

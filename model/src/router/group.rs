@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::asked::Asked;
 use super::conditions::{Asks, Conditions, Failure};
+use super::joined::Joined;
 use super::split::{self, Split};
 use super::template::Template;
 use super::{Age, Found, Observer};
@@ -121,6 +122,17 @@ impl Group {
         self.members = Some(Arc::new(members));
     }
 
+    /// Whether nothing is left to be made for it.
+    pub(super) fn is_settled(&self) -> bool {
+        !matches!(self.members.as_deref(), Some(Members::Many(split)) if !split.is_settled())
+    }
+
+    pub(super) fn settle(&mut self) {
+        if let Some(Members::Many(split)) = self.members.as_mut().map(Arc::make_mut) {
+            split.settle();
+        }
+    }
+
     /// How many matches there are.
     pub(super) fn len(&self) -> usize {
         match self.members.as_deref() {
@@ -138,8 +150,10 @@ impl Group {
                 observer.candidate(self.first, None, Ok(()));
                 return Some(Found { route: self.first, path: None });
             }
-            Some(Members::Few(list)) => look_through(list, asked, observer, &mut best),
-            Some(Members::Many(split)) => split.visit(asked, |list| look_through(list, asked, observer, &mut best)),
+            Some(Members::Few(list)) => look_through(list, None, asked, observer, &mut best),
+            Some(Members::Many(split)) => {
+                split.visit(asked, |list, joined| look_through(list, joined, asked, observer, &mut best));
+            }
         }
         best.map(|one: &Match| Found { route: one.route, path: one.path.as_deref() })
     }
@@ -175,7 +189,7 @@ impl Group {
         match self.members.as_deref() {
             None => {}
             Some(Members::Few(list)) => visit(list),
-            Some(Members::Many(split)) => split.visit(own, visit),
+            Some(Members::Many(split)) => split.visit(own, |list, _| visit(list)),
         }
     }
 
@@ -192,16 +206,17 @@ impl Group {
 /// Makes `best` the first match of a list whose conditions hold, if it is before that.
 fn look_through<'r, O: Observer<'r>>(
     list: &'r [Match],
+    joined: Option<&'r Joined>,
     asked: &Asked<'_>,
     observer: &mut O,
     best: &mut Option<&'r Match>,
 ) {
-    for one in list {
+    for (one, fits) in Joined::each(joined, list, asked.request.path.as_bytes(), O::SEES_ALL) {
         let is_before = best.is_none_or(|best| one.precedence(best) == Ordering::Less);
         if !is_before && !O::SEES_ALL {
             return;
         }
-        let verdict = one.check(asked);
+        let verdict = one.check(asked, fits);
         observer.candidate(one.route, Some(one), verdict);
         if verdict.is_ok() && is_before {
             *best = Some(one);
@@ -234,9 +249,10 @@ impl Match {
         self.route == other.route && !is_other_path
     }
 
-    fn check(&self, asked: &Asked<'_>) -> Result<(), Failure<'_>> {
+    /// `fits` tells whether its path matches, if that is known.
+    fn check(&self, asked: &Asked<'_>, fits: Option<bool>) -> Result<(), Failure<'_>> {
         if let Some(PathMatch::Regex(pattern)) = self.path.as_deref()
-            && !pattern.is_match(asked.request.path.as_bytes())
+            && !fits.unwrap_or_else(|| pattern.is_match(asked.request.path.as_bytes()))
         {
             return Err(Failure::Path);
         }

@@ -17,6 +17,7 @@ use super::Age;
 use super::asked::Asked;
 use super::conditions::Asks;
 use super::group::Match;
+use super::joined::Joined;
 use crate::index::{self, Index};
 use crate::slots::Slot;
 
@@ -33,6 +34,8 @@ struct Table {
     asks: Arc<[Name]>,
     lists: Index<List>,
     len: usize,
+    /// Hashes of lists that have changed.
+    unsettled: Vec<u64>,
 }
 
 enum Name {
@@ -46,6 +49,7 @@ enum Name {
 struct List {
     hash: u64,
     matches: Arc<Vec<Match>>,
+    joined: Option<Arc<Joined>>,
 }
 
 /// The names under which exact values are asked for, in their one order, and the hash of the values.
@@ -87,13 +91,14 @@ impl Split {
         let table = &mut self.tables[at];
         let before = table.lists.find(hash, is_under(hash)).map_or(0, |list| list.matches.len());
         if before == 0 {
-            table.lists.insert(hash, List { hash, matches: Arc::new(vec![added]) });
+            table.lists.insert(hash, List { hash, matches: Arc::new(vec![added]), joined: None });
             (table.len, self.len) = (table.len + 1, self.len + 1);
         } else if let Some(list) = table.lists.find_mut(hash, is_under(hash)) {
             let matches = Arc::make_mut(&mut list.matches);
             added.put_into(matches, age);
             matches.shrink_to_fit();
             let grown = matches.len() - before;
+            list.has_changed(&mut table.unsettled);
             (table.len, self.len) = (table.len + grown, self.len + grown);
         }
     }
@@ -108,12 +113,31 @@ impl Split {
         let matches = Arc::make_mut(&mut list.matches);
         matches.retain(|one| one.route != route);
         let (gone, is_empty) = (before - matches.len(), matches.is_empty());
+        list.has_changed(&mut table.unsettled);
         if is_empty {
             table.lists.remove(values.hash, is_under(values.hash));
         }
         (table.len, self.len) = (table.len - gone, self.len - gone);
         if table.len == 0 {
             self.tables.remove(at);
+        }
+    }
+
+    /// Whether nothing is left to be made for it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.tables.iter().all(|table| table.unsettled.is_empty())
+    }
+
+    pub(super) fn settle(&mut self) {
+        for table in &mut self.tables {
+            let mut unsettled = std::mem::take(&mut table.unsettled);
+            unsettled.sort_unstable();
+            unsettled.dedup();
+            for hash in unsettled {
+                if let Some(list) = table.lists.find_mut(hash, is_under(hash)) {
+                    list.joined = Joined::of(&list.matches, list.joined.as_deref()).map(Arc::new);
+                }
+            }
         }
     }
 
@@ -132,7 +156,7 @@ impl Split {
     }
 
     /// The lists in which a match can be for who sends these values.
-    pub(super) fn visit<'r>(&'r self, sender: &impl Sender, mut visit: impl FnMut(&'r [Match])) {
+    pub(super) fn visit<'r>(&'r self, sender: &impl Sender, mut visit: impl FnMut(&'r [Match], Option<&'r Joined>)) {
         for table in &self.tables {
             table.visit(sender, &mut visit);
         }
@@ -185,20 +209,32 @@ impl Name {
     }
 }
 
+impl List {
+    /// What hangs on it has to follow; that is noted where there is something, or should be.
+    fn has_changed(&mut self, unsettled: &mut Vec<u64>) {
+        if let Some(joined) = &mut self.joined {
+            Arc::make_mut(joined).outdate();
+        }
+        if (self.joined.is_some() || Joined::is_for(&self.matches)) && unsettled.last() != Some(&self.hash) {
+            unsettled.push(self.hash);
+        }
+    }
+}
+
 impl Table {
     fn new(asks: &[Asks<'_>]) -> Self {
         let owned = asks.iter().map(|asks| match asks {
             Asks::Header(name) => Name::Header((*name).clone()),
             Asks::Query(name) => Name::Query((*name).into()),
         });
-        Self { asks: owned.collect(), lists: Index::default(), len: 0 }
+        Self { asks: owned.collect(), lists: Index::default(), len: 0, unsettled: Vec::new() }
     }
 
     fn is_for(&self, asks: &[Asks<'_>]) -> bool {
         self.asks.iter().map(Name::as_asks).eq(asks.iter().copied())
     }
 
-    fn visit<'r>(&'r self, sender: &impl Sender, visit: &mut impl FnMut(&'r [Match])) {
+    fn visit<'r>(&'r self, sender: &impl Sender, visit: &mut impl FnMut(&'r [Match], Option<&'r Joined>)) {
         let mut sent: SmallVec<[SmallVec<[&[u8]; 2]>; 2]> = SmallVec::new();
         let mut combinations = 1_usize;
         for name in &*self.asks {
@@ -213,7 +249,7 @@ impl Table {
         }
         if combinations > self.len {
             self.lists.all(&mut |list| {
-                visit(&list.matches);
+                visit(&list.matches, list.joined.as_deref());
                 true
             });
         } else {
@@ -226,12 +262,12 @@ impl Table {
         &'r self,
         sent: &[SmallVec<[&[u8]; 2]>],
         hasher: &FoldHasher<'static>,
-        visit: &mut impl FnMut(&'r [Match]),
+        visit: &mut impl FnMut(&'r [Match], Option<&'r Joined>),
     ) {
         let Some((values, rest)) = sent.split_first() else {
             let hash = hasher.finish();
             if let Some(list) = self.lists.find(hash, is_under(hash)) {
-                visit(&list.matches);
+                visit(&list.matches, list.joined.as_deref());
             }
             return;
         };

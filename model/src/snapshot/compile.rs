@@ -58,6 +58,7 @@ pub(super) fn compile(
             next.compile_everything(changes, &mut problems);
         }
     }
+    next.router.settle();
     if problems.is_empty() { Ok(next) } else { Err(problems) }
 }
 

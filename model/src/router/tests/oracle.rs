@@ -35,6 +35,17 @@ fn fully_matches(text: &str, regex: &str) -> bool {
 /// With how many segments they begin that are fixed.
 const REGEXES: [(&str, usize); 6] =
     [("/a/[bc]", 1), ("/a/.*", 1), (".*b", 0), ("/(?<first>[a-z]+)/?", 0), ("/a/b", 2), ("/[ab]", 0)];
+/// More of them, at one place.
+const ALIKE: [(&str, usize); 8] = [
+    ("/a/[^/]*", 1),
+    ("/a/[a-c]+", 1),
+    ("/a/b?", 1),
+    ("/a/.", 1),
+    ("/a/(b|c)", 1),
+    ("/a/(?<last>[b-x]{1,3})", 1),
+    ("/a/.*.*.*b", 1),
+    ("/a/[^b]+", 1),
+];
 
 /// How well a path matches, if it does: exactly; segments that are fixed; regex, template or prefix; where a template is
 /// fixed.
@@ -42,7 +53,7 @@ fn path_rank(pattern: &PathPattern, path: &str) -> Option<(bool, usize, u8, Vec<
     match pattern {
         PathPattern::Exact(exact) => (exact == path).then_some((true, 0, 0, vec![])),
         PathPattern::Regex(regex) => {
-            let (_, lead) = REGEXES.iter().find(|(known, _)| known == regex).expect("one of the above");
+            let (_, lead) = REGEXES.iter().chain(&ALIKE).find(|(known, _)| known == regex).expect("one of the above");
             fully_matches(path, regex).then_some((false, *lead, 2, vec![]))
         }
         PathPattern::Template(template) => {
@@ -293,6 +304,28 @@ proptest! {
             40,
             25,
         ), 1..6),
+        asks in prop::collection::vec(some_ask(), 24),
+    ) {
+        agrees_with_a_linear_search(revisions, &asks)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// So many regular expressions at one place that a path is read for many of them at once.
+    #[test]
+    fn expressions_at_one_place_find_what_a_linear_search_finds(
+        revisions in prop::collection::vec(some_revision(
+            (subsequence(ALIKE.to_vec(), 1..=3), -1..=1, prop::option::weighted(0.1, Just("GET"))).prop_map(
+                |(regexes, priority, method)| {
+                    let paths: Vec<Value> = regexes.iter().map(|(regex, _)| json!({ "regex": regex })).collect();
+                    json!({"paths": paths, "priority": priority, "methods": Vec::from_iter(method), "service": "s"})
+                },
+            ),
+            40,
+            40,
+        ), 1..4),
         asks in prop::collection::vec(some_ask(), 24),
     ) {
         agrees_with_a_linear_search(revisions, &asks)?;
