@@ -79,11 +79,19 @@ pub fn clean_request(headers: &mut Fields, survey: &Survey) {
 
 /// Takes the same out of the trailers of a request, and what `is_reserved` besides: a service may put them together with
 /// the fields of the header (RFC 9110 section 6.5.1).
-pub fn clean_trailers(trailers: &mut HeaderMap, is_reserved: impl Fn(&[u8]) -> bool) {
-    let is_unwanted = |name: &[u8]| is_unwanted(name) || is_forbidden_in_trailers(name) || is_reserved(name);
-    let unwanted: Vec<HeaderName> =
-        trailers.keys().filter(|name| is_unwanted(name.as_str().as_bytes())).cloned().collect();
-    for name in unwanted {
+pub fn clean_request_trailers(trailers: &mut HeaderMap, is_reserved: impl Fn(&[u8]) -> bool) {
+    remove(trailers, |name| is_unwanted(name) || is_forbidden_in_trailers(name) || is_reserved(name));
+}
+
+/// Takes out of the trailers of a response what a header only may have. A service of HTTP/1.1 that sends it is not
+/// understood at all.
+pub fn clean_response_trailers(trailers: &mut HeaderMap) {
+    remove(trailers, is_forbidden_in_trailers);
+}
+
+fn remove(trailers: &mut HeaderMap, is_unwanted: impl Fn(&[u8]) -> bool) {
+    let names = trailers.keys().filter(|name| is_unwanted(name.as_str().as_bytes()));
+    for name in names.cloned().collect::<Vec<HeaderName>>() {
         trailers.remove(name);
     }
 }

@@ -146,5 +146,6 @@ fn reply(
         return Ok(Reply { head: ResponseHead { status, headers }, body: Body::empty() });
     }
     let body = body.with_idle_timeout(&core.clock, idle).with_pace(record.connection.withheld.clone());
+    let body = body.with_strained_trailers(Box::new(fields::clean_response_trailers));
     Ok(Reply { head: ResponseHead { status, headers }, body })
 }

@@ -47,7 +47,7 @@ fn is_reserved(rule: &Forwarding, name: &[u8]) -> bool {
 /// whoever sends them.
 pub fn settle_trailers(trailers: &mut HeaderMap, connection: &Connection) {
     let rule = &connection.terms.forwarding;
-    fields::clean_trailers(trailers, |name| !connection.is_from_proxy && is_reserved(rule, name));
+    fields::clean_request_trailers(trailers, |name| !connection.is_from_proxy && is_reserved(rule, name));
 }
 
 fn settle_for_proxy(headers: &mut Fields, survey: &Survey, connection: &Connection, rule: &Forwarding) -> Client {

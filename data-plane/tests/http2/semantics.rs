@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use model::config::Edit;
@@ -225,4 +226,36 @@ async fn trailers_say_nothing_that_a_header_may_not() {
             assert_eq!((answer.status().as_u16(), text(answer).await.as_str()), (200, expected), "{over:?}");
         }
     }
+}
+
+/// The same of what a service says.
+#[tokio::test]
+async fn trailers_of_an_answer_say_nothing_about_the_message() {
+    let address = backend::sockets(|stream| async move {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            let sent = request.uri().path().split('/').filter(|name| !name.is_empty());
+            let trailers = sent.map(|name| (name.parse().unwrap(), "1".parse().unwrap())).collect();
+            let frames =
+                [Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from("body"))), Ok(Frame::trailers(trailers))];
+            Ok::<_, std::convert::Infallible>(Response::new(StreamBody::new(tokio_stream::iter(frames))))
+        });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    })
+    .await;
+    let node = Node::start(vec![
+        put(Kind::Service, "backend", json!({ "url": format!("http://{address}"), "protocol": "http2" })),
+        put(Kind::Route, "all", json!({ "service": "backend" })),
+    ])
+    .await;
+    let raw = async |path: &str| {
+        node.raw(format!("GET {path} HTTP/1.1\r\nhost: x\r\nte: trailers\r\nconnection: close\r\n\r\n")).await
+    };
+    let answer = raw("/x-sum/content-length/set-cookie/host").await;
+    assert!(answer.ends_with("\r\n4\r\nbody\r\n0\r\nx-sum: 1\r\n\r\n"), "{answer}");
+    let answer = raw("/content-length").await;
+    assert!(answer.ends_with("\r\n4\r\nbody\r\n0\r\n\r\n"), "{answer}");
+    let answer = Over::Http2.send(&node, request(Method::GET, "/x-sum/set-cookie", &[("te", "trailers")], "")).await;
+    let trailers = within(answer.into_body().collect()).await.unwrap().trailers().cloned().unwrap();
+    assert_eq!(trailers.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["x-sum"]);
 }
