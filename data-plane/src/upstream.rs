@@ -20,13 +20,14 @@ use crate::proxy_protocol::Addresses;
 use crate::telemetry::CoreTelemetry;
 use backend::Backends;
 use forward::Task;
-use pool::{Core, MAX_CONNECTIONS};
+use pool::Core;
 use resolve::Resolver;
 
 pub use error::UpstreamError;
 pub use http1::Upgraded;
 pub use time::{End, TimeLimits};
 
+mod admission;
 mod attempt;
 mod backend;
 mod balance;
@@ -105,17 +106,11 @@ pub struct Upstreams {
 impl Upstreams {
     #[must_use]
     pub fn new(clock: &Clock, telemetry: &Rc<CoreTelemetry>) -> Self {
-        Self::with_max_connections(clock, telemetry, MAX_CONNECTIONS)
-    }
-
-    /// The bound holds for each endpoint.
-    fn with_max_connections(clock: &Clock, telemetry: &Rc<CoreTelemetry>, max_connections: u64) -> Self {
         let core = Rc::new(Core {
             clock: clock.clone(),
             telemetry: Rc::clone(telemetry),
             resolver: Resolver::new(clock),
             swept_ns: std::cell::Cell::new(clock.now().monotonic_ns),
-            max_connections,
             replay_room: Room::new(MAX_REPLAY_BYTES),
         });
         Self { backends: Backends::new(Rc::clone(&core)), core }

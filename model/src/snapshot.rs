@@ -16,9 +16,9 @@ use crate::filter::redirect::Redirect;
 use crate::policy::{Policy, PolicyKind, Step};
 use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
-use crate::resource::listener::Limits;
+use crate::resource::listener;
 use crate::resource::route::RouteTimeouts;
-use crate::resource::service::{LoadBalancing, Protocol, ProxyVersion, Retries, TargetUrl, Timeouts};
+use crate::resource::service::{Limits, LoadBalancing, Protocol, ProxyVersion, Retries, TargetUrl, Timeouts};
 use crate::resource::{Key, Kind, Name};
 use crate::router::Router;
 use crate::slots::{Named, Slot, Slots};
@@ -26,11 +26,13 @@ use crate::value::Percentage;
 
 mod compile;
 mod edge;
+mod gate;
 mod spelling;
 mod ties;
 mod tls;
 
 pub use edge::{Forwarding, ProxyHeaders};
+pub use gate::{Gate, Gates};
 pub use spelling::Spelling;
 pub use tls::{CaBundle, Certificate, ClientCertificates, EndpointTls, ListenerTls};
 
@@ -67,7 +69,7 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     pub proxy_headers: Option<ProxyHeaders>,
     pub forwarding: Forwarding,
-    pub limits: Limits,
+    pub limits: listener::Limits,
     pub policies: Arc<[Step]>,
     pub enabled: bool,
 }
@@ -82,6 +84,9 @@ pub struct Service {
     pub load_balancing: LoadBalancing,
     pub timeouts: Timeouts,
     pub retries: Retries,
+    pub limits: Limits,
+    /// What the node counts against the limits, for as long as there is a service of this name.
+    pub gates: Arc<Gates>,
     pub policies: Arc<[Step]>,
     pub enabled: bool,
 }
@@ -94,7 +99,7 @@ pub struct Target {
 }
 
 /// All that decides whether a connection can serve a request: the key of connection pools.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     pub url: TargetUrl,
     pub protocol: Protocol,
@@ -102,6 +107,8 @@ pub struct Endpoint {
     pub proxy_protocol: Option<ProxyVersion>,
     /// For `https` only.
     pub tls: Option<EndpointTls>,
+    /// Requests at it, where they are limited.
+    pub gate: Gate,
 }
 
 /// Where matching requests go.

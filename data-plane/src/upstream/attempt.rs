@@ -11,12 +11,13 @@ use http_body::Body as _;
 use model::exchange::{ResponseHead, Time};
 use model::fields::Fields;
 
+use super::admission::{Place, Seat};
 use super::connect::Purpose;
 use super::connection::Stream;
 use super::forward::Task;
 use super::http1::Http1;
 use super::lease::{Flight, Lease};
-use super::pool::{Channel, Pool};
+use super::pool::Channel;
 use super::retry::Outcome;
 use super::{UpstreamError, UpstreamResponse};
 use crate::body::{Body, Failure};
@@ -43,8 +44,9 @@ pub(super) struct Failed {
 
 impl Task {
     /// Sends the request to one target, on a connection that is there or on a new one.
-    pub(super) async fn attempt(&self, pool: &Rc<Pool>, body: Body, is_fresh: bool) -> Result<Answer, Failed> {
-        let flight = Flight::begin(pool, &self.backend);
+    pub(super) async fn attempt(&self, body: Body, seat: Option<Seat>, is_fresh: bool) -> Result<Answer, Failed> {
+        let pool = &self.backend.pools[self.target];
+        let flight = Flight::begin(pool, &self.backend, seat);
         let pooled = if is_fresh { None } else { pool.take(self.purpose) };
         match pooled {
             // What must not be sent twice is not sent where nobody may be: that costs a call of the kernel.
@@ -57,7 +59,8 @@ impl Task {
 
     async fn send_on_new(&self, flight: Flight, body: Body) -> Result<Answer, Failed> {
         let timeout = self.backend.service.timeouts.connect.get();
-        match flight.pool.open(timeout, self.purpose, self.ends.as_deref()).await {
+        let most = self.backend.service.limits.connections_per_target.into();
+        match flight.pool.open(timeout, most, self.purpose, self.ends.as_deref()).await {
             Ok(channel) => self.send(channel, flight, body).await,
             Err(error) => {
                 if matches!(error, UpstreamError::Unreachable(_) | UpstreamError::ConnectTimeout) {
@@ -188,11 +191,11 @@ impl Task {
     }
 
     /// Makes the response of an answer, with its connection held until it was read.
-    pub(super) fn receive(&self, answer: Answer) -> Result<UpstreamResponse, UpstreamError> {
+    pub(super) fn receive(&self, answer: Answer, place: Option<Place>) -> Result<UpstreamResponse, UpstreamError> {
         let Answer { head, body, channel, flight, head_ns, end_ns } = answer;
         let (target, attempts) = (Rc::clone(&flight.pool.target), self.attempts());
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            let mut body = Lease { flight, upload: self.upload.clone(), channel }.attach(body);
+            let mut body = Lease { flight, upload: self.upload.clone(), channel, place }.attach(body);
             if let Some(end_ns) = end_ns {
                 body = body.with_deadline(self.core.clock.deadline_at(end_ns));
             }
@@ -207,7 +210,7 @@ impl Task {
 
     /// Gives up an answer for a better one. Its connection stays good if all of it is there already.
     pub(super) fn put_aside(&self, answer: Answer) {
-        let Ok(UpstreamResponse { mut body, .. }) = self.receive(answer) else { return };
+        let Ok(UpstreamResponse { mut body, .. }) = self.receive(answer, None) else { return };
         let mut context = Context::from_waker(std::task::Waker::noop());
         while let std::task::Poll::Ready(Some(Ok(_))) = Pin::new(&mut body).poll_frame(&mut context) {}
     }

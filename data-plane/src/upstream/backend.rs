@@ -9,6 +9,7 @@ use model::slots::Slot;
 use model::snapshot::{Endpoint, Service, Snapshot};
 
 use super::UpstreamError;
+use super::admission::Queue;
 use super::balance::Balancer;
 use super::pool::{Core, Pool};
 use super::retry::budget::Budget;
@@ -32,6 +33,7 @@ pub(super) struct Backend {
 #[derive(Default)]
 pub(super) struct History {
     pub(super) budget: Budget,
+    pub(super) queue: Queue,
 }
 
 impl Backend {

@@ -123,7 +123,7 @@ mod tests {
     use std::sync::Arc;
 
     use model::resource::service::Protocol;
-    use model::snapshot::Endpoint;
+    use model::snapshot::{Endpoint, Gate};
     use proptest::prelude::*;
 
     use super::*;
@@ -135,6 +135,7 @@ mod tests {
                 protocol: Protocol::Auto,
                 proxy_protocol: None,
                 tls: None,
+                gate: Gate::default(),
             }),
             weight: *weight,
         };

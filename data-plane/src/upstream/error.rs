@@ -1,6 +1,6 @@
 //! Why a service gave no answer, and what the client hears of it.
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use model::rejection::Rejection;
 
 use crate::body::Failure;
@@ -15,6 +15,11 @@ pub enum UpstreamError {
     Disabled,
     #[error("all connections to the target are in use")]
     Overloaded,
+    /// It has as many requests as it may, and as many wait.
+    #[error("the service has as many requests as it may, and no other may wait")]
+    Full,
+    #[error("no place at the service within the time that a request may wait")]
+    QueueTimeout,
     #[error("no connection: {0}")]
     Unreachable(String),
     #[error("no connection within the connect timeout")]
@@ -46,6 +51,8 @@ impl UpstreamError {
             Self::NoTarget => "no-target",
             Self::Disabled => "service-disabled",
             Self::Overloaded => "upstream-overloaded",
+            Self::Full => "upstream-full",
+            Self::QueueTimeout => "upstream-queue-timeout",
             Self::Unreachable(_) => "upstream-unreachable",
             Self::ConnectTimeout => "upstream-connect-timeout",
             Self::Timeout => "upstream-timeout",
@@ -63,7 +70,9 @@ impl UpstreamError {
         let (status, detail) = match self {
             Self::NoTarget => (StatusCode::SERVICE_UNAVAILABLE, "The service has no target at the moment."),
             Self::Disabled => (StatusCode::SERVICE_UNAVAILABLE, "The service is switched off."),
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "The service is too busy at the moment."),
+            Self::Overloaded | Self::Full | Self::QueueTimeout => {
+                (StatusCode::SERVICE_UNAVAILABLE, "The service is too busy at the moment.")
+            }
             Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, "The service could not be reached."),
             Self::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "The service could not be reached in time."),
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "The service did not answer in time."),
@@ -81,6 +90,13 @@ impl UpstreamError {
                 (StatusCode::BAD_REQUEST, "The body of the request did not arrive whole.")
             }
         };
-        Rejection::new(status, self.code(), detail)
+        let rejection = Rejection::new(status, self.code(), detail);
+        match self {
+            // A request takes less than that as a rule, so there will be a place.
+            Self::Overloaded | Self::Full | Self::QueueTimeout => {
+                rejection.with_field(header::RETRY_AFTER, HeaderValue::from_static("1"))
+            }
+            _ => rejection,
+        }
     }
 }

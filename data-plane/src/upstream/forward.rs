@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::resource::service::Retries;
 use smallvec::{SmallVec, smallvec};
 
+use super::admission::Place;
 use super::attempt::{Answer, Failed};
 use super::backend::Backend;
 use super::connect::Purpose;
@@ -34,8 +35,10 @@ pub(super) struct Task {
     /// For the next ones, if the body may be needed again.
     replay: Option<Replay>,
     /// The target of the last attempt.
-    target: usize,
+    pub(super) target: usize,
     attempts: u8,
+    /// Where requests at the service are limited.
+    place: Option<Place>,
 }
 
 impl Task {
@@ -69,6 +72,7 @@ impl Task {
             replay,
             target: 0,
             attempts: 0,
+            place: None,
         }
     }
 
@@ -82,9 +86,6 @@ impl Task {
             backend.counts.failed(UpstreamError::Disabled.code());
             return Err(UpstreamError::Disabled.into());
         }
-        backend.history.budget.request();
-        let Some(target) = backend.pick(&[]) else { return Err(self.unanswered(UpstreamError::NoTarget, None)) };
-        (self.target, self.attempts) = (target, 1);
         let answer = match self.time.whole {
             None => self.attempt_all().await,
             Some(end) => {
@@ -98,15 +99,25 @@ impl Task {
                 }
             }
         };
-        answer.and_then(|answer| self.receive(answer)).map_err(|error| {
-            let target = Rc::clone(&backend.pools[self.target].target);
-            self.unanswered(error, Some(target))
+        let place = self.place.take();
+        answer.and_then(|answer| self.receive(answer, place)).map_err(|error| {
+            let target = (self.attempts > 0).then(|| Rc::clone(&backend.pools[self.target].target));
+            self.unanswered(error, target)
         })
     }
 
     async fn attempt_all(&mut self) -> Result<Answer, UpstreamError> {
+        let (target, seat) = if self.backend.service.limits.count_requests() {
+            let (target, place, seat) = Box::pin(self.admit()).await?;
+            self.place = place;
+            (target, seat)
+        } else {
+            (self.backend.pick(&[]).ok_or(UpstreamError::NoTarget)?, None)
+        };
+        self.backend.history.budget.request();
+        (self.target, self.attempts) = (target, 1);
         let body = std::mem::replace(&mut self.body, Body::empty());
-        let mut attempted = self.attempt(&self.backend.pools[self.target], body, false).await;
+        let mut attempted = self.attempt(body, seat, false).await;
         if attempted.as_ref().map_or(true, |answer| self.judge(answer).is_some()) {
             attempted = Box::pin(self.insist(attempted)).await;
         }
@@ -140,11 +151,11 @@ impl Task {
             let efforts = Efforts { attempts: self.attempts, is_fresh, is_at_hand: body.is_some() };
             let verdict = verdict(self.terms(), &self.outgoing.method, outcome, efforts);
             let Some(body) = body.filter(|_| verdict != Verdict::GiveUp) else { return attempted };
+            let seat;
             if let Verdict::Again { costs } = verdict {
-                let (next, is_new) = match backend.pick(&tried) {
-                    Some(target) => (target, true),
-                    None => (backend.pick(&[]).unwrap_or(self.target), false),
-                };
+                let chosen = backend.choose(&tried);
+                let Some((next, new_seat)) = chosen.or_else(|| backend.choose(&[])) else { return attempted };
+                let is_new = !tried.contains(&next);
                 let is_waste = !is_new
                     && matches!(&attempted, Err(failed) if matches!(failed.error, UpstreamError::ConnectTimeout));
                 let wait = wait(self.terms().backoff, outcome, self.attempts - 1, is_new, fastrand::f64());
@@ -152,7 +163,7 @@ impl Task {
                 if is_waste || !self.may_go_on(wait, costs) {
                     return attempted;
                 }
-                self.target = next;
+                (self.target, seat) = (next, new_seat);
                 tried.push(next);
                 backend.counts.retried(outcome.name());
                 self.attempts += 1;
@@ -162,13 +173,16 @@ impl Task {
                 if !wait.is_zero() {
                     self.core.clock.deadline(wait).await;
                 }
+                is_fresh = false;
+            } else {
+                if outcome == Outcome::Stale {
+                    backend.counts.retried(outcome.name());
+                    self.attempts += 1;
+                }
+                seat = backend.seat_again(self.target);
+                is_fresh = true;
             }
-            is_fresh = verdict == Verdict::Reconnect;
-            if outcome == Outcome::Stale && is_fresh {
-                backend.counts.retried(outcome.name());
-                self.attempts += 1;
-            }
-            attempted = self.attempt(&backend.pools[self.target], body, is_fresh).await;
+            attempted = self.attempt(body, seat, is_fresh).await;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::admission::{Place, Seat};
 use super::backend::Backend;
 use super::connection::Stream;
 use super::http1::Http1;
@@ -14,6 +15,8 @@ use crate::telemetry::ServiceCounts;
 pub(super) struct Flight {
     pub(super) pool: Rc<Pool>,
     pub(super) counts: Rc<ServiceCounts>,
+    /// Where requests at the target are limited.
+    _seat: Option<Seat>,
 }
 
 /// What is held until a response was read.
@@ -21,6 +24,8 @@ pub(super) struct Lease {
     pub(super) flight: Flight,
     pub(super) upload: Option<Rc<Upload>>,
     pub(super) channel: Channel,
+    /// Where requests at the service are limited.
+    pub(super) place: Option<Place>,
 }
 
 impl Lease {
@@ -35,7 +40,7 @@ impl Lease {
 
 impl End for Lease {
     fn end(self: Box<Self>, ending: Ending) {
-        let Self { flight, upload, channel } = *self;
+        let Self { flight, upload, channel, place: _place } = *self;
         let is_taken = upload.is_none_or(|upload| upload.is_complete());
         match (channel, ending) {
             (Channel::Http1(connection), Ending::Complete) if is_taken && connection.is_sent() => {
@@ -50,11 +55,11 @@ impl End for Lease {
 }
 
 impl Flight {
-    pub(super) fn begin(pool: &Rc<Pool>, backend: &Backend) -> Self {
+    pub(super) fn begin(pool: &Rc<Pool>, backend: &Backend, seat: Option<Seat>) -> Self {
         pool.in_flight.set(pool.in_flight.get() + 1);
         pool.counts.requests.set(pool.counts.requests.get() + 1);
         backend.counts.started();
-        Self { pool: Rc::clone(pool), counts: Rc::clone(&backend.counts) }
+        Self { pool: Rc::clone(pool), counts: Rc::clone(&backend.counts), _seat: seat }
     }
 }
 

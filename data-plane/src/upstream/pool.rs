@@ -23,9 +23,6 @@ use crate::clock::Clock;
 use crate::proxy_protocol::Addresses;
 use crate::telemetry::{CoreTelemetry, EndpointCounts};
 
-/// Connections of one core to one endpoint, idle ones and those being made included.
-pub(super) const MAX_CONNECTIONS: u64 = 1024;
-
 /// How long a connection may wait for its next request.
 const IDLE_NS: u64 = 60_000_000_000;
 
@@ -36,7 +33,6 @@ pub(super) struct Core {
     pub(super) resolver: Resolver,
     /// The time by which idle connections are judged: that of the last sweep, so that none reads the clock.
     pub(super) swept_ns: Cell<u64>,
-    pub(super) max_connections: u64,
     /// What may be kept of the bodies of requests that may be sent again.
     pub(super) replay_room: Room,
 }
@@ -168,18 +164,19 @@ impl Pool {
     pub(super) async fn open(
         self: &Rc<Self>,
         timeout: Duration,
+        most: u64,
         purpose: Purpose,
         ends: Option<&Addresses>,
     ) -> Result<Channel, UpstreamError> {
         loop {
             if purpose == Purpose::Upgrade || self.speaks.get() == Speaks::Http1 {
-                self.check_room()?;
+                self.check_room(most)?;
                 match self.connect(timeout, purpose, ends).await? {
                     Connected::Http1(connection) => return Ok(Channel::Http1(connection)),
                     Connected::Http2(connection) => self.share(connection),
                 }
             } else {
-                self.connect_together(timeout).await?;
+                self.connect_together(timeout, most).await?;
             }
             if let Some(channel) = self.take(purpose) {
                 return Ok(channel);
@@ -187,18 +184,19 @@ impl Pool {
         }
     }
 
-    fn check_room(&self) -> Result<(), UpstreamError> {
-        if self.counts.open.get() >= self.core.max_connections { Err(UpstreamError::Overloaded) } else { Ok(()) }
+    /// No more than `most` connections are made.
+    fn check_room(&self, most: u64) -> Result<(), UpstreamError> {
+        if self.counts.open.get() >= most { Err(UpstreamError::Overloaded) } else { Ok(()) }
     }
 
     /// Waits for the connection that is being made, or makes one that others may wait for. It goes on as long as
     /// anybody waits, whoever began it.
-    async fn connect_together(self: &Rc<Self>, timeout: Duration) -> Result<(), UpstreamError> {
+    async fn connect_together(self: &Rc<Self>, timeout: Duration, most: u64) -> Result<(), UpstreamError> {
         let under_way = self.connecting.borrow().as_ref().and_then(WeakShared::upgrade);
         let connecting = match under_way.filter(|connecting| connecting.peek().is_none()) {
             Some(connecting) => connecting,
             None => {
-                self.check_room()?;
+                self.check_room(most)?;
                 let pool = Rc::clone(self);
                 let connecting: Shared<Connecting> =
                     async move { pool.add_connection(timeout).await }.boxed_local().shared();

@@ -25,6 +25,7 @@ use crate::telemetry::{CoreTelemetry, Shard, Telemetry};
 
 mod bodies;
 mod http2;
+mod limits;
 mod misbehaving;
 mod pooling;
 mod retries;
@@ -47,14 +48,10 @@ fn on_a_core<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
 
 impl Core {
     fn new(service: Value) -> Rc<Self> {
-        Self::with_max_connections(service, 1024)
-    }
-
-    fn with_max_connections(service: Value, max: u64) -> Rc<Self> {
         let clock = Clock::new();
         tokio::task::spawn_local(clock.clone().run(tokio::runtime::Handle::current()));
         let telemetry = Telemetry::without_log().seat().take(&clock);
-        let upstreams = Upstreams::with_max_connections(&clock, &telemetry, max);
+        let upstreams = Upstreams::new(&clock, &telemetry);
         let core = Self { upstreams, telemetry, snapshot: RefCell::default() };
         core.put(service);
         Rc::new(core)

@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_true, yes};
 use crate::problem::Fault;
 
+mod limits;
 mod load_balancing;
 mod retries;
 mod target;
 mod timeouts;
 mod tls;
 
+pub use limits::Limits;
 pub use load_balancing::LoadBalancing;
 pub use retries::{Backoff, GrpcCode, Retries, RetryBudget, RetryOn};
 pub use target::{Target, TargetUrl};
@@ -43,6 +45,8 @@ pub struct Service {
     pub timeouts: Timeouts,
     #[serde(default, skip_serializing_if = "is_default")]
     pub retries: Retries,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
     /// For `https` targets.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tls: UpstreamTls,
@@ -102,6 +106,7 @@ impl Written for Service {
         Target::check_all(&self.targets, faults);
         self.timeouts.check(faults);
         self.retries.check(faults);
+        self.limits.check(faults);
         if self.proxy_protocol.is_some() && self.protocol == Protocol::Http2 {
             let message =
                 "a connection with a header of the PROXY protocol is for one client, which HTTP/2 would share";

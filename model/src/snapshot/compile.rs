@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::edge::{Forwarding, ProxyHeaders};
 use super::tls::Holding;
 use super::{
-    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Mirror, Route, RouteSettings,
+    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Gate, Listener, Mirror, Route, RouteSettings,
     Service, Snapshot, Split, Target,
 };
 use crate::config::{Changed, Config};
@@ -254,7 +254,8 @@ impl Snapshot {
             .collect();
         let compile = |target: &resource::service::Target| {
             let tls = target.url.https.then(|| self.endpoint_tls(&written.tls));
-            let endpoint = Endpoint { url: target.url.clone(), protocol, proxy_protocol: written.proxy_protocol, tls };
+            let (url, proxy_protocol, gate) = (target.url.clone(), written.proxy_protocol, Gate::default());
+            let endpoint = Endpoint { url, protocol, proxy_protocol, tls, gate };
             // What stays equal stays the same thing: by that nodes know what to keep.
             let endpoint = match known.get(&target.url) {
                 Some(known) if ***known == endpoint => Arc::clone(known),
@@ -271,6 +272,8 @@ impl Snapshot {
             load_balancing: written.load_balancing,
             timeouts: written.timeouts,
             retries: written.retries.clone(),
+            limits: written.limits,
+            gates: previous.as_ref().map_or_else(Arc::default, |previous| Arc::clone(&previous.gates)),
             policies: self.steps(&written.policies)?,
             enabled: written.enabled,
         };

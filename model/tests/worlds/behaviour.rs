@@ -87,7 +87,7 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
     told.extend(snapshot.ca_bundles.iter().map(|(_, bundle)| format!("ca_bundle {bundle:?} {}", bundle.roots.len())));
     for (_, it) in snapshot.services.iter() {
         let policies = steps(snapshot, &it.policies);
-        let how = (it.protocol, it.load_balancing, it.timeouts, it.enabled);
+        let how = (it.protocol, it.load_balancing, it.timeouts, &it.retries, it.limits, it.enabled);
         told.push(format!("service {} {:?} {how:?} {policies:?}", it.name, it.targets));
     }
     let mirrors = |mirrors: &[Mirror]| -> Vec<_> {

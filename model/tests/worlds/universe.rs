@@ -181,6 +181,9 @@ fn service(draw: &mut Draw<'_>) -> Value {
     spec["load_balancing"] = draw.of(&["least_request", "round_robin"]).into();
     spec["timeouts"] = json!({"connect": draw.of(&["2s", "1s"])});
     if draw.one_in(3) {
+        spec["limits"] = json!({"requests": draw.below(3) + 1, "pending": draw.below(2)});
+    }
+    if draw.one_in(3) {
         spec["retries"] = json!({
             "attempts": draw.below(4),
             "on": draw.some(&["connect_failure", "reset", "timeout"]),

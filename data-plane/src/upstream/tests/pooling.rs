@@ -42,7 +42,9 @@ fn a_request_without_a_host_names_its_target_and_one_with_a_host_keeps_it() {
 #[test]
 fn no_more_connections_than_allowed_are_made() {
     on_a_core(|| async {
-        let core = Core::with_max_connections(url(serve(|stream, _| hold(stream)).await), 4);
+        let mut service = url(serve(|stream, _| hold(stream)).await);
+        service["limits"] = json!({"connections_per_target": 4});
+        let core = Core::new(service);
         let held: Vec<_> = (0..4)
             .map(|_| {
                 let core = Rc::clone(&core);
