@@ -4,6 +4,7 @@
 //! changes from minute to minute. The proxies run on core 1, one after the other in the order A B C C B A;
 //! the load and the upstream share core 0. Nothing leaves loopback.
 
+mod cold;
 mod dimensions;
 mod load;
 mod peers;
@@ -23,6 +24,7 @@ pub struct Options {
     pub quick: bool,
     pub peers: bool,
     pub scale: bool,
+    pub cold: bool,
     pub json: PathBuf,
 }
 
@@ -32,7 +34,7 @@ fn main() -> Result<()> {
         Some("upstream") => upstream::serve(port(arguments.next())?),
         Some("load") => load::run_as_process(&arguments.collect::<Vec<_>>()),
         Some("all") => all(&options(arguments.collect())?),
-        _ => bail!("usage: bench all --sluice PATH [--quick] [--only peers|scale] [--json FILE]"),
+        _ => bail!("usage: bench all --sluice PATH [--quick] [--only peers|scale|cold] [--json FILE]"),
     }
 }
 
@@ -46,6 +48,7 @@ fn options(arguments: Vec<String>) -> Result<Options> {
         quick: false,
         peers: true,
         scale: true,
+        cold: true,
         json: PathBuf::from("target/bench.json"),
     };
     let mut arguments = arguments.into_iter();
@@ -56,9 +59,10 @@ fn options(arguments: Vec<String>) -> Result<Options> {
             "--json" => options.json = value()?.into(),
             "--quick" => options.quick = true,
             "--only" => match value()?.as_str() {
-                "peers" => options.scale = false,
-                "scale" => options.peers = false,
-                other => bail!("--only {other}: write peers or scale"),
+                "peers" => (options.scale, options.cold) = (false, false),
+                "scale" => (options.peers, options.cold) = (false, false),
+                "cold" => (options.peers, options.scale) = (false, false),
+                other => bail!("--only {other}: write peers, scale or cold"),
             },
             other => bail!("unknown argument {other}"),
         }
@@ -73,6 +77,9 @@ fn all(options: &Options) -> Result<()> {
     }
     if options.scale {
         scale::measure(options, &mut report)?;
+    }
+    if options.cold {
+        cold::measure(options, &mut report)?;
     }
     report.print();
     report.write(&options.json)?;
