@@ -38,8 +38,8 @@ Exit codes:
   2  `diff` found differences
   3  the change was made, but the nodes do not serve it: refused, or not in time
 
-Data goes to stdout, messages to stderr. SLUICE_LOG says what `run`, `control-plane` and `data-plane` log, `debug` or
-`warn,data_plane=debug` for example.";
+Data goes to stdout, messages to stderr. SLUICE_LOG says what `run`, `control-plane` and `data-plane` log, \
+`debug` or `warn,data_plane=debug` for example.";
 
 /// An API gateway: one front door for many backend services.
 #[derive(Parser)]

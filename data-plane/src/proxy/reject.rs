@@ -122,5 +122,8 @@ fn problem(rejection: &Rejection, request_id: &str) -> Bytes {
         code: rejection.code,
         request_id,
     };
-    serde_json::to_vec(&problem).expect("a problem is plain data").into()
+    let mut line = serde_json::to_vec(&problem).expect("a problem is plain data");
+    // Answers do not run together in a terminal.
+    line.push(b'\n');
+    line.into()
 }
