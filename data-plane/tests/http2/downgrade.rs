@@ -33,6 +33,7 @@ async fn node() -> (Node, mpsc::UnboundedReceiver<Vec<u8>>) {
     let node = Node::start(vec![
         put(Kind::Service, "backend", json!({ "url": format!("http://{address}") })),
         put(Kind::Route, "all", json!({ "service": "backend" })),
+        put(Kind::Route, "closed", json!({ "paths": ["/closed"], "respond": { "status": 403 } })),
     ])
     .await;
     (node, tells)
@@ -79,6 +80,37 @@ async fn a_request_is_framed_anew() {
     // Crumbs of a cookie become one field again (RFC 9113 section 8.2.3).
     let got = ask(7, head(7, END_STREAM, &with(GET, &[("cookie", "a=1"), ("cookie", "b=2")]))).await;
     assert!(got.contains("cookie: a=1; b=2\r\n"), "{got}");
+}
+
+/// The codec drops two things that RFC 9113 calls malformed, before the gateway sees them: a fragment in a path (section
+/// 8.3.1) and a pseudo-header among trailers (section 8.1). Routes and services are then shown the same, without them.
+#[tokio::test]
+async fn what_the_codec_drops_is_seen_by_nobody() {
+    let (node, mut tells) = node().await;
+    let mut client = Client::connect(node.address).await;
+    let path = |path| [GET[0], GET[1], GET[2], (":path", path)];
+    for (stream, asked, expected) in [(1, "/a#b", "/a"), (3, "/a#/../closed", "/a"), (5, "/a?b#?c", "/a?b")] {
+        client.send(head(stream, END_STREAM, &path(asked))).await;
+        assert_eq!(client.outcome(stream).await, Outcome::Status(200), "{asked}");
+        let got = String::from_utf8(within(tells.recv()).await.unwrap()).unwrap();
+        assert!(got.starts_with(&format!("GET {expected} HTTP/1.1\r\n")) && !got.contains('#'), "{asked}: {got}");
+    }
+    for (stream, asked) in [(7, "/closed#"), (9, "/closed#/a"), (11, "/a/../closed#b")] {
+        client.send(head(stream, END_STREAM, &path(asked))).await;
+        assert_eq!(client.outcome(stream).await, Outcome::Status(403), "{asked}");
+    }
+    for (stream, name) in [(13, ":path"), (15, ":authority"), (17, ":method"), (19, ":status")] {
+        let trailers = head(stream, END_STREAM, &[(name, "/closed"), ("t", "1")]);
+        client.send([head(stream, 0, POST), frame(DATA, 0, stream, b"abc"), trailers].concat()).await;
+        let outcome = client.outcome(stream).await;
+        if outcome != Outcome::Status(200) {
+            assert_eq!(outcome, Outcome::Goaway(PROTOCOL_ERROR), "{name}");
+            client = Client::connect(node.address).await;
+            continue;
+        }
+        let got = String::from_utf8(within(tells.recv()).await.unwrap()).unwrap();
+        assert!(got.starts_with("POST / HTTP/1.1\r\n") && !got.contains("closed"), "{name}: {got}");
+    }
 }
 
 /// A body that is shorter or longer than announced never becomes a whole request of another length.

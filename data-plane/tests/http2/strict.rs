@@ -3,7 +3,8 @@
 //!
 //! Where the fault of a stream ends its connection (section 5.4.1 lets it), and where the codec says `PROTOCOL_ERROR`
 //! for a fault with a more exact name, the cases say so. Two faults are not told from good requests, because the codec
-//! drops what is wrong before anybody sees it: a fragment in a path, and a pseudo-header among trailers.
+//! drops what is wrong before anybody sees it: a fragment in a path, and a pseudo-header among trailers. What becomes of
+//! those stands in `downgrade.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
