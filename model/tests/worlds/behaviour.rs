@@ -84,7 +84,12 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
         let (name, hosts, enabled) = (&certificate.name, &certificate.hosts, certificate.enabled);
         told.push(format!("certificate {name} {hosts:?} {enabled} {certificate:?} {:?}", certificate.key.cert));
     }
-    told.extend(snapshot.ca_bundles.iter().map(|(_, bundle)| format!("ca_bundle {bundle:?} {}", bundle.roots.len())));
+    told.extend(
+        snapshot
+            .ca_bundles
+            .iter()
+            .map(|(_, bundle)| format!("ca_bundle {} {bundle:?} {}", bundle.name, bundle.roots.len())),
+    );
     for (_, it) in snapshot.services.iter() {
         let policies = steps(snapshot, &it.policies);
         let how = (it.protocol, it.load_balancing, it.timeouts, &it.retries, it.limits, it.enabled);
