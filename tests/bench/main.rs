@@ -6,25 +6,34 @@
 
 mod cold;
 mod dimensions;
+mod failures;
 mod load;
 mod peers;
 mod process;
+mod proxies;
 mod report;
 mod scale;
 mod sluice;
+mod targets;
 mod upstream;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+/// Something to measure, on its own.
+type Part = (&'static str, fn(&Options, &mut report::Report) -> Result<()>);
+
+const PARTS: [Part; 4] =
+    [("peers", peers::measure), ("scale", scale::measure), ("cold", cold::measure), ("failures", failures::measure)];
+const NAMES: &str = "peers|scale|cold|failures";
+
 /// What the command line asks for.
 pub struct Options {
     pub sluice: PathBuf,
     pub quick: bool,
-    pub peers: bool,
-    pub scale: bool,
-    pub cold: bool,
+    /// The one part that is wanted; all of them otherwise.
+    pub only: Option<String>,
     pub json: PathBuf,
 }
 
@@ -32,9 +41,14 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("upstream") => upstream::serve(port(arguments.next())?),
+        Some("targets") => {
+            let (ports, micros) = (numbers(arguments.next())?, numbers(arguments.next())?);
+            let ports = ports.into_iter().map(u16::try_from).collect::<Result<Vec<_>, _>>()?;
+            targets::serve(&ports, &micros)
+        }
         Some("load") => load::run_as_process(&arguments.collect::<Vec<_>>()),
         Some("all") => all(&options(arguments.collect())?),
-        _ => bail!("usage: bench all --sluice PATH [--quick] [--only peers|scale|cold] [--json FILE]"),
+        _ => bail!("usage: bench all --sluice PATH [--quick] [--only {NAMES}] [--json FILE]"),
     }
 }
 
@@ -42,13 +56,16 @@ fn port(argument: Option<String>) -> Result<u16> {
     argument.context("a port is missing")?.parse().context("a port is a number")
 }
 
+fn numbers(argument: Option<String>) -> Result<Vec<u64>> {
+    let list = argument.context("a list of numbers is missing")?;
+    list.split(',').map(|number| number.parse().context("a list of numbers has commas between them")).collect()
+}
+
 fn options(arguments: Vec<String>) -> Result<Options> {
     let mut options = Options {
         sluice: PathBuf::from("target/release/sluice"),
         quick: false,
-        peers: true,
-        scale: true,
-        cold: true,
+        only: None,
         json: PathBuf::from("target/bench.json"),
     };
     let mut arguments = arguments.into_iter();
@@ -58,12 +75,13 @@ fn options(arguments: Vec<String>) -> Result<Options> {
             "--sluice" => options.sluice = value()?.into(),
             "--json" => options.json = value()?.into(),
             "--quick" => options.quick = true,
-            "--only" => match value()?.as_str() {
-                "peers" => (options.scale, options.cold) = (false, false),
-                "scale" => (options.peers, options.cold) = (false, false),
-                "cold" => (options.peers, options.scale) = (false, false),
-                other => bail!("--only {other}: write peers, scale or cold"),
-            },
+            "--only" => {
+                let part = value()?;
+                if !PARTS.iter().any(|(name, _)| *name == part) {
+                    bail!("--only {part}: write {NAMES}");
+                }
+                options.only = Some(part);
+            }
             other => bail!("unknown argument {other}"),
         }
     }
@@ -72,14 +90,10 @@ fn options(arguments: Vec<String>) -> Result<Options> {
 
 fn all(options: &Options) -> Result<()> {
     let mut report = report::Report::default();
-    if options.peers {
-        peers::measure(options, &mut report)?;
-    }
-    if options.scale {
-        scale::measure(options, &mut report)?;
-    }
-    if options.cold {
-        cold::measure(options, &mut report)?;
+    for (name, measure) in PARTS {
+        if options.only.as_ref().is_none_or(|only| only == name) {
+            measure(options, &mut report)?;
+        }
     }
     report.print();
     report.write(&options.json)?;

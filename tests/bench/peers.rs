@@ -1,36 +1,15 @@
 //! Cost of a request: Sluice, nginx and HAProxy, one after the other, forwards and backwards.
 
-use std::fs;
-use std::path::Path;
-
 use anyhow::{Result, bail};
 
 use crate::Options;
 use crate::load::{Outcome, Plan};
 use crate::process::{Process, free_port, wait_for_port};
+use crate::proxies::{self, Proxy};
 use crate::report::{Report, median, spread};
-use crate::sluice::Gateway;
 
-/// A proxy that is running, ready for load.
-struct Proxy {
-    name: &'static str,
-    port: u16,
-    process: Running,
-}
-
-enum Running {
-    Peer(Process),
-    Sluice(Box<Gateway>),
-}
-
-impl Proxy {
-    fn process(&self) -> &Process {
-        match &self.process {
-            Running::Peer(process) => process,
-            Running::Sluice(gateway) => &gateway.node,
-        }
-    }
-}
+/// What nginx tells the service of the client, as the others do.
+const FORWARDED: &str = "proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;";
 
 /// One run of one proxy.
 struct Sample {
@@ -47,10 +26,11 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
     let command = [&*exe, "upstream", &upstream_port.to_string()];
     let _upstream = Process::start("upstream", 0, &command, &[], &folder.path().join("upstream.log"))?;
     wait_for_port(upstream_port, "the upstream")?;
+    let haproxy_backend = format!("  option forwardfor\n  server one 127.0.0.1:{upstream_port}\n");
     let proxies = [
-        start_sluice(options, upstream_port)?,
-        start_nginx(folder.path(), upstream_port)?,
-        start_haproxy(folder.path(), upstream_port)?,
+        proxies::sluice(options, &format!("url: \"http://127.0.0.1:{upstream_port}\""))?,
+        proxies::nginx(folder.path(), &format!("server 127.0.0.1:{upstream_port};"), FORWARDED)?,
+        proxies::haproxy(folder.path(), &haproxy_backend)?,
     ];
     idle_memory(&proxies, report)?;
     let rounds = if options.quick { 1 } else { 4 };
@@ -200,55 +180,4 @@ fn open_connections(port: u16, count: usize) -> Result<Vec<std::net::TcpStream>>
 
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / 1024.0 / 1024.0)
-}
-
-fn start_sluice(options: &Options, upstream: u16) -> Result<Proxy> {
-    let gateway = Gateway::start(&options.sluice)?;
-    let port = gateway.traffic_port;
-    gateway.apply(&format!(
-        "version: 1\nlisteners: [{{ name: web, bind: \"127.0.0.1:{port}\" }}]\nservices: [{{ name: bench, url: \"http://127.0.0.1:{upstream}\" }}]\nroutes: [{{ name: bench, hosts: [bench.example], paths: [/bench], service: bench }}]\n"
-    ))?;
-    wait_for_port(port, "sluice")?;
-    Ok(Proxy { name: "sluice", port, process: Running::Sluice(Box::new(gateway)) })
-}
-
-fn start_nginx(folder: &Path, upstream: u16) -> Result<Proxy> {
-    let port = free_port()?;
-    let config = folder.join("nginx.conf");
-    let temporary = folder.display();
-    fs::write(
-        &config,
-        format!(
-            "daemon off; worker_processes 1; pid {temporary}/nginx.pid; error_log {temporary}/nginx.err;\n\
-             events {{ worker_connections 16384; }}\n\
-             http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 300s;\n\
-             client_body_temp_path {temporary}/b; proxy_temp_path {temporary}/p; fastcgi_temp_path {temporary}/f; uwsgi_temp_path {temporary}/u; scgi_temp_path {temporary}/s;\n\
-             upstream up {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 1000000000; }}\n\
-             server {{ listen 127.0.0.1:{port} backlog=4096; server_name bench.example;\n\
-             location /bench {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;\n\
-             proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; }} }} }}\n"
-        ),
-    )?;
-    let config = config.to_string_lossy().into_owned();
-    let process = Process::start("nginx", 1, &["nginx", "-c", &config], &[], &folder.join("nginx.log"))?;
-    wait_for_port(port, "nginx")?;
-    Ok(Proxy { name: "nginx", port, process: Running::Peer(process) })
-}
-
-fn start_haproxy(folder: &Path, upstream: u16) -> Result<Proxy> {
-    let port = free_port()?;
-    let config = folder.join("haproxy.cfg");
-    fs::write(
-        &config,
-        format!(
-            "global\n  nbthread 1\n  maxconn 16000\n  no strict-limits\n\
-             defaults\n  mode http\n  timeout connect 2s\n  timeout client 300s\n  timeout server 30s\n  timeout http-keep-alive 300s\n  option forwardfor\n\
-             frontend bench\n  bind 127.0.0.1:{port}\n  acl host hdr(host) -i bench.example\n  acl path path_beg /bench\n  use_backend up if host path\n\
-             backend up\n  http-reuse always\n  server one 127.0.0.1:{upstream}\n"
-        ),
-    )?;
-    let config = config.to_string_lossy().into_owned();
-    let process = Process::start("haproxy", 1, &["haproxy", "-db", "-f", &config], &[], &folder.join("haproxy.log"))?;
-    wait_for_port(port, "haproxy")?;
-    Ok(Proxy { name: "haproxy", port, process: Running::Peer(process) })
 }
