@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use imbl::{HashMap, OrdSet};
 
 use crate::config::{Changed, Config, Edit};
@@ -83,6 +84,8 @@ pub struct Service {
     pub proxy_protocol: Option<ProxyVersion>,
     pub load_balancing: LoadBalancing,
     pub timeouts: Timeouts,
+    /// In which field targets are told how long they have.
+    pub deadline_header: Option<HeaderName>,
     pub retries: Retries,
     pub limits: Limits,
     /// What the node counts against the limits, for as long as there is a service of this name.

@@ -50,6 +50,7 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
         head: exchange.unwrap_or(service.timeouts.request.get()),
         exchange,
         whole: ends.into_iter().flatten().min_by_key(|end| end.at_ns),
+        is_call: record.speaks_grpc(),
     };
 
     let mut request = request(record, onward, time, idle);

@@ -60,7 +60,7 @@ pub fn mirror<'m>(
             body: request.body.copy(&core.copies.room),
             interim: None,
             ends: request.ends.clone(),
-            time: TimeLimits { head: service.timeouts.request.get(), exchange: None, whole: Some(end) },
+            time: TimeLimits { head: service.timeouts.request.get(), exchange: None, whole: Some(end), is_call: false },
         };
         let (core, snapshot, slot) = (Rc::clone(core), Rc::clone(snapshot), mirror.service);
         tokio::task::spawn_local(async move {

@@ -13,6 +13,7 @@ use super::connect::Purpose;
 use super::outgoing::{Outgoing, Upload};
 use super::pool::{Core, Speaks};
 use super::retry::{Efforts, Outcome, Verdict, judge, verdict, wait};
+use super::time::Told;
 use super::{Interim, TimeLimits, Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 use crate::body::{Body, Replay};
 use crate::proxy_protocol::Addresses;
@@ -27,6 +28,7 @@ pub(super) struct Task {
     pub(super) upload: Option<Rc<Upload>>,
     pub(super) ends: Option<Box<Addresses>>,
     pub(super) time: TimeLimits,
+    told: Told,
     pub(super) purpose: Purpose,
     /// The service may get it more than once.
     pub(super) is_repeatable: bool,
@@ -61,11 +63,11 @@ impl Task {
         Self {
             core: Rc::clone(core),
             purpose: outgoing.purpose(),
-            backend,
             outgoing,
             interim,
             upload,
             ends,
+            told: time.told(backend.service.deadline_header.as_ref()),
             time,
             is_repeatable,
             body,
@@ -73,6 +75,7 @@ impl Task {
             target: 0,
             attempts: 0,
             place: None,
+            backend,
         }
     }
 
@@ -117,6 +120,7 @@ impl Task {
         self.backend.history.budget.request();
         (self.target, self.attempts) = (target, 1);
         let body = std::mem::replace(&mut self.body, Body::empty());
+        self.tell_time();
         let mut attempted = self.attempt(body, seat, false).await;
         if attempted.as_ref().map_or(true, |answer| self.judge(answer).is_some()) {
             attempted = Box::pin(self.insist(attempted)).await;
@@ -182,7 +186,14 @@ impl Task {
                 seat = backend.seat_again(self.target);
                 is_fresh = true;
             }
+            self.tell_time();
             attempted = self.attempt(body, seat, is_fresh).await;
+        }
+    }
+
+    fn tell_time(&mut self) {
+        if !matches!(self.told, Told::Nothing) {
+            self.told.put(&mut self.outgoing.headers, &self.time, self.core.clock.now());
         }
     }
 

@@ -112,7 +112,7 @@ impl Core {
 
 /// So long for the head of the response.
 fn within(head: Duration) -> TimeLimits {
-    TimeLimits { head, exchange: None, whole: None }
+    TimeLimits { head, exchange: None, whole: None, is_call: false }
 }
 
 fn get(path: &str) -> UpstreamRequest {

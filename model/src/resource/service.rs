@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::route::HeaderField;
 use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_true, yes};
 use crate::problem::Fault;
 
@@ -43,6 +44,12 @@ pub struct Service {
     /// How long the gateway waits for its targets.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,
+    /// Tells targets how many milliseconds they have for the response, in a field of this name, such as
+    /// `x-request-timeout-ms`: what is left of the timeouts when the request is sent to one, each time anew. What a client
+    /// sent in it is replaced. Calls of gRPC have `grpc-timeout` for that, with what is left of theirs and of the timeouts
+    /// of the route, whatever is written here. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_header: Option<HeaderField>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub retries: Retries,
     #[serde(default, skip_serializing_if = "is_default")]

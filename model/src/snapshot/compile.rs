@@ -271,6 +271,7 @@ impl Snapshot {
             proxy_protocol: written.proxy_protocol,
             load_balancing: written.load_balancing,
             timeouts: written.timeouts,
+            deadline_header: written.deadline_header.as_ref().map(|field| field.0.clone()),
             retries: written.retries.clone(),
             limits: written.limits,
             gates: previous.as_ref().map_or_else(Arc::default, |previous| Arc::clone(&previous.gates)),

@@ -180,6 +180,9 @@ fn service(draw: &mut Draw<'_>) -> Value {
     spec["protocol"] = draw.of(&["auto", "http1", "http2"]).into();
     spec["load_balancing"] = draw.of(&["least_request", "round_robin"]).into();
     spec["timeouts"] = json!({"connect": draw.of(&["2s", "1s"])});
+    if draw.one_in(4) {
+        spec["deadline_header"] = "X-Left".into();
+    }
     if draw.one_in(3) {
         spec["limits"] = json!({"requests": draw.below(3) + 1, "pending": draw.below(2)});
     }
