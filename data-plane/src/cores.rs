@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::current::Current;
+use crate::dns::Names;
 use crate::listener::places::Places;
 use crate::listener::tickets::TicketKeys;
 use crate::listener::tls::ListenerTls;
@@ -61,6 +62,7 @@ impl Cores {
         let retire = start_retirement()?;
         let (failed, failures) = std::sync::mpsc::channel();
         let broken = CancellationToken::new();
+        let names = Names::of_system(Handle::current());
         let mut orders = Vec::new();
         let mut threads = Vec::new();
         for number in 0..settings.cores.get() {
@@ -70,6 +72,7 @@ impl Cores {
                 timers: Handle::current(),
                 settings: settings.clone(),
                 telemetry: telemetry.clone(),
+                names: names.clone(),
                 retire: retire.clone(),
                 failed: failed.clone(),
                 broken: broken.clone(),

@@ -7,6 +7,7 @@ pub mod body;
 pub mod clock;
 pub mod cores;
 pub mod current;
+pub mod dns;
 pub mod grpc_web;
 mod http1;
 pub mod last_good;

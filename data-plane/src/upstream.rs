@@ -16,6 +16,7 @@ use model::snapshot::Snapshot;
 
 use crate::body::{Body, Room};
 use crate::clock::Clock;
+use crate::dns::Names;
 use crate::proxy_protocol::Addresses;
 use crate::telemetry::CoreTelemetry;
 use backend::Backends;
@@ -105,11 +106,11 @@ pub struct Upstreams {
 
 impl Upstreams {
     #[must_use]
-    pub fn new(clock: &Clock, telemetry: &Rc<CoreTelemetry>) -> Self {
+    pub fn new(clock: &Clock, telemetry: &Rc<CoreTelemetry>, names: Names) -> Self {
         let core = Rc::new(Core {
             clock: clock.clone(),
             telemetry: Rc::clone(telemetry),
-            resolver: Resolver::new(clock),
+            resolver: Resolver::new(clock, names),
             swept_ns: std::cell::Cell::new(clock.now().monotonic_ns),
             replay_room: Room::new(MAX_REPLAY_BYTES),
         });

@@ -25,7 +25,8 @@ impl Logging {
         let filter = match std::env::var("SLUICE_LOG") {
             Ok(written) => EnvFilter::try_new(&written)
                 .map_err(|error| anyhow::anyhow!("SLUICE_LOG is `{written}`, which is no filter: {error}"))?,
-            Err(_) => EnvFilter::new(default),
+            // What comes to the sockets of the library of DNS and is passed over is not for the log: anybody can send it.
+            Err(_) => EnvFilter::new(format!("{default},hickory_net=error,hickory_resolver=error")),
         };
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {

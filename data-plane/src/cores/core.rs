@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use super::supervision::run_part;
 use crate::clock::Clock;
+use crate::dns::Names;
 use crate::http1::Date;
 use crate::listener::OpenListener;
 use crate::listener::connection::Connection;
@@ -98,10 +99,11 @@ pub async fn run(
     settings: &Settings,
     timers: Handle,
     seat: Seat,
+    names: Names,
     orders: Rc<Mutex<mpsc::UnboundedReceiver<Order>>>,
     retire: Sender<Arc<Snapshot>>,
 ) {
-    let core = Core::new(settings, seat, retire);
+    let core = Core::new(settings, seat, names, retire);
     run_part(&core.failed, core.clock.clone().run(timers));
     // As a task it is looked at when there is something for it; what stands here is looked at with every event.
     let obeying = tokio::task::spawn_local(async move { core.obey(&mut *orders.lock().await).await });
@@ -111,10 +113,10 @@ pub async fn run(
 }
 
 impl Core {
-    fn new(settings: &Settings, seat: Seat, retire: Sender<Arc<Snapshot>>) -> Rc<Self> {
+    fn new(settings: &Settings, seat: Seat, names: Names, retire: Sender<Arc<Snapshot>>) -> Rc<Self> {
         let clock = Clock::new();
         let telemetry = seat.take(&clock);
-        let upstreams = Upstreams::new(&clock, &telemetry);
+        let upstreams = Upstreams::new(&clock, &telemetry, names);
         Rc::new(Self {
             clock,
             via: settings.via,

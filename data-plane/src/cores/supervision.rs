@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::core::{self, Order};
+use crate::dns::Names;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 
@@ -20,8 +21,7 @@ use crate::telemetry::Telemetry;
 const MAX_FAILURES: usize = 3;
 const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 
-/// What blocks is looking up names and reading certificates: seldom, and better queued than on hundreds of threads
-/// when a name server is slow.
+/// What blocks is reading certificates: seldom, and better queued than on hundreds of threads.
 const BLOCKING_THREADS: usize = 16;
 
 /// What a core's thread is made with.
@@ -31,6 +31,7 @@ pub(super) struct Post {
     pub(super) timers: Handle,
     pub(super) settings: Settings,
     pub(super) telemetry: Telemetry,
+    pub(super) names: Names,
     pub(super) retire: std::sync::mpsc::Sender<Arc<Snapshot>>,
     /// Whoever opens the listeners for a core that has taken the place of another.
     pub(super) failed: std::sync::mpsc::Sender<usize>,
@@ -54,10 +55,11 @@ pub(super) fn run(post: &Post, orders: mpsc::UnboundedReceiver<Order>) {
             }
         };
         let seat = post.telemetry.seat();
-        let life = core::run(&post.settings, post.timers.clone(), seat, orders.clone(), post.retire.clone());
+        let (timers, names, retire) = (post.timers.clone(), post.names.clone(), post.retire.clone());
+        let life = core::run(&post.settings, timers, seat, names, orders.clone(), retire);
         let is_done = catch_unwind(AssertUnwindSafe(|| runtime.block_on(life))).is_ok();
-        // Outside of the panic, so that connections end like those of a node that stops; and without waiting for names
-        // that are being looked up.
+        // Outside of the panic, so that connections end like those of a node that stops; and without waiting for files
+        // that are being read.
         runtime.shutdown_background();
         if is_done {
             return;

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::rt::{Read, Write};
@@ -95,7 +94,7 @@ impl Pool {
     }
 
     /// Tries one address after the other, from a random one on: each gets its part of the time.
-    async fn connect_any(&self, addresses: &Rc<[IpAddr]>, timeout: Duration) -> Result<TcpStream, String> {
+    async fn connect_any(&self, addresses: &[IpAddr], timeout: Duration) -> Result<TcpStream, String> {
         let share = timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let begin = fastrand::usize(..addresses.len());
         let mut failure = String::new();

@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 use super::{TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
 use crate::body::Body;
 use crate::clock::Clock;
+use crate::dns::Names;
 use crate::telemetry::{CoreTelemetry, Shard, Telemetry};
 
 mod bodies;
@@ -51,7 +52,8 @@ impl Core {
         let clock = Clock::new();
         tokio::task::spawn_local(clock.clone().run(tokio::runtime::Handle::current()));
         let telemetry = Telemetry::without_log().seat().take(&clock);
-        let upstreams = Upstreams::new(&clock, &telemetry);
+        let names = Names::of_system(tokio::runtime::Handle::current());
+        let upstreams = Upstreams::new(&clock, &telemetry, names);
         let core = Self { upstreams, telemetry, snapshot: RefCell::default() };
         core.put(service);
         Rc::new(core)
