@@ -22,6 +22,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::nodes::Nodes;
 use crate::publish::Publisher;
 use crate::store::Store;
+use crate::targets::Lanes;
 use crate::token::Tokens;
 
 mod conditions;
@@ -40,6 +41,7 @@ mod request;
 mod resources;
 mod revisions;
 mod table;
+mod targets;
 #[cfg(test)]
 mod tests;
 pub mod view;
@@ -61,14 +63,21 @@ pub struct ApiState {
     store: Arc<dyn Store>,
     tokens: Arc<Tokens>,
     nodes: Arc<Nodes>,
+    lanes: Arc<Lanes>,
     /// Writes in flight: they are finished also when their client goes away.
     writes: TaskTracker,
 }
 
 impl ApiState {
     #[must_use]
-    pub fn new(publisher: Arc<Publisher>, store: Arc<dyn Store>, tokens: Arc<Tokens>, nodes: Arc<Nodes>) -> Self {
-        Self { publisher, store, tokens, nodes, writes: TaskTracker::new() }
+    pub fn new(
+        publisher: Arc<Publisher>,
+        store: Arc<dyn Store>,
+        tokens: Arc<Tokens>,
+        nodes: Arc<Nodes>,
+        lanes: Arc<Lanes>,
+    ) -> Self {
+        Self { publisher, store, tokens, nodes, lanes, writes: TaskTracker::new() }
     }
 }
 
@@ -140,7 +149,16 @@ async fn nothing_here(request: Request) -> Error {
     let path = request.uri().path();
     let meant = path.strip_prefix("/v1/gateways/").and_then(|rest| {
         let collection = rest.split('/').nth(1)?;
-        let actions = ["config", "config:apply", "config:diff", "config:validate", "explain", "revisions", "nodes"];
+        let actions = [
+            "config",
+            "config:apply",
+            "config:diff",
+            "config:validate",
+            "explain",
+            "revisions",
+            "nodes",
+            "target-changes",
+        ];
         let known = KINDS.iter().map(|info| info.plural).chain(actions);
         did_you_mean(collection, known.filter(|known| *known != collection))
     });

@@ -24,16 +24,19 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::nodes::{Introduction, Nodes};
 use crate::publish::Publisher;
 use crate::store::Head;
+use crate::targets::Lanes;
 use crate::ticket_keys::TicketKeys;
 use crate::token::{Role, Tokens};
 
 mod capabilities;
 mod encodings;
+mod lane;
 mod peer;
 pub mod tls;
 
 use capabilities::Capabilities;
 use encodings::Encodings;
+use lane::Lane;
 use peer::{Peer, Standing};
 use tls::Tls;
 
@@ -54,6 +57,7 @@ pub struct Distribution {
     tokens: Arc<Tokens>,
     nodes: Arc<Nodes>,
     ticket_keys: Arc<TicketKeys>,
+    lanes: Arc<Lanes>,
     encodings: Encodings,
     timing: Timing,
     peers: TaskTracker,
@@ -88,10 +92,11 @@ impl Distribution {
         tokens: Arc<Tokens>,
         nodes: Arc<Nodes>,
         ticket_keys: Arc<TicketKeys>,
+        lanes: Arc<Lanes>,
         timing: Timing,
     ) -> Arc<Self> {
         let encodings = Encodings::new(publisher.clone());
-        Arc::new(Self { publisher, tokens, nodes, ticket_keys, encodings, timing, peers: TaskTracker::new() })
+        Arc::new(Self { publisher, tokens, nodes, ticket_keys, lanes, encodings, timing, peers: TaskTracker::new() })
     }
 
     #[must_use]
@@ -221,15 +226,29 @@ impl Distribution {
             tracing::warn!(gateway, "cannot read the keys of session tickets: {error}");
             Status::unavailable("the control plane cannot read the keys of session tickets at present")
         })?;
+        let lane = self.lanes.watch(&gateway).await.map_err(|error| {
+            tracing::warn!(gateway, "cannot read what is said about targets: {error}");
+            Status::unavailable("the control plane cannot read what is said about targets at present")
+        })?;
         let held = held.as_ref().map(head_from_wire).transpose()?;
         let serving = held.map(|held| (held.revision, held.digest));
         tracing::info!(node.id = node_id, gateway, "a node has connected");
         let can = Capabilities::new(&version, kinds, policy_types);
         let session =
             self.nodes.connect(&gateway, Introduction { node_id: node_id.clone(), hostname, version, serving });
-        let standing = Standing::holding(held);
-        let distribution = Arc::clone(self);
-        Ok(Peer { distribution, gateway, node_id, session, heads, ticket_keys, incoming, outgoing, can, standing })
+        Ok(Peer {
+            distribution: Arc::clone(self),
+            gateway,
+            node_id,
+            session,
+            heads,
+            ticket_keys,
+            lane: Lane::new(lane),
+            incoming,
+            outgoing,
+            can,
+            standing: Standing::holding(held),
+        })
     }
 }
 

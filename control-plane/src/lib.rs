@@ -19,6 +19,7 @@ pub mod nodes;
 pub mod publish;
 pub mod settings;
 pub mod store;
+pub mod targets;
 pub mod ticket_keys;
 pub mod token;
 
@@ -30,6 +31,7 @@ use nodes::fleet::Fleet;
 use publish::Publisher;
 use settings::Settings;
 use store::{Store, StoreError};
+use targets::Lanes;
 use ticket_keys::TicketKeys;
 use token::{Role, TokenError, Tokens};
 
@@ -86,6 +88,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     let tokens = Tokens::new(store.clone());
     let publisher = Publisher::start(store.clone()).await.map_err(database)?;
     let ticket_keys = TicketKeys::start(store.clone()).await.map_err(database)?;
+    let lanes = Lanes::start(publisher.clone()).await.map_err(database)?;
     let nodes = Nodes::new();
     // Before it serves: who asks for all nodes must not get those of this replica alone.
     let fleet = match store.shared_nodes() {
@@ -110,12 +113,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     parts.spawn(async move { follower.follow(stop_following).await });
     let (follower, stop_following) = (ticket_keys.clone(), stop.clone());
     parts.spawn(async move { follower.follow(stop_following).await });
+    let (follower, stop_following) = (lanes.clone(), stop.clone());
+    parts.spawn(async move { follower.follow(stop_following).await });
     if let Some(fleet) = fleet {
         parts.spawn(fleet.follow(stop.clone()));
     }
-    let state = ApiState::new(publisher.clone(), store, tokens.clone(), nodes.clone());
+    let state = ApiState::new(publisher.clone(), store, tokens.clone(), nodes.clone(), lanes.clone());
     parts.spawn(api::serve(admin.0, state, stop.clone()));
-    let distribution = Distribution::new(publisher, tokens, nodes, ticket_keys, Timing::default());
+    let distribution = Distribution::new(publisher, tokens, nodes, ticket_keys, lanes, Timing::default());
     parts.spawn(distribution.serve(stream.0, stream_tls, stop.clone()));
     tracing::info!("the control plane serves the admin API on {} and nodes on {}", running.admin, running.stream);
     ready(running);

@@ -32,6 +32,31 @@ pub struct Nodes {
     news: Notify,
 }
 
+/// What nodes are to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// This revision or a newer one.
+    Revision(u64),
+    /// What is said about targets up to this version.
+    Targets(u64),
+}
+
+impl Goal {
+    fn is_served_by(self, status: &NodeStatus) -> bool {
+        match self {
+            Self::Revision(revision) => status.serves(revision),
+            Self::Targets(version) => status.has_targets(version),
+        }
+    }
+
+    fn is_refused_by(self, status: &NodeStatus) -> bool {
+        match self {
+            Self::Revision(revision) => status.refuses(revision),
+            Self::Targets(_) => false,
+        }
+    }
+}
+
 /// How waiting for a revision to be served ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitOutcome {
@@ -71,11 +96,17 @@ impl Nodes {
     /// How far the connected nodes are with a revision.
     #[must_use]
     pub fn convergence(&self, gateway: &str, revision: u64) -> Convergence {
+        self.count(gateway, Goal::Revision(revision))
+    }
+
+    /// How far the connected nodes are with something.
+    #[must_use]
+    pub fn count(&self, gateway: &str, goal: Goal) -> Convergence {
         let mut convergence = Convergence::default();
         self.each_connected(gateway, |status| {
             convergence.total += 1;
-            convergence.serving += usize::from(status.serves(revision));
-            convergence.refused += usize::from(status.refuses(revision));
+            convergence.serving += usize::from(goal.is_served_by(status));
+            convergence.refused += usize::from(goal.is_refused_by(status));
         });
         convergence
     }
@@ -86,20 +117,20 @@ impl Nodes {
         self.changes.subscribe()
     }
 
-    /// Waits until `share` (0 to 1) of the connected nodes, and at least one, serve `revision` or a newer one.
-    pub async fn wait_serving(&self, gateway: &str, revision: u64, share: f64, timeout: Duration) -> WaitOutcome {
+    /// Waits until `share` (0 to 1) of the connected nodes, and at least one, serve `goal` or something newer.
+    pub async fn wait_serving(&self, gateway: &str, goal: Goal, share: f64, timeout: Duration) -> WaitOutcome {
         let mut changes = self.changes();
         let end = Instant::now() + timeout;
         loop {
             changes.mark_unchanged();
-            let now = self.convergence(gateway, revision);
+            let now = self.count(gateway, goal);
             let enough = needed(now.total, share);
             if now.total > 0 && now.serving >= enough {
                 return WaitOutcome::Serving { nodes: now.serving };
             }
             if now.total > 0
                 && now.total - now.refused < enough
-                && let Some((node, problems)) = self.one_refusal(gateway, revision)
+                && let Some((node, problems)) = self.one_refusal(gateway, goal)
             {
                 return WaitOutcome::Refused { node, problems };
             }
@@ -113,10 +144,10 @@ impl Nodes {
         }
     }
 
-    fn one_refusal(&self, gateway: &str, revision: u64) -> Option<(String, Vec<Problem>)> {
+    fn one_refusal(&self, gateway: &str, goal: Goal) -> Option<(String, Vec<Problem>)> {
         let mut found = None;
         self.each_connected(gateway, |status| {
-            if status.refuses(revision)
+            if goal.is_refused_by(status)
                 && let Some(refusal) = &status.refusal
             {
                 found.get_or_insert_with(|| (status.node_id.clone(), refusal.problems.clone()));
@@ -145,6 +176,7 @@ impl Nodes {
             received: reached.clone(),
             compiled: reached.clone(),
             serving: reached,
+            targets: None,
             refusal: None,
         };
         let key = (gateway.to_owned(), node_id);
@@ -213,6 +245,17 @@ impl Session {
                 }
             }
         });
+    }
+
+    /// Requests on the node go to the targets of this version. Who waits here is told at once; other replicas hear of it
+    /// with the next news, or within a second: it happens far more often than anything else.
+    pub fn has_targets(&self, version: u64) {
+        self.update(|here| {
+            here.status.last_seen = OffsetDateTime::now_utc();
+            here.status.targets = Some(version);
+            here.mark();
+        });
+        self.nodes.tell();
     }
 
     /// The node keeps a revision out, or cannot be sent it.

@@ -246,7 +246,7 @@ impl Publisher {
         loop {
             let followed = tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(hint) = announcements.next() => self.follow_hint(&hint.gateway, hint.revision).await,
+                Some(hint) = announcements.next() => self.follow_hint(&hint.gateway, hint.number).await,
                 _ = poll.tick() => self.follow_all().await,
             };
             match &followed {

@@ -65,6 +65,36 @@ pub trait Store: Send + Sync {
     /// know must also look at the head now and then. The stream does not end.
     fn announcements(&self) -> BoxStream<'static, Announcement>;
 
+    /// The newest version of the lane of targets of each gateway that has one.
+    async fn target_versions(&self) -> Result<Vec<(String, u64)>, StoreError>;
+
+    /// All that is said about targets of a gateway, as of one moment: without who said it.
+    async fn targets(&self, gateway: &str) -> Result<LoadedTargets, StoreError>;
+
+    /// Adds changes, which are numbered from `after` on, if that is the newest version. All in one transaction, on disk
+    /// when this returns. Of the log, the newest [`TARGET_CHANGES_KEPT`] are kept.
+    async fn change_targets(&self, gateway: &str, after: u64, changes: &[TargetRecord]) -> Result<(), StoreError>;
+
+    /// At most `limit` changes after a version, oldest first.
+    async fn target_changes_since(
+        &self,
+        gateway: &str,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<TargetRecord>, StoreError>;
+
+    /// The newest changes, of those before `before` and of one service if these are given; newest first.
+    async fn target_log(
+        &self,
+        gateway: &str,
+        service: Option<&str>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<TargetRecord>, StoreError>;
+
+    /// Hints that another control plane changed targets; what holds for [`Store::announcements`] holds for them.
+    fn target_announcements(&self) -> BoxStream<'static, Announcement>;
+
     /// Where replicas tell one another about their nodes; nothing if a control plane stands alone on this store.
     fn shared_nodes(&self) -> Option<SharedNodes>;
 
@@ -149,11 +179,42 @@ pub struct ResourceChange {
     pub after: Option<Document>,
 }
 
-/// A hint that a gateway has a new revision.
+/// How many changes of targets a gateway remembers.
+pub const TARGET_CHANGES_KEPT: u64 = 10_000;
+
+/// One change of one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetRecord {
+    pub version: u64,
+    pub service: String,
+    pub target: String,
+    /// What was said, as JSON; nothing if nothing was said any more.
+    pub spec: Option<String>,
+    pub author: String,
+    pub created_at: OffsetDateTime,
+}
+
+/// What is said about targets of a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadedTargets {
+    pub version: u64,
+    pub targets: Vec<LoadedTarget>,
+}
+
+/// What is said about one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedTarget {
+    pub version: u64,
+    pub service: String,
+    pub target: String,
+    pub spec: String,
+}
+
+/// A hint that a gateway has a new revision, or a new version of its targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
     pub gateway: String,
-    pub revision: u64,
+    pub number: u64,
 }
 
 /// What is kept of a token.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use model::membership::Membership;
 use model::problem::Problems;
-use model::resource::{Key, Kind};
+use model::resource::{Key, Kind, Name};
 use model::snapshot::Snapshot;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -22,6 +23,7 @@ use crate::dns::Names;
 use crate::listener::places::Places;
 use crate::listener::tickets::TicketKeys;
 use crate::listener::tls::ListenerTls;
+use crate::membership::{Served, Sources};
 use crate::memory::Pressure;
 use crate::settings::Settings;
 use crate::sync::{Adopt, TicketSecret};
@@ -43,11 +45,20 @@ pub struct Cores(Arc<Shared>);
 struct Shared {
     current: Current,
     orders: Vec<mpsc::UnboundedSender<Order>>,
-    /// The addresses that are open. Held while a snapshot is adopted: one at a time.
-    open: tokio::sync::Mutex<HashMap<SocketAddr, Open>>,
+    sources: Sources,
+    /// Held while what is served changes: one change at a time.
+    serving: tokio::sync::Mutex<Serving>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     ticket_keys: TicketKeys,
     broken: CancellationToken,
+}
+
+/// What is served.
+#[derive(Default)]
+struct Serving {
+    /// The addresses that are open.
+    open: HashMap<SocketAddr, Open>,
+    served: Option<Served>,
 }
 
 /// What all cores share of an open address.
@@ -83,9 +94,15 @@ impl Cores {
             orders.push(order);
             threads.push(thread);
         }
-        let open = tokio::sync::Mutex::default();
-        let (current, threads, ticket_keys) = (Current::default(), Mutex::new(threads), TicketKeys::alone());
-        let shared = Arc::new(Shared { current, orders, open, threads, ticket_keys, broken });
+        let shared = Arc::new(Shared {
+            current: Current::default(),
+            orders,
+            sources: Sources::default(),
+            serving: tokio::sync::Mutex::default(),
+            threads: Mutex::new(threads),
+            ticket_keys: TicketKeys::alone(),
+            broken,
+        });
         let weak = Arc::downgrade(&shared);
         std::thread::Builder::new().name("core-watch".into()).spawn(move || {
             for number in failures {
@@ -122,23 +139,37 @@ impl Cores {
     /// Serves `snapshot` from now on: returns when every core does. If an address cannot be listened on,
     /// nothing changes.
     pub async fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<(), Problems> {
-        let mut open = self.0.open.lock().await;
-        let mut openings = self.prepare(&snapshot, &open)?;
+        let mut serving = self.0.serving.lock().await;
+        let mut openings = self.prepare(&snapshot, &serving.open)?;
         let shared = |opening: &Opening| Open { tls: opening.tls.clone(), places: opening.places.clone() };
-        *open = openings.iter().map(|opening| (opening.address, shared(opening))).collect();
+        serving.open = openings.iter().map(|opening| (opening.address, shared(opening))).collect();
+        let served = self.0.sources.join(snapshot, serving.served.as_ref());
+        let snapshot = Arc::clone(&served.joined);
+        serving.served = Some(served);
         self.0.current.swap(snapshot.clone());
-        let mut served = Vec::with_capacity(self.0.orders.len());
-        for orders in &self.0.orders {
-            let (done, wait) = oneshot::channel();
+        let order = |done| {
             let openings = openings.iter_mut().map(Opening::for_next_core).collect();
-            // A core that is gone has nothing to serve.
-            let _ = orders.send(Order::Serve { snapshot: snapshot.clone(), openings, done });
-            served.push(wait);
-        }
-        for wait in served {
-            let _ = wait.await;
-        }
+            Order::Serve { snapshot: snapshot.clone(), openings, done }
+        };
+        self.0.order(order).await;
         Ok(())
+    }
+
+    /// See [`Adopt::retarget`].
+    pub fn retarget(&self, membership: Membership, touched: Vec<Name>) -> impl Future<Output = ()> + Send + use<> {
+        self.0.sources.say(membership, touched);
+        let shared = Arc::clone(&self.0);
+        async move {
+            let mut serving = shared.serving.lock().await;
+            // Without a snapshot there is nobody to tell; the first one has it.
+            let Some(served) = &serving.served else { return };
+            let Some((served, slots)) = shared.sources.follow(served) else { return };
+            let snapshot = Arc::clone(&served.joined);
+            serving.served = Some(served);
+            shared.current.swap(snapshot.clone());
+            let order = |done| Order::Retarget { snapshot: snapshot.clone(), slots: slots.clone(), done };
+            shared.order(order).await;
+        }
     }
 
     /// What should be open, with sockets for the cores where it is not yet.
@@ -168,7 +199,7 @@ impl Cores {
     /// Accepts nothing more, lets requests end and clients go, until `timeout`; then ends what still runs.
     pub async fn drain(&self, timeout: Duration) {
         // What is adopted from now on would open listeners again.
-        let _open = self.0.open.lock().await;
+        let _serving = self.0.serving.lock().await;
         let mut drained = Vec::with_capacity(self.0.orders.len());
         for orders in &self.0.orders {
             let (done, wait) = oneshot::channel();
@@ -196,15 +227,33 @@ impl Adopt for Cores {
         Cores::adopt(self, snapshot).await
     }
 
+    fn retarget(&self, membership: Membership, touched: Vec<Name>) -> impl Future<Output = ()> + Send + 'static {
+        Cores::retarget(self, membership, touched)
+    }
+
     fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
         Cores::use_ticket_keys(self, secrets);
     }
 }
 
 impl Shared {
+    /// Gives every core an order, and waits until all have carried it out.
+    async fn order(&self, mut order: impl FnMut(oneshot::Sender<()>) -> Order) {
+        let given = self.orders.iter().map(|orders| {
+            let (done, wait) = oneshot::channel();
+            // A core that is gone has nothing to serve.
+            let _ = orders.send(order(done));
+            wait
+        });
+        for wait in given.collect::<Vec<_>>() {
+            let _ = wait.await;
+        }
+    }
+
     /// Gives a core that has taken the place of another the snapshot, and sockets on the addresses that are open.
     fn open_again(&self, number: usize) {
-        let open = self.open.blocking_lock();
+        let serving = self.serving.blocking_lock();
+        let open = &serving.open;
         let Some(snapshot) = self.current.load() else { return };
         let listeners = snapshot.listeners.iter().filter(|(_, listener)| listener.enabled);
         let openings = listeners.filter_map(|(slot, listener)| {

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 mod files;
 pub mod reader;
 mod record;
+pub mod targets;
 
 use files::Files;
 pub use record::{MAGIC, Position, Record};

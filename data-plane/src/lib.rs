@@ -12,6 +12,7 @@ pub mod grpc_web;
 mod http1;
 pub mod last_good;
 mod listener;
+mod membership;
 pub mod memory;
 pub mod port_holder;
 mod proxy;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::digest::Digest;
+use model::membership::Membership;
 use model::problem::Problems;
 use model::resource::Name;
 use model::snapshot::Snapshot;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
+use crate::last_good::targets::LastTargets;
 use crate::last_good::{LastGood, Position, Record};
 pub use crate::listener::tickets::Secret as TicketSecret;
 use crate::settings::{ControlPlane, Settings};
@@ -28,11 +30,13 @@ mod backoff;
 pub(crate) mod build;
 mod conversation;
 mod identity;
+mod targets;
 mod work;
 
 use backoff::Backoff;
 use conversation::Lost;
 use identity::Identity;
+use targets::Lane;
 use work::Work;
 
 /// Whatever takes a snapshot into service: the cores, or a test.
@@ -40,6 +44,11 @@ pub trait Adopt: Send + std::marker::Sync + 'static {
     /// Returns when every request that starts from now on is served by `snapshot`, or says what in it
     /// cannot be served here and goes on with what was served before.
     fn adopt(&self, snapshot: Arc<Snapshot>) -> impl Future<Output = Result<(), Problems>> + Send;
+
+    /// Takes all that is said about targets beside the configuration; `touched` are the services for which it is
+    /// something else than before. Snapshots that are adopted from now on have it, at once and without the future. The one
+    /// that is served has it when the future is ready.
+    fn retarget(&self, membership: Membership, touched: Vec<Name>) -> impl Future<Output = ()> + Send + 'static;
 
     /// Seals session tickets with the first of these keys from now on, and opens those of all of them.
     fn use_ticket_keys(&self, secrets: &[TicketSecret]);
@@ -116,6 +125,7 @@ pub struct Sync<A> {
     source: Option<Source>,
     timing: Timing,
     last_good: LastGood,
+    lane: Lane,
     status: watch::Sender<Status>,
     held: Option<Arc<Snapshot>>,
     /// What was served last, while only the machine keeps it out.
@@ -145,12 +155,14 @@ impl<A: Adopt> Sync<A> {
         let opened = tokio::task::spawn_blocking(move || {
             let identity = Identity::load(&data_dir, node_id, &gateway)?;
             let (last_good, found) = LastGood::open(&directory)?;
-            Ok((identity, last_good, found))
+            let (last_targets, membership) = LastTargets::open(&directory)?;
+            Ok((identity, last_good, found, last_targets, membership))
         });
         let opened = opened.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let (identity, last_good, found) =
+        let (identity, last_good, found, last_targets, membership) =
             opened.map_err(|source| StartError::DataDirectory { path: settings.data_dir.clone(), source })?;
         let mut sync = Self {
+            lane: Lane::start(last_targets, membership, &adopt),
             adopt: Arc::new(adopt),
             identity,
             source,
@@ -188,8 +200,11 @@ impl<A: Adopt> Sync<A> {
             Some(source) => self.follow(&source, &shutdown).await,
             None => self.wait(&shutdown).await,
         }
-        let last_good = self.last_good;
-        let closed = tokio::task::spawn_blocking(move || last_good.close());
+        let Self { last_good, lane, .. } = self;
+        let closed = tokio::task::spawn_blocking(move || {
+            lane.close();
+            last_good.close();
+        });
         if let Err(error) = closed.await {
             tracing::error!("the last good configuration may not be on disk: {error}");
         }

@@ -16,6 +16,7 @@ pub mod file;
 pub mod filter;
 mod index;
 pub mod lint;
+pub mod membership;
 pub mod networks;
 pub mod pattern;
 pub mod policy;

@@ -82,6 +82,8 @@ pub struct Service {
     pub targets: Arc<[Target]>,
     pub protocol: Protocol,
     pub proxy_protocol: Option<ProxyVersion>,
+    /// For targets with `https`.
+    pub tls: EndpointTls,
     pub load_balancing: LoadBalancing,
     pub timeouts: Timeouts,
     /// In which field targets are told how long they have.
@@ -214,6 +216,11 @@ impl Snapshot {
             Err(more) => problems.extend(more),
         }
         Err(problems)
+    }
+
+    /// The same revision with another form of one of its services, whose slot it returns.
+    pub fn replace_service(&mut self, service: Arc<Service>) -> Slot {
+        self.services.put(service)
     }
 
     /// The consumer that this key belongs to.

@@ -1,10 +1,11 @@
-//! Edits as envelopes: the only file here that knows protobuf.
+//! Edits as envelopes, and changes of targets: the only file here that knows protobuf.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::config::{Changed, Edit};
+use crate::membership::{self, Member};
 use crate::problem::{Fault, Problem};
 use crate::resource::{Document, Key, Kind};
 
@@ -61,6 +62,30 @@ pub fn edit(envelope: &proto::Envelope) -> Result<Edit, Problem> {
     Ok(Edit::Restore { key, document: Document { created: envelope.created, spec: Arc::from(spec) } })
 }
 
+/// A change of a target as it is sent.
+#[must_use]
+pub fn target_change_to_wire(change: &membership::Change) -> proto::TargetChange {
+    let spec = |member: &Member| Bytes::from(serde_json::to_vec(member).expect("texts and numbers are JSON"));
+    proto::TargetChange {
+        service: change.service.to_string(),
+        target: change.target.to_string(),
+        version: change.version,
+        removed: change.member.is_none(),
+        spec: change.member.as_ref().map(spec).unwrap_or_default(),
+    }
+}
+
+/// A change of a target that was sent; or why this version makes nothing of it.
+pub fn target_change_from_wire(change: &proto::TargetChange) -> Result<membership::Change, String> {
+    let spec = |spec: &[u8]| serde_json::from_slice::<Member>(spec).map_err(|error| error.to_string());
+    Ok(membership::Change {
+        service: change.service.parse()?,
+        target: change.target.parse()?,
+        version: change.version,
+        member: if change.removed { None } else { Some(spec(&change.spec)?) },
+    })
+}
+
 /// A problem as a node reports it.
 #[must_use]
 pub fn problem_to_wire(problem: &Problem) -> proto::Problem {
@@ -105,6 +130,17 @@ mod tests {
             assert_eq!(edit(&envelope).expect_err(code).code, code);
         }
         assert!(edit(&proto::Envelope { removed: true, ..good }).is_ok());
+    }
+
+    #[test]
+    fn changes_of_targets_arrive_as_they_were_sent() {
+        for member in [None, Some(Member { weight: Some(0), draining: true, ..Member::default() })] {
+            let (service, target) = ("shop".parse().expect("a name"), "https://[::1]:81".parse().expect("a URL"));
+            let change = membership::Change { service, target, version: 7, member };
+            assert_eq!(target_change_from_wire(&target_change_to_wire(&change)), Ok(change));
+        }
+        let unknown = proto::TargetChange { spec: r#"{"teapot":1}"#.into(), ..proto::TargetChange::default() };
+        assert!(target_change_from_wire(&unknown).is_err());
     }
 
     #[test]

@@ -26,6 +26,11 @@ pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
 pub fn read_partly<T: DeserializeOwned>(mut value: Value) -> Reading<T> {
     let mut faults: Vec<Fault> = Vec::new();
     let mut removed = Removed::default();
+    // serde takes a list for the fields of a form, in their order.
+    if value.is_array() {
+        faults.push(Fault::new("", "invalid-value", "a list does not fit here").hint("write an object"));
+        return Reading { typed: None, faults, removed };
+    }
     loop {
         let error = match serde_path_to_error::deserialize::<_, T>(&value) {
             Ok(typed) => return Reading { typed: Some(typed), faults, removed },

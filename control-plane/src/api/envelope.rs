@@ -114,6 +114,12 @@ fn log(line: &Line<'_>, response: &Response) {
             request_id = line.id, method = %line.method, path = line.path, status = status.as_u16(), author, cause, duration_ms,
             "the admin API failed to answer"
         );
+    } else if response.headers().contains_key(super::targets::TARGETS_VERSION) {
+        // Hundreds a second, and every one of them is listed by `target-changes`.
+        tracing::debug!(
+            request_id = line.id, method = %line.method, path = line.path, status = status.as_u16(), author, duration_ms,
+            "the admin API answered about targets"
+        );
     } else if !line.method.is_safe() {
         tracing::info!(
             request_id = line.id, method = %line.method, path = line.path, status = status.as_u16(), author, revision, duration_ms,

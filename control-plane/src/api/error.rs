@@ -60,6 +60,9 @@ sorts! {
     UNKNOWN_REVISION "unknown-revision" NOT_FOUND "There is no such revision"
         "Revisions are counted from 1 in each gateway; `GET /v1/gateways/{gateway}/revisions` lists them. Revision 0 is the empty one \
          that everything starts from."
+    UNKNOWN_TARGET "unknown-target" NOT_FOUND "There is no such target"
+        "The service has no target of this name, or nothing was said about it that could be taken back. \
+         `GET /v1/gateways/{gateway}/services/{service}/targets` lists its targets. A target that is to be added is written with PUT."
     UNKNOWN_ERROR "unknown-error" NOT_FOUND "There is no such error code"
         "The pages below `/docs/errors/` explain the codes in the `type` of error answers."
     UNKNOWN_LINT "unknown-lint" NOT_FOUND "There is no such code of a warning"
@@ -88,6 +91,9 @@ sorts! {
         "There are ten resources or more, the file was applied with `prune`, and more than half of them would be removed: often \
          that is a wrong file, or a wrong gateway. Nothing was changed. `config:diff` shows what would be; if it is meant, \
          say `allow_mass_delete=true`, or `sluice apply --prune --allow-mass-delete`."
+    TOO_MANY_TARGETS "too-many-targets" CONFLICT "Something would be said about too many targets"
+        "Beside the configuration something may be said about 10,000 targets of a service and 100,000 of a gateway. Nothing was \
+         changed. Write targets that seldom change into the service, and take back what is said about those that are gone."
     PRECONDITION_FAILED "precondition-failed" PRECONDITION_FAILED "The resource is not the one you saw"
         "`If-Match` or `If-None-Match` did not hold: someone changed, created or removed the resource in between. Nothing was \
          changed. Get it again, repeat the change on what you got, and send it with the new `ETag`."

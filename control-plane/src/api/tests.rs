@@ -9,4 +9,5 @@ mod operations;
 mod outages;
 mod reads;
 mod sockets;
+mod targets;
 mod writes;

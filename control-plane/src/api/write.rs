@@ -27,7 +27,7 @@ use super::error::{
 };
 use super::json::Json;
 use super::view::{AppliedView, DiffView, WaitState, WaitView};
-use crate::nodes::WaitOutcome;
+use crate::nodes::{Goal, WaitOutcome};
 use crate::publish::{Change, PublishError, Published, Refused};
 use crate::store::StoreError;
 
@@ -72,6 +72,20 @@ pub enum WaitFor {
 /// A share of the nodes: `1%` to `100%`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share(u8);
+
+impl Default for Share {
+    fn default() -> Self {
+        Self(100)
+    }
+}
+
+impl Share {
+    /// From 0 to 1.
+    #[must_use]
+    pub fn of_all(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
 
 impl FromStr for Share {
     type Err = String;
@@ -132,6 +146,12 @@ impl Author {
         Self { name: String::new(), message: None }
     }
 
+    /// The name of the token.
+    #[must_use]
+    pub fn into_name(self) -> String {
+        self.name
+    }
+
     /// What to keep with the revision when the author said nothing.
     #[must_use]
     pub fn default_message(&self, message: String) -> Option<String> {
@@ -164,13 +184,13 @@ pub async fn carry_out(
         return Ok(at_revision(base, Json(DiffView::of_check(&checked, base))));
     }
     let Write { gateway, params, file, .. } = &write;
-    let timeout = wait_timeout(params)?;
+    let timeout = wait_timeout(params.timeout)?;
     let published = publish(state, gateway, write.change()?).await.map_err(|error| located(error, file.as_deref()))?;
     let published = with_places(published, file.as_deref());
     let mut wait = None;
     if params.wait.is_some() {
-        let share = f64::from(params.share.map_or(100, |share| share.0)) / 100.0;
-        match state.nodes.wait_serving(gateway, published.revision, share, timeout).await {
+        let share = params.share.unwrap_or_default().of_all();
+        match state.nodes.wait_serving(gateway, Goal::Revision(published.revision), share, timeout).await {
             WaitOutcome::Serving { nodes } => {
                 let total = state.nodes.convergence(gateway, published.revision).total;
                 wait = Some(WaitView { state: WaitState::Serving, serving: nodes, total });
@@ -202,7 +222,7 @@ pub async fn carry_out(
 
 /// What a write would do, and to which revision, without doing it.
 pub async fn check(state: &ApiState, write: Write) -> Result<(Published, u64), Error> {
-    wait_timeout(&write.params)?;
+    wait_timeout(write.params.timeout)?;
     let checked = state.publisher.check(&write.gateway, &write.change()?).await;
     let checked = checked.map_err(|error| located(error, write.file.as_deref()))?;
     let checked = with_places(checked, write.file.as_deref());
@@ -280,8 +300,8 @@ fn check_message(message: &str) -> Result<(), Error> {
     Err(Error::new(&INVALID_PARAMETERS, text.clone()).errors(vec![fault("/message", "invalid-parameter", text)]))
 }
 
-fn wait_timeout(params: &WriteParams) -> Result<Duration, Error> {
-    let timeout = params.timeout.unwrap_or(DEFAULT_TIMEOUT).get();
+pub fn wait_timeout(asked: Option<Span>) -> Result<Duration, Error> {
+    let timeout = asked.unwrap_or(DEFAULT_TIMEOUT).get();
     if timeout <= MAX_TIMEOUT {
         return Ok(timeout);
     }

@@ -19,6 +19,7 @@ use tonic::{Status, Streaming};
 
 use super::capabilities::Capabilities;
 use super::encodings::{Encoding, head_of};
+use super::lane::Lane;
 use super::{Distribution, head_from_wire, head_to_wire};
 use crate::nodes::{Session, Stage};
 use crate::store::Head;
@@ -35,6 +36,7 @@ pub struct Peer {
     pub session: Session,
     pub heads: watch::Receiver<Arc<Snapshot>>,
     pub ticket_keys: watch::Receiver<Secrets>,
+    pub lane: Lane,
     pub incoming: Streaming<NodeMessage>,
     pub outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
     pub can: Capabilities,
@@ -81,6 +83,12 @@ impl Peer {
         let mut silent_at = Instant::now() + timing.silence;
         self.send_ticket_keys().await?;
         loop {
+            // Before the revision: a service may have no targets but those that are said beside it.
+            if let Some(messages) = self.lane.next() {
+                for message in messages {
+                    self.send(FromControl::Targets(message)).await?;
+                }
+            }
             if self.standing.under_way.is_none() {
                 self.offer().await?;
             }
@@ -92,6 +100,9 @@ impl Peer {
                     self.hear(message)?;
                 }
                 changed = self.heads.changed(), if self.standing.under_way.is_none() => {
+                    changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
+                }
+                changed = self.lane.changed() => {
                     changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
                 }
                 changed = self.ticket_keys.changed() => {
@@ -160,6 +171,11 @@ impl Peer {
         match message.message {
             Some(FromNode::Ack(ack)) => self.hear_ack(ack),
             Some(FromNode::Refusal(refusal)) => self.hear_refusal(refusal),
+            Some(FromNode::TargetsAck(ack)) => {
+                self.lane.acknowledged(ack.version);
+                self.session.has_targets(ack.version);
+                Ok(())
+            }
             Some(FromNode::Heartbeat(heartbeat)) => {
                 self.session.heard();
                 let serving = heartbeat.serving.as_ref().map(head_from_wire).transpose()?;

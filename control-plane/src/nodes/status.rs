@@ -30,6 +30,9 @@ pub struct NodeStatus {
     /// The revision that serves every request that starts now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving: Option<Reached>,
+    /// The version of what is said about targets that its requests go by; absent before it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<u64>,
     /// The revision that the node did not take; gone when it serves a newer one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
@@ -82,6 +85,10 @@ pub struct Convergence {
 impl NodeStatus {
     pub(super) fn serves(&self, revision: u64) -> bool {
         self.serving.as_ref().is_some_and(|serving| serving.revision >= revision)
+    }
+
+    pub(super) fn has_targets(&self, version: u64) -> bool {
+        self.targets.is_some_and(|targets| targets >= version)
     }
 
     pub(super) fn refuses(&self, revision: u64) -> bool {

@@ -9,16 +9,17 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 
 use super::rows::{
-    RecordRow, ResourceRow, RevisionRow, hash_to_column, head_from_row, record_from_row, resource_from_row,
-    revision_from_row, ticket_key_from_row, to_column, token_from_row,
+    RecordRow, ResourceRow, RevisionRow, TargetRecordRow, from_column, hash_to_column, head_from_row, record_from_row,
+    resource_from_row, revision_from_row, target_record_from_row, ticket_key_from_row, to_column, token_from_row,
 };
 use super::{
-    Announcement, Head, Loaded, ResourceChange, Revision, RevisionRecord, Store, StoreError, StoredToken, TicketKey,
-    changes, sql,
+    Announcement, Head, Loaded, LoadedTargets, ResourceChange, Revision, RevisionRecord, Store, StoreError,
+    StoredToken, TargetRecord, TicketKey, changes, sql,
 };
 
 mod listen;
 mod nodes;
+mod targets;
 
 pub use nodes::{NodeNews, SharedNode, SharedNodes};
 
@@ -28,6 +29,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// No operation takes longer, also when the network swallows packets.
 const DEADLINE: Duration = Duration::from_secs(60);
 const CHANNEL: &str = "sluice_revisions";
+const TARGET_CHANNEL: &str = "sluice_targets";
 
 /// See the head of this file.
 pub struct PostgresStore {
@@ -190,6 +192,65 @@ impl Store for PostgresStore {
         payloads.filter_map(async |payload| read_announcement(&payload)).boxed()
     }
 
+    async fn target_versions(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        bounded(async {
+            let rows: Vec<(String, i64)> = sqlx::query_as(sql::TARGET_VERSIONS).fetch_all(&self.pool).await?;
+            rows.into_iter().map(|(gateway, version)| Ok((gateway, from_column(version)?))).collect()
+        })
+        .await
+    }
+
+    async fn targets(&self, gateway: &str) -> Result<LoadedTargets, StoreError> {
+        bounded(targets::load(&self.pool, gateway)).await
+    }
+
+    async fn change_targets(&self, gateway: &str, after: u64, changes: &[TargetRecord]) -> Result<(), StoreError> {
+        bounded(targets::change(&self.pool, gateway, after, changes)).await
+    }
+
+    async fn target_changes_since(
+        &self,
+        gateway: &str,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<TargetRecord>, StoreError> {
+        bounded(async {
+            let rows: Vec<TargetRecordRow> = sqlx::query_as(sql::TARGET_CHANGES_SINCE)
+                .bind(gateway)
+                .bind(to_column(after))
+                .bind(i64::from(limit))
+                .fetch_all(&self.pool)
+                .await?;
+            rows.into_iter().map(target_record_from_row).collect()
+        })
+        .await
+    }
+
+    async fn target_log(
+        &self,
+        gateway: &str,
+        service: Option<&str>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<TargetRecord>, StoreError> {
+        bounded(async {
+            let statement = if service.is_some() { sql::TARGET_LOG_OF_SERVICE } else { sql::TARGET_LOG };
+            let mut query =
+                sqlx::query_as(statement).bind(gateway).bind(before.map_or(i64::MAX, to_column)).bind(i64::from(limit));
+            if let Some(service) = service {
+                query = query.bind(service);
+            }
+            let rows: Vec<TargetRecordRow> = query.fetch_all(&self.pool).await?;
+            rows.into_iter().map(target_record_from_row).collect()
+        })
+        .await
+    }
+
+    fn target_announcements(&self) -> BoxStream<'static, Announcement> {
+        let payloads = listen::payloads(self.pool.clone(), TARGET_CHANNEL);
+        payloads.filter_map(async |payload| read_announcement(&payload)).boxed()
+    }
+
     fn shared_nodes(&self) -> Option<SharedNodes> {
         Some(SharedNodes::new(self.pool.clone()))
     }
@@ -332,6 +393,6 @@ async fn change_resources(
 }
 
 fn read_announcement(payload: &str) -> Option<Announcement> {
-    let (gateway, revision) = payload.split_once(' ')?;
-    Some(Announcement { gateway: gateway.to_owned(), revision: revision.parse().ok()? })
+    let (gateway, number) = payload.split_once(' ')?;
+    Some(Announcement { gateway: gateway.to_owned(), number: number.parse().ok()? })
 }

@@ -1,12 +1,13 @@
 //! Rows as both databases return them, and what they stand for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use model::digest::Digest;
 use model::resource::{Document, Key, Kind};
 use time::OffsetDateTime;
 
-use super::{Head, Revision, RevisionRecord, StoreError, StoredToken, TicketKey, changes};
+use super::{Head, LoadedTarget, Revision, RevisionRecord, StoreError, StoredToken, TargetRecord, TicketKey, changes};
 use crate::token::Role;
 
 /// Columns of a revision as both databases return them.
@@ -15,6 +16,10 @@ pub type RevisionRow = (i64, i64, String, String, OffsetDateTime, String, i64);
 pub type RecordRow = (i64, i64, String, String, OffsetDateTime, String, i64, String);
 /// Columns of a resource: kind, name, created, spec.
 pub type ResourceRow = (String, String, i64, String);
+/// Columns of what is said about a target: version, service, target, spec.
+pub type TargetRow = (i64, String, String, String);
+/// Columns of a change of a target: version, service, target, spec, author, time.
+pub type TargetRecordRow = (i64, String, String, Option<String>, String, OffsetDateTime);
 
 pub fn revision_from_row(row: RevisionRow) -> Result<Revision, StoreError> {
     let (number, parent, author, message, created_at, digest, change_count) = row;
@@ -66,6 +71,31 @@ pub fn token_from_row(row: (String, String, String)) -> Result<StoredToken, Stor
 pub fn ticket_key_from_row((period, secret): (i64, Vec<u8>)) -> Result<TicketKey, StoreError> {
     let secret = secret.try_into().map_err(|_| StoreError::Unreadable("a ticket key has not 32 bytes".to_owned()))?;
     Ok(TicketKey { period: from_column(period)?, secret })
+}
+
+pub fn target_from_row(row: TargetRow) -> Result<LoadedTarget, StoreError> {
+    let (version, service, target, spec) = row;
+    Ok(LoadedTarget { version: from_column(version)?, service, target, spec })
+}
+
+pub fn target_record_from_row(row: TargetRecordRow) -> Result<TargetRecord, StoreError> {
+    let (version, service, target, spec, author, created_at) = row;
+    Ok(TargetRecord { version: from_column(version)?, service, target, spec, author, created_at })
+}
+
+/// The version of a lane; a gateway without one is at 0.
+pub fn target_version_from_row(gateway: &str, row: Option<(Option<i64>,)>) -> Result<u64, StoreError> {
+    let (version,) = row.ok_or_else(|| StoreError::UnknownGateway(gateway.to_owned()))?;
+    from_column(version.unwrap_or(0))
+}
+
+/// Of many changes of one target, the last: what is said afterwards, and what is not any more.
+pub fn last_of_each(changes: &[TargetRecord]) -> (Vec<&TargetRecord>, Vec<&TargetRecord>) {
+    let mut last: HashMap<(&str, &str), &TargetRecord> = HashMap::with_capacity(changes.len());
+    for change in changes {
+        last.insert((&change.service, &change.target), change);
+    }
+    last.into_values().partition(|change| change.spec.is_some())
 }
 
 pub fn digest_from_column(text: &str) -> Result<Digest, StoreError> {

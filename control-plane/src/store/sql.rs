@@ -30,3 +30,16 @@ pub const REMOVE_TICKET_KEYS: &str = "DELETE FROM ticket_keys WHERE gateway = $1
 pub const ADD_TICKET_KEY: &str = "INSERT INTO ticket_keys (gateway, period, secret)
     VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
 pub const TICKET_KEYS: &str = "SELECT period, secret FROM ticket_keys WHERE gateway = $1 ORDER BY period";
+pub const TARGET_VERSIONS: &str = "SELECT gateway, version FROM target_heads";
+pub const TARGET_VERSION: &str = "SELECT h.version FROM gateways g LEFT JOIN target_heads h ON h.gateway = g.name
+    WHERE g.name = $1";
+pub const TARGETS: &str = "SELECT version, service, target, spec FROM targets WHERE gateway = $1";
+pub const ADD_TARGET_HEAD: &str = "INSERT INTO target_heads (gateway, version) VALUES ($1, 0) ON CONFLICT DO NOTHING";
+pub const MOVE_TARGET_HEAD: &str = "UPDATE target_heads SET version = $1 WHERE gateway = $2 AND version = $3";
+pub const FORGET_TARGET_CHANGES: &str = "DELETE FROM target_changes WHERE gateway = $1 AND version <= $2";
+pub const TARGET_CHANGES_SINCE: &str = "SELECT version, service, target, spec, author, created_at
+    FROM target_changes WHERE gateway = $1 AND version > $2 ORDER BY version LIMIT $3";
+pub const TARGET_LOG: &str = "SELECT version, service, target, spec, author, created_at
+    FROM target_changes WHERE gateway = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
+pub const TARGET_LOG_OF_SERVICE: &str = "SELECT version, service, target, spec, author, created_at
+    FROM target_changes WHERE gateway = $1 AND service = $4 AND version < $2 ORDER BY version DESC LIMIT $3";

@@ -17,13 +17,15 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Sqlite, Transaction};
 
 use super::rows::{
-    RecordRow, ResourceRow, RevisionRow, hash_to_column, head_from_row, record_from_row, resource_from_row,
-    revision_from_row, ticket_key_from_row, to_column, token_from_row,
+    RecordRow, ResourceRow, RevisionRow, TargetRecordRow, from_column, hash_to_column, head_from_row, record_from_row,
+    resource_from_row, revision_from_row, target_record_from_row, ticket_key_from_row, to_column, token_from_row,
 };
 use super::{
-    Announcement, Head, Loaded, ResourceChange, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken,
-    TicketKey, changes, sql,
+    Announcement, Head, Loaded, LoadedTargets, ResourceChange, Revision, RevisionRecord, SharedNodes, Store,
+    StoreError, StoredToken, TargetRecord, TicketKey, changes, sql,
 };
+
+mod targets;
 
 /// How long a statement waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -214,6 +216,55 @@ impl Store for SqliteStore {
 
     /// Nobody else is expected to write to the file; if somebody does, looking at the head tells.
     fn announcements(&self) -> BoxStream<'static, Announcement> {
+        stream::pending().boxed()
+    }
+
+    async fn target_versions(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(sql::TARGET_VERSIONS).fetch_all(&self.readers).await?;
+        rows.into_iter().map(|(gateway, version)| Ok((gateway, from_column(version)?))).collect()
+    }
+
+    async fn targets(&self, gateway: &str) -> Result<LoadedTargets, StoreError> {
+        targets::load(&self.readers, gateway).await
+    }
+
+    async fn change_targets(&self, gateway: &str, after: u64, changes: &[TargetRecord]) -> Result<(), StoreError> {
+        targets::change(self.begin().await?, gateway, after, changes).await
+    }
+
+    async fn target_changes_since(
+        &self,
+        gateway: &str,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<TargetRecord>, StoreError> {
+        let rows: Vec<TargetRecordRow> = sqlx::query_as(sql::TARGET_CHANGES_SINCE)
+            .bind(gateway)
+            .bind(to_column(after))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
+        rows.into_iter().map(target_record_from_row).collect()
+    }
+
+    async fn target_log(
+        &self,
+        gateway: &str,
+        service: Option<&str>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<TargetRecord>, StoreError> {
+        let statement = if service.is_some() { sql::TARGET_LOG_OF_SERVICE } else { sql::TARGET_LOG };
+        let mut query =
+            sqlx::query_as(statement).bind(gateway).bind(before.map_or(i64::MAX, to_column)).bind(i64::from(limit));
+        if let Some(service) = service {
+            query = query.bind(service);
+        }
+        let rows: Vec<TargetRecordRow> = query.fetch_all(&self.readers).await?;
+        rows.into_iter().map(target_record_from_row).collect()
+    }
+
+    fn target_announcements(&self) -> BoxStream<'static, Announcement> {
         stream::pending().boxed()
     }
 

@@ -42,6 +42,12 @@ pub enum Order {
         openings: Vec<Opening>,
         done: oneshot::Sender<()>,
     },
+    /// Serve this snapshot, which differs in the targets of these services alone.
+    Retarget {
+        snapshot: Arc<Snapshot>,
+        slots: Arc<[Slot]>,
+        done: oneshot::Sender<()>,
+    },
     /// Accept nothing more, and say when the last client has gone.
     Drain {
         done: oneshot::Sender<()>,
@@ -159,6 +165,10 @@ impl Core {
                     self.close(self.serve(&snapshot, openings)).await;
                     let _ = done.send(());
                 }
+                Some(Order::Retarget { snapshot, slots, done }) => {
+                    self.swap(&snapshot, Some(&slots));
+                    let _ = done.send(());
+                }
                 Some(Order::Press(pressure)) => {
                     self.pressure.set(pressure);
                     self.connections.ease(pressure);
@@ -174,13 +184,7 @@ impl Core {
     /// Swaps the snapshot and the listeners in one step: no request runs in between. Returns the listeners
     /// that are to close.
     fn serve(self: &Rc<Self>, snapshot: &Arc<Snapshot>, openings: Vec<Opening>) -> Vec<Rc<OpenListener>> {
-        let current = Rc::new(Snapshot::clone(snapshot));
-        self.upstreams.follow(&current, None);
-        let previous = self.snapshot.replace(current);
-        let keeper = self.serving.replace(snapshot.clone());
-        self.outgoing.borrow_mut().push((Rc::downgrade(&previous), keeper));
-        drop(previous);
-
+        self.swap(snapshot, None);
         let mut listeners = self.listeners.borrow_mut();
         let mut closing = std::mem::take(&mut *listeners);
         for mut opening in openings {
@@ -198,8 +202,18 @@ impl Core {
             listeners.insert(listener.address, listener);
         }
         drop(listeners);
-        self.retire_outgoing();
         closing.into_values().collect()
+    }
+
+    /// Serves requests that begin from now on with this snapshot; with `slots` given, only these services differ.
+    fn swap(&self, snapshot: &Arc<Snapshot>, slots: Option<&[Slot]>) {
+        let current = Rc::new(Snapshot::clone(snapshot));
+        self.upstreams.follow(&current, slots);
+        let previous = self.snapshot.replace(current);
+        let keeper = self.serving.replace(snapshot.clone());
+        self.outgoing.borrow_mut().push((Rc::downgrade(&previous), keeper));
+        drop(previous);
+        self.retire_outgoing();
     }
 
     /// Closes listeners and asks their clients to go. Their addresses are free when it returns.

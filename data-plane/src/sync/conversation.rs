@@ -103,6 +103,7 @@ impl<A: Adopt> Sync<A> {
         let mut arriving = None;
         // The control plane sends again what this node does not hold.
         self.pending = None;
+        self.lane.begin();
         let mut silent_at = Instant::now() + self.timing.silence;
         loop {
             tokio::select! {
@@ -117,6 +118,11 @@ impl<A: Adopt> Sync<A> {
                     self.work = None;
                     self.settle(outcome, Some(&outgoing));
                     self.is_retrying = false;
+                }
+                served = self.lane.served() => {
+                    // Without room for it the control plane would wait for it forever.
+                    let sent = timeout_at(silent_at, outgoing.send(served)).await;
+                    sent.map_err(|_| Lost::Silent)?.map_err(|_| Lost::Closed)?;
                 }
                 _ = heartbeat.tick() => {
                     let serving = self.held.as_deref().map(Position::of).map(to_wire);
@@ -186,6 +192,7 @@ impl<A: Adopt> Sync<A> {
                 self.work = Some(Work::start(record, self.held.clone(), Arc::clone(&self.adopt), outgoing.clone()));
             }
             FromControl::Heartbeat(heartbeat) => self.note_head(from_wire(heartbeat.head)?),
+            FromControl::Targets(targets) => self.lane.hear(targets, &self.adopt)?,
             FromControl::TicketKeys(keys) => {
                 let secrets: Result<Vec<TicketSecret>, _> = keys.secrets.iter().map(|key| key[..].try_into()).collect();
                 match secrets {

@@ -28,7 +28,8 @@ pub struct Service {
     /// Short for a single target.
     #[serde(default, skip_serializing)]
     pub url: Option<TargetUrl>,
-    /// The addresses of the service. Requests are shared out among them.
+    /// The addresses of the service. Requests are shared out among them. Without any, the targets are those that are
+    /// added beside the configuration (`PUT …/services/{service}/targets/{target}`); until then it answers 503.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Target>,
     /// How to speak to the targets. Default: auto.
@@ -98,17 +99,12 @@ impl Written for Service {
     const KIND: Kind = Kind::Service;
 
     fn check(&self, faults: &mut Vec<Fault>) {
-        match (&self.url, self.targets.is_empty()) {
-            (Some(_), false) => faults.push(Fault::new(
+        if self.url.is_some() && !self.targets.is_empty() {
+            faults.push(Fault::new(
                 "/url",
                 "conflicting-fields",
                 "`url` is short for a single target: write `url` or `targets`, not both",
-            )),
-            (None, true) => faults.push(
-                Fault::new("/targets", "missing-value", "a service needs at least one target")
-                    .hint("write `url: http://10.0.0.11:9000`, or `targets` with several"),
-            ),
-            _ => {}
+            ));
         }
         Target::check_all(&self.targets, faults);
         self.timeouts.check(faults);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::edge::{Forwarding, ProxyHeaders};
 use super::tls::Holding;
 use super::{
-    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Gate, Listener, Mirror, Route, RouteSettings,
+    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Mirror, Route, RouteSettings,
     Service, Snapshot, Split, Target,
 };
 use crate::config::{Changed, Config};
@@ -252,23 +252,12 @@ impl Snapshot {
             .flat_map(|previous| previous.targets.iter())
             .map(|target| (&target.endpoint.url, &target.endpoint))
             .collect();
-        let compile = |target: &resource::service::Target| {
-            let tls = target.url.https.then(|| self.endpoint_tls(&written.tls));
-            let (url, proxy_protocol, gate) = (target.url.clone(), written.proxy_protocol, Gate::default());
-            let endpoint = Endpoint { url, protocol, proxy_protocol, tls, gate };
-            // What stays equal stays the same thing: by that nodes know what to keep.
-            let endpoint = match known.get(&target.url) {
-                Some(known) if ***known == endpoint => Arc::clone(known),
-                _ => Arc::new(endpoint),
-            };
-            Target { endpoint, weight: target.weight }
-        };
-        let targets = written.targets.iter().map(compile).collect();
-        let compiled = Service {
+        let mut compiled = Service {
             name: name.clone(),
-            targets,
+            targets: Arc::default(),
             protocol,
             proxy_protocol: written.proxy_protocol,
+            tls: self.endpoint_tls(&written.tls),
             load_balancing: written.load_balancing,
             timeouts: written.timeouts,
             deadline_header: written.deadline_header.as_ref().map(|field| field.0.clone()),
@@ -278,6 +267,16 @@ impl Snapshot {
             policies: self.steps(&written.policies)?,
             enabled: written.enabled,
         };
+        let compile = |target: &resource::service::Target| {
+            let endpoint = compiled.endpoint(&target.url);
+            // What stays equal stays the same thing: by that nodes know what to keep.
+            let endpoint = match known.get(&target.url) {
+                Some(known) if ***known == endpoint => Arc::clone(known),
+                _ => Arc::new(endpoint),
+            };
+            Target { endpoint, weight: target.weight }
+        };
+        compiled.targets = written.targets.iter().map(compile).collect();
         self.services.put(Arc::new(compiled));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Nodes come to what is published, by the shortest way.
 
-use control_plane::nodes::WaitOutcome;
+use control_plane::nodes::{Goal, WaitOutcome};
 
 use crate::planes::{ControlPlane, LONG, Node, put, remove};
 
@@ -139,7 +139,7 @@ async fn waiting_tells_which_share_serves() {
     let (control, directory) = (ControlPlane::start().await, fresh());
     let waiting = tokio::spawn({
         let nodes = control.nodes.clone();
-        async move { nodes.wait_serving("default", 1, 1.0, LONG).await }
+        async move { nodes.wait_serving("default", Goal::Revision(1), 1.0, LONG).await }
     });
     let mut node = Node::start(control.address, directory.path()).await;
     node.until_serving(control.head()).await;

@@ -5,4 +5,5 @@ mod disk;
 mod faults;
 mod planes;
 mod protocol;
+mod targets;
 mod tickets;

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::distribution::{self, Distribution};
-use control_plane::nodes::{NodeStatus, Nodes, WaitOutcome};
+use control_plane::nodes::{Goal, NodeStatus, Nodes, WaitOutcome};
 use control_plane::publish::{Change, Publisher};
 use control_plane::store::{self, Store, StoredToken};
+use control_plane::targets::Lanes;
 use control_plane::ticket_keys::TicketKeys;
 use control_plane::token::{Role, Tokens};
 use data_plane::settings::{ControlPlane as From, Settings};
 use data_plane::sync::{self, Adopt, Status, Sync, TicketSecret};
 use model::config::Edit;
 use model::digest::{Digest, sha256};
+use model::membership::Membership;
 use model::problem::{Fault, Problems};
-use model::resource::{Key, Kind};
+use model::resource::{Key, Kind, Name};
 use model::snapshot::Snapshot;
 use serde_json::json;
 use tempfile::TempDir;
@@ -41,6 +43,7 @@ pub struct ControlPlane {
     pub publisher: Arc<Publisher>,
     pub nodes: Arc<Nodes>,
     pub ticket_keys: Arc<TicketKeys>,
+    pub lanes: Arc<Lanes>,
     pub distribution: Arc<Distribution>,
     pub address: SocketAddr,
     directory: TempDir,
@@ -63,13 +66,15 @@ impl ControlPlane {
     async fn on(directory: TempDir, store: Arc<dyn Store>, listener: TcpListener) -> Self {
         let publisher = Publisher::start(store.clone()).await.expect("a publisher");
         let ticket_keys = TicketKeys::start(store.clone()).await.expect("ticket keys");
+        let lanes = Lanes::start(publisher.clone()).await.expect("lanes");
         let (nodes, tokens) = (Nodes::new(), Tokens::new(store));
         let timing = distribution::Timing { heartbeat: HEARTBEAT, silence: SILENCE };
-        let distribution = Distribution::new(publisher.clone(), tokens, nodes.clone(), ticket_keys.clone(), timing);
+        let distribution =
+            Distribution::new(publisher.clone(), tokens, nodes.clone(), ticket_keys.clone(), lanes.clone(), timing);
         let address = listener.local_addr().expect("it is bound");
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(distribution.clone().serve(listener, None, shutdown.clone()));
-        Self { publisher, nodes, ticket_keys, distribution, address, directory, shutdown, served }
+        Self { publisher, nodes, ticket_keys, lanes, distribution, address, directory, shutdown, served }
     }
 
     /// Ends the stream and the memory of it; the database stays.
@@ -99,7 +104,7 @@ impl ControlPlane {
     }
 
     pub async fn all_serve(&self, revision: u64) -> WaitOutcome {
-        self.nodes.wait_serving(GATEWAY, revision, 1.0, LONG).await
+        self.nodes.wait_serving(GATEWAY, Goal::Revision(revision), 1.0, LONG).await
     }
 
     pub fn node(&self) -> NodeStatus {
@@ -147,13 +152,15 @@ pub struct FakeCores {
     gate: watch::Sender<bool>,
     port_is_taken: watch::Sender<bool>,
     pub ticket_keys: watch::Sender<Vec<TicketSecret>>,
+    pub targets: watch::Sender<Membership>,
 }
 
 impl FakeCores {
     pub fn new() -> Self {
         let (served, gate) = (watch::Sender::new(None), watch::Sender::new(true));
         let port_is_taken = watch::Sender::new(false);
-        Self { adopted: Arc::default(), served, gate, port_is_taken, ticket_keys: watch::Sender::default() }
+        let (ticket_keys, targets) = (watch::Sender::default(), watch::Sender::default());
+        Self { adopted: Arc::default(), served, gate, port_is_taken, ticket_keys, targets }
     }
 
     pub fn with_port_taken() -> Self {
@@ -214,6 +221,11 @@ impl Adopt for FakeCores {
         }
         self.served.send_replace(Some(snapshot));
         Ok(())
+    }
+
+    fn retarget(&self, membership: Membership, _: Vec<Name>) -> impl Future<Output = ()> + Send + 'static {
+        self.targets.send_replace(membership);
+        std::future::ready(())
     }
 
     fn use_ticket_keys(&self, secrets: &[TicketSecret]) {

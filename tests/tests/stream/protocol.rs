@@ -47,6 +47,10 @@ impl ByHand {
             FromControl::TicketKeys(keys) => assert!(keys.secrets.iter().all(|secret| secret.len() == 32)),
             other => panic!("ticket keys come first, not {other:?}"),
         }
+        match node.hear().await? {
+            FromControl::Targets(targets) => assert!(targets.whole),
+            other => panic!("then come all targets, not {other:?}"),
+        }
         Ok(node)
     }
 
@@ -65,7 +69,7 @@ impl ByHand {
         let mut body = Vec::new();
         loop {
             match self.hear().await.expect("it goes on") {
-                FromControl::Heartbeat(_) | FromControl::TicketKeys(_) => {}
+                FromControl::Heartbeat(_) | FromControl::TicketKeys(_) | FromControl::Targets(_) => {}
                 FromControl::Begin(sent) => assert!(begin.replace(sent).is_none()),
                 FromControl::Chunk(chunk) => {
                     assert!(chunk.data.len() <= 256 * 1024);

@@ -15,6 +15,7 @@ use crate::api::{ApiState, router};
 use crate::nodes::Nodes;
 use crate::publish::Publisher;
 use crate::store::{self, Store, StoredToken};
+use crate::targets::Lanes;
 use crate::token::{Role, Tokens};
 
 pub const ADMIN: &str = "admin-token-of-the-tests";
@@ -59,7 +60,8 @@ impl Api {
         let store = wrap(store);
         let publisher = Publisher::start(store.clone()).await.expect("a publisher");
         let tokens = Tokens::new(store.clone());
-        let state = ApiState::new(publisher, store, tokens, Nodes::new());
+        let lanes = Lanes::start(publisher.clone()).await.expect("lanes");
+        let state = ApiState::new(publisher, store, tokens, Nodes::new(), lanes);
         Self { router: router(state.clone()), state, _folder: folder }
     }
 

@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::harness::{Api, GATEWAY};
 use crate::store::{
-    Announcement, Head, Loaded, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken, TicketKey,
+    Announcement, Head, Loaded, LoadedTargets, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken,
+    TargetRecord, TicketKey,
 };
 
 /// How a [`Faulty`] store behaves.
@@ -80,6 +81,41 @@ impl Store for Faulty {
         self.store.announcements()
     }
 
+    async fn target_versions(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        self.store()?.target_versions().await
+    }
+
+    async fn targets(&self, gateway: &str) -> Result<LoadedTargets, StoreError> {
+        self.store()?.targets(gateway).await
+    }
+
+    async fn change_targets(&self, gateway: &str, after: u64, changes: &[TargetRecord]) -> Result<(), StoreError> {
+        self.store()?.change_targets(gateway, after, changes).await
+    }
+
+    async fn target_changes_since(
+        &self,
+        gateway: &str,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<TargetRecord>, StoreError> {
+        self.store()?.target_changes_since(gateway, after, limit).await
+    }
+
+    async fn target_log(
+        &self,
+        gateway: &str,
+        service: Option<&str>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<TargetRecord>, StoreError> {
+        self.store()?.target_log(gateway, service, before, limit).await
+    }
+
+    fn target_announcements(&self) -> BoxStream<'static, Announcement> {
+        self.store.target_announcements()
+    }
+
     fn shared_nodes(&self) -> Option<SharedNodes> {
         self.store.shared_nodes()
     }
@@ -115,6 +151,7 @@ async fn without_the_database_it_reads_on_and_refuses_writes() {
     state.store(IS_AWAY, Ordering::SeqCst);
     api.get("services/a").await.expect(200);
     api.get("services").await.expect(200);
+    api.get("services/a/targets").await.expect(200);
     api.get("config").await.expect(200);
     api.get("nodes").await.expect(200);
     let body = json!({ "url": "http://127.0.0.1:9" });
@@ -122,6 +159,8 @@ async fn without_the_database_it_reads_on_and_refuses_writes() {
         api.put("services/b", body.clone()).await,
         api.delete("services/a").await,
         api.post("revisions/1:rollback").await,
+        api.put("services/a/targets/127.0.0.1:10", json!({})).await,
+        api.get("target-changes").await,
         api.get("revisions").await,
         api.get("revisions/1/diff").await,
         api.call(Method::GET, GATEWAY).header("authorization", "Bearer nobody").send().await,

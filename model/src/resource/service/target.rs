@@ -22,15 +22,16 @@ pub struct Target {
 }
 
 impl Target {
+    pub(crate) fn check_weight(weight: u32, pointer: &str) -> Option<Fault> {
+        let message = || format!("a weight of {weight} is out of range");
+        (weight > 1000).then(|| Fault::new(pointer, "invalid-value", message()).hint("weights are 0 to 1000"))
+    }
+
     /// The faults of a list of targets.
     pub(super) fn check_all(targets: &[Self], faults: &mut Vec<Fault>) {
         let mut known = HashSet::with_capacity(targets.len());
         for (index, target) in targets.iter().enumerate() {
-            if target.weight > 1000 {
-                let message = format!("a weight of {} is out of range", target.weight);
-                let fault = Fault::new(format!("/targets/{index}/weight"), "invalid-value", message);
-                faults.push(fault.hint("weights are 0 to 1000"));
-            }
+            faults.extend(Self::check_weight(target.weight, &format!("/targets/{index}/weight")));
             if !known.insert(&target.url) {
                 let message = format!("the target {} is listed twice", target.url);
                 let fault = Fault::new(format!("/targets/{index}/url"), "duplicate-value", message);
@@ -84,9 +85,10 @@ impl FromStr for TargetUrl {
         if host.is_empty() {
             return Err(wrong("a host is needed"));
         }
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().ok().filter(|port| *port != 0),
-            None => Some(if https { 443 } else { 80 }),
+        // What `Authority::port` cannot read it takes for none.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => Some(if https { 443 } else { 80 }),
+            rest => rest.and_then(|rest| rest.strip_prefix(':')?.parse().ok()).filter(|port| *port != 0),
         };
         let port = port.ok_or_else(|| wrong("the port must be 1 to 65535"))?;
         Ok(Self { https, host: host.to_ascii_lowercase(), port })
@@ -113,4 +115,24 @@ fn one() -> u32 {
 
 fn is_one(weight: &u32) -> bool {
     *weight == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_port_is_not_taken_for_none() {
+        let url = |text: &str| text.parse::<TargetUrl>().map(|url| url.to_string()).ok();
+        for (text, canonical) in [
+            ("http://A.test", "http://a.test:80"),
+            ("https://[::1]/", "https://[::1]:443"),
+            ("http://[::1]:81", "http://[::1]:81"),
+        ] {
+            assert_eq!(url(text).as_deref(), Some(canonical));
+        }
+        for text in ["http://a:x", "http://a:", "http://a:0", "http://a:65536", "http://[::1]:x", "http://[::1]x"] {
+            assert_eq!(url(text), None, "{text}");
+        }
+    }
 }

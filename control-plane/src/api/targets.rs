@@ -1,0 +1,567 @@
+//! Targets of services beside the configuration: who is one, who drains, what each gets. No revision is made by it.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, OriginalUri, State};
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use model::membership::{EffectiveTarget, Entry, Member, Membership, effective};
+use model::problem::{Fault, push_pointer};
+use model::resource::service::TargetUrl;
+use model::resource::{Key, Kind, Name, Resource};
+use model::snapshot::Snapshot;
+use model::value::Span;
+use model::written;
+use schemars::{JsonSchema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+use super::ApiState;
+use super::error::{
+    Error, INVALID_CONFIGURATION, INVALID_PARAMETERS, TOO_MANY_TARGETS, UNKNOWN_RESOURCE, UNKNOWN_TARGET, fault,
+};
+use super::gateways::AtGateway;
+use super::json::Json;
+use super::merge_patch::merge;
+use super::request::{JsonBody, Params, WrittenName, path_parameter};
+use super::resources::{limit_of, next_page};
+use super::table::Operation;
+use super::view::{PageView, WaitState, WaitView};
+use super::write::{Author, Share, WaitFor, at_revision, store_error, unknown_gateway, unknown_resource, wait_timeout};
+use crate::nodes::{Goal, WaitOutcome};
+use crate::store::TargetRecord;
+use crate::targets::{DeriveEdits, Edit, Write, WriteError, Written};
+
+const FAMILY: &str = "targets";
+const JSON: &[&str] = &["application/json"];
+const PATCH: &[&str] = &["application/merge-patch+json", "application/json"];
+/// The version of what is said about targets that an answer is about.
+pub const TARGETS_VERSION: HeaderName = HeaderName::from_static("sluice-targets-version");
+
+/// What a write of targets understands.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct TargetParams {
+    /// `serving`: the answer comes when requests on the nodes go by the change. 202 if the time is over first.
+    wait: Option<WaitFor>,
+    /// How long to wait, `10s` for example. Default: 10s. At most 5m.
+    timeout: Option<Span>,
+    /// For which share of the connected nodes to wait. Default: 100%.
+    share: Option<Share>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LogParams {
+    /// Only changes of targets of this service.
+    service: Option<String>,
+    /// How many at most, 1 to 1000. Default: 100.
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<u64>,
+}
+
+/// What a write of targets did.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TargetsApplied")]
+struct TargetsApplied {
+    /// The version that holds it.
+    version: u64,
+    /// How many targets it changed.
+    changed: usize,
+    /// How far the nodes are; only when it was asked to wait for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait: Option<WaitView>,
+}
+
+/// A change of one target, and who made it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TargetChange")]
+struct TargetChangeView {
+    /// Counted in each gateway, without gaps.
+    version: u64,
+    service: String,
+    /// Its URL.
+    target: String,
+    /// What was said; absent when nothing was said any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<Value>,
+    /// Name of the token that made it; `control-plane` when the service was removed.
+    author: String,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    created_at: OffsetDateTime,
+}
+
+const HOW_NAMED: &str = "A target is named by its URL, `http://10.0.0.11:9000`; in an address, `/` is `%2F`. `10.0.0.11:9000` \
+                         is short for the target of the service at that address, and if there is none, for `http`.";
+
+pub fn operations() -> Vec<Operation> {
+    let all = "/v1/gateways/{gateway}/services/{name}/targets";
+    let one = format!("{all}/{{target}}");
+    let member = |generator: &mut SchemaGenerator| generator.subschema_for::<Member>();
+    let members = |generator: &mut SchemaGenerator| {
+        let member = generator.subschema_for::<Member>();
+        json_schema!({ "type": "object", "additionalProperties": member })
+    };
+    let object = |_: &mut SchemaGenerator| json_schema!({ "type": "object" });
+    let late = "it is written, but not all nodes go by it yet";
+    let write_errors = [&UNKNOWN_RESOURCE, &INVALID_CONFIGURATION, &TOO_MANY_TARGETS];
+    vec![
+        Operation::new(Method::GET, all, "listTargets", list)
+            .about(FAMILY, "The targets of a service as they are in effect")
+            .description("Those that the service says, in their order, then those that were added, by name; all on one page.")
+            .answers::<PageView<EffectiveTarget>>(200, "the targets")
+            .errors(&[&UNKNOWN_RESOURCE]),
+        Operation::new(Method::PUT, all, "putTargets", put_all)
+            .about(FAMILY, "Replace all that is said about targets of a service beside the configuration")
+            .description(format!("An object with the name of each target; what is not in it is said no longer. {HOW_NAMED}"))
+            .query::<TargetParams>()
+            .body(JSON, members)
+            .answers::<TargetsApplied>(200, "all of it is written, or was so before")
+            .answers::<TargetsApplied>(202, late)
+            .errors(&write_errors),
+        Operation::new(Method::PATCH, all, "patchTargets", patch_all)
+            .about(FAMILY, "Change many targets of a service at once")
+            .description(format!(
+                "JSON Merge Patch (RFC 7396) on what is said beside the configuration: an object with the name of each target; \
+                 `null` takes back what was said about it. {HOW_NAMED}"
+            ))
+            .query::<TargetParams>()
+            .body(PATCH, object)
+            .answers::<TargetsApplied>(200, "all of it is written, or was so before")
+            .answers::<TargetsApplied>(202, late)
+            .errors(&write_errors),
+        Operation::new(Method::GET, &one, "getTarget", get)
+            .about(FAMILY, "One target of a service as it is in effect")
+            .description(HOW_NAMED)
+            .answers::<EffectiveTarget>(200, "the target")
+            .errors(&[&UNKNOWN_RESOURCE, &UNKNOWN_TARGET]),
+        Operation::new(Method::PUT, &one, "putTarget", put)
+            .about(FAMILY, "Add a target, or say anew what holds for one")
+            .description(format!("What is left out is what the service says. {HOW_NAMED}"))
+            .query::<TargetParams>()
+            .body(JSON, member)
+            .answers::<EffectiveTarget>(200, "the target as it is in effect now")
+            .answers::<TargetsApplied>(202, late)
+            .errors(&write_errors),
+        Operation::new(Method::PATCH, &one, "patchTarget", patch)
+            .about(FAMILY, "Change what is said about a target")
+            .description(format!(
+                "JSON Merge Patch (RFC 7396) on what is said beside the configuration: `{{\"draining\": true}}` drains it. The \
+                 target must be there. {HOW_NAMED}"
+            ))
+            .query::<TargetParams>()
+            .body(PATCH, object)
+            .answers::<EffectiveTarget>(200, "the target as it is in effect now")
+            .answers::<TargetsApplied>(202, late)
+            .errors(&write_errors)
+            .errors(&[&UNKNOWN_TARGET]),
+        Operation::new(Method::DELETE, &one, "deleteTarget", delete)
+            .about(FAMILY, "Take back what was said about a target")
+            .description(format!(
+                "A target that was added is gone; one that the service says is again as the service says. {HOW_NAMED}"
+            ))
+            .query::<TargetParams>()
+            .answers::<TargetsApplied>(202, late)
+            .answers_nothing(204, "nothing is said about it any more")
+            .errors(&write_errors)
+            .errors(&[&UNKNOWN_TARGET]),
+        Operation::new(Method::GET, "/v1/gateways/{gateway}/target-changes", "listTargetChanges", log)
+            .about(FAMILY, "Who changed which targets and when, the newest first")
+            .description("The newest 10,000 changes of a gateway are kept.")
+            .query::<LogParams>()
+            .answers::<PageView<TargetChangeView>>(200, "a page of changes"),
+    ]
+}
+
+/// The service in the path, which is there.
+struct AtService {
+    gateway: String,
+    head: Arc<Snapshot>,
+    service: Name,
+}
+
+impl FromRequestParts<ApiState> for AtService {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Error> {
+        let AtGateway { name, head } = AtGateway::from_request_parts(parts, state).await?;
+        let key = WrittenName::from_request_parts(parts, state).await?.key(Kind::Service)?;
+        if head.services.slot(&key.name).is_none() {
+            return Err(unknown_resource(&key));
+        }
+        Ok(Self { gateway: name, head, service: key.name })
+    }
+}
+
+/// A target as it is named in an address or a body.
+#[derive(Clone, Debug)]
+struct TargetName {
+    text: String,
+    /// What it may stand for: itself, or the two schemes.
+    urls: Vec<TargetUrl>,
+}
+
+impl TargetName {
+    fn parse(text: &str) -> Result<Self, String> {
+        let parse = |url: String| url.parse::<TargetUrl>();
+        let urls = if text.contains("://") {
+            vec![parse(text.to_owned())?]
+        } else {
+            let http = parse(format!("http://{text}"))?;
+            let is_with_port = text.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'));
+            if !is_with_port {
+                return Err(format!("`{text}` is no target: write host and port, `10.0.0.11:9000`, or the whole URL"));
+            }
+            vec![http, parse(format!("https://{text}"))?]
+        };
+        Ok(Self { text: text.to_owned(), urls })
+    }
+
+    /// The target that is meant, and whether it is there.
+    fn find(&self, service: &Name, head: &Snapshot, said: &Membership) -> Result<(TargetUrl, bool), WriteError> {
+        let written = head.services.find(service).map(|service| service.targets.clone()).unwrap_or_default();
+        let is_there = |url: &&TargetUrl| {
+            said.get(service, url).is_some() || written.iter().any(|target| target.endpoint.url == **url)
+        };
+        let there: Vec<&TargetUrl> = self.urls.iter().filter(is_there).collect();
+        match there[..] {
+            [one] => Ok((one.clone(), true)),
+            [] => Ok((self.urls[0].clone(), false)),
+            _ => {
+                let message = format!("the service has `{}` with `http` and with `https`", self.text);
+                let fault = Fault::new("", "ambiguous-target", message).hint("name it by its whole URL");
+                Err(WriteError::Invalid { service: service.clone(), faults: vec![fault] })
+            }
+        }
+    }
+}
+
+impl FromRequestParts<ApiState> for TargetName {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Error> {
+        let text = path_parameter(parts, state, "target").await?;
+        Self::parse(&text).map_err(|reason| {
+            Error::new(&INVALID_PARAMETERS, reason.clone()).errors(vec![fault("/target", "invalid-parameter", reason)])
+        })
+    }
+}
+
+async fn list(State(state): State<ApiState>, at: AtService) -> Result<Response, Error> {
+    let said = state.lanes.now(&at.gateway).await.map_err(store_error)?;
+    let items = in_effect(&at, &said.membership);
+    Ok(at_version(
+        said.membership.version(),
+        at_revision(at.head.revision, Json(PageView { items, next_cursor: None })),
+    ))
+}
+
+async fn get(State(state): State<ApiState>, at: AtService, target: TargetName) -> Result<Response, Error> {
+    let said = state.lanes.now(&at.gateway).await.map_err(store_error)?;
+    let (url, _) = target.find(&at.service, &at.head, &said.membership).map_err(write_error)?;
+    let found = in_effect(&at, &said.membership).into_iter().find(|target| target.url == url);
+    let found = found.ok_or_else(|| write_error(unknown(&at.service, &target)))?;
+    Ok(at_version(said.membership.version(), at_revision(at.head.revision, Json(found))))
+}
+
+async fn put(
+    State(state): State<ApiState>,
+    at: AtService,
+    target: TargetName,
+    author: Author,
+    Params(params): Params<TargetParams>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Error> {
+    let member = read(&at.service, body).map_err(write_error)?;
+    let (service, named) = (at.service.clone(), target.clone());
+    let edits = Arc::new(move |head: &Snapshot, said: &Membership| {
+        must_be_there(&service, head)?;
+        let (target, _) = named.find(&service, head, said)?;
+        Ok(vec![Edit { service: service.clone(), target, member: Some(member.clone()) }])
+    });
+    carry_out(&state, &at, author, &params, edits, |written, _| one(&at, &target, written)).await
+}
+
+async fn patch(
+    State(state): State<ApiState>,
+    at: AtService,
+    target: TargetName,
+    author: Author,
+    Params(params): Params<TargetParams>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Error> {
+    let (service, named) = (at.service.clone(), target.clone());
+    let edits = Arc::new(move |head: &Snapshot, said: &Membership| {
+        must_be_there(&service, head)?;
+        let (target, is_there) = named.find(&service, head, said)?;
+        if !is_there {
+            return Err(unknown(&service, &named));
+        }
+        let member = merged(&service, said.get(&service, &target), body.clone())?;
+        Ok(vec![Edit { service: service.clone(), target, member: Some(member) }])
+    });
+    carry_out(&state, &at, author, &params, edits, |written, _| one(&at, &target, written)).await
+}
+
+async fn delete(
+    State(state): State<ApiState>,
+    at: AtService,
+    target: TargetName,
+    author: Author,
+    Params(params): Params<TargetParams>,
+) -> Result<Response, Error> {
+    let service = at.service.clone();
+    let edits = Arc::new(move |head: &Snapshot, said: &Membership| {
+        must_be_there(&service, head)?;
+        let (url, _) = target.find(&service, head, said)?;
+        if said.get(&service, &url).is_none() {
+            return Err(unknown(&service, &target));
+        }
+        Ok(vec![Edit { service: service.clone(), target: url, member: None }])
+    });
+    carry_out(&state, &at, author, &params, edits, |_, _| StatusCode::NO_CONTENT.into_response()).await
+}
+
+async fn put_all(
+    State(state): State<ApiState>,
+    at: AtService,
+    author: Author,
+    Params(params): Params<TargetParams>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Error> {
+    let named = named(&at.service, body).map_err(write_error)?;
+    let service = at.service.clone();
+    let edits = Arc::new(move |head: &Snapshot, said: &Membership| {
+        must_be_there(&service, head)?;
+        let mut edits = each(&service, head, said, &named, |_, body| read(&service, body).map(Some))?;
+        let kept: Vec<TargetUrl> = edits.iter().map(|edit| edit.target.clone()).collect();
+        let kept: std::collections::HashSet<&TargetUrl> = kept.iter().collect();
+        let gone = said.of(&service).into_iter().flatten().filter(|(target, _)| !kept.contains(target));
+        edits.extend(gone.map(|(target, _)| Edit { service: service.clone(), target: target.clone(), member: None }));
+        Ok(edits)
+    });
+    carry_out(&state, &at, author, &params, edits, applied).await
+}
+
+async fn patch_all(
+    State(state): State<ApiState>,
+    at: AtService,
+    author: Author,
+    Params(params): Params<TargetParams>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Error> {
+    let named = named(&at.service, body).map_err(write_error)?;
+    let service = at.service.clone();
+    let edits = Arc::new(move |head: &Snapshot, said: &Membership| {
+        must_be_there(&service, head)?;
+        each(&service, head, said, &named, |target, body| match body {
+            Value::Null => Ok(None),
+            body => merged(&service, said.get(&service, target), body).map(Some),
+        })
+    });
+    carry_out(&state, &at, author, &params, edits, applied).await
+}
+
+async fn log(
+    State(state): State<ApiState>,
+    gateway: AtGateway,
+    OriginalUri(uri): OriginalUri,
+    Params(params): Params<LogParams>,
+) -> Result<Response, Error> {
+    let limit = limit_of(params.limit)?;
+    let asked = u32::try_from(limit + 1).unwrap_or(u32::MAX);
+    // No store counts further than i64.
+    let before = params.cursor.map(|cursor| cursor.min(u64::try_from(i64::MAX).unwrap_or(u64::MAX)));
+    let records = state.store.target_log(&gateway.name, params.service.as_deref(), before, asked).await;
+    let mut records = records.map_err(store_error)?;
+    let has_more = records.len() > limit;
+    records.truncate(limit);
+    let cursor = records.last().filter(|_| has_more).map(|record| record.version.to_string());
+    let link = next_page(&uri, cursor.as_deref());
+    let items: Vec<TargetChangeView> = records.into_iter().map(TargetChangeView::from).collect();
+    Ok((link, Json(PageView { items, next_cursor: cursor })).into_response())
+}
+
+impl From<TargetRecord> for TargetChangeView {
+    fn from(record: TargetRecord) -> Self {
+        let TargetRecord { version, service, target, spec, author, created_at } = record;
+        let member = spec.and_then(|spec| serde_json::from_str(&spec).ok());
+        Self { version, service, target, member, author, created_at }
+    }
+}
+
+/// Has it written, also when the client goes away in the middle, and waits for the nodes if that was asked for.
+async fn carry_out(
+    state: &ApiState,
+    at: &AtService,
+    author: Author,
+    params: &TargetParams,
+    edits: Arc<DeriveEdits>,
+    answer: impl FnOnce(&Written, Option<WaitView>) -> Response,
+) -> Result<Response, Error> {
+    let timeout = wait_timeout(params.timeout)?;
+    let (lanes, gateway, write) =
+        (state.lanes.clone(), at.gateway.clone(), Write { author: author.into_name(), edits });
+    let task = state.writes.spawn(async move { lanes.write(&gateway, write).await });
+    let written =
+        task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map_err(write_error)?;
+    let mut wait = None;
+    if params.wait.is_some() {
+        let (goal, share) = (Goal::Targets(written.version), params.share.unwrap_or_default().of_all());
+        let total = || state.nodes.count(&at.gateway, goal).total;
+        let view = match state.nodes.wait_serving(&at.gateway, goal, share, timeout).await {
+            WaitOutcome::Serving { nodes } => WaitView { state: WaitState::Serving, serving: nodes, total: total() },
+            WaitOutcome::TimedOut { serving, total } => WaitView { state: WaitState::TimedOut, serving, total },
+            // Targets are not refused.
+            WaitOutcome::NoNodes | WaitOutcome::Refused { .. } => {
+                WaitView { state: WaitState::NoNodes, serving: 0, total: 0 }
+            }
+        };
+        if view.state != WaitState::Serving {
+            let late = (StatusCode::ACCEPTED, applied(&written, Some(view))).into_response();
+            return Ok(at_version(written.version, late));
+        }
+        wait = Some(view);
+    }
+    Ok(at_version(written.version, answer(&written, wait)))
+}
+
+fn applied(written: &Written, wait: Option<WaitView>) -> Response {
+    Json(TargetsApplied { version: written.version, changed: written.changed, wait }).into_response()
+}
+
+/// A target as it is after a write.
+fn one(at: &AtService, target: &TargetName, written: &Written) -> Response {
+    let found = target
+        .find(&at.service, &at.head, &written.membership)
+        .ok()
+        .and_then(|(url, _)| in_effect(at, &written.membership).into_iter().find(|target| target.url == url));
+    found.map_or_else(|| applied(written, None), |found| Json(found).into_response())
+}
+
+fn in_effect(at: &AtService, said: &Membership) -> Vec<EffectiveTarget> {
+    let key = Key::new(Kind::Service, at.service.clone());
+    let written = match at.head.config.get(&key).map(|document| document.parse(Kind::Service)) {
+        Some(Ok(Resource::Service(service))) => service.targets,
+        _ => Vec::new(),
+    };
+    effective(&written, said.of(&at.service))
+}
+
+/// The targets that a body names, with what it says about each.
+fn named(service: &Name, body: Value) -> Result<Vec<(TargetName, Value)>, WriteError> {
+    let invalid = |faults| WriteError::Invalid { service: service.clone(), faults };
+    let Value::Object(fields) = body else {
+        let fault = Fault::new("", "invalid-type", "the body is no object");
+        return Err(invalid(vec![fault.hint("write `{\"http://10.0.0.11:9000\": {\"weight\": 2}}`")]));
+    };
+    let mut faults = Vec::new();
+    let mut named = Vec::with_capacity(fields.len());
+    for (text, body) in fields {
+        match TargetName::parse(&text) {
+            Ok(name) => named.push((name, body)),
+            Err(reason) => faults.push(Fault::new(pointer_to(&text), "invalid-value", reason)),
+        }
+    }
+    if faults.is_empty() { Ok(named) } else { Err(invalid(faults)) }
+}
+
+/// The edits of all targets that a body names; or all that is wrong with them.
+fn each(
+    service: &Name,
+    head: &Snapshot,
+    said: &Membership,
+    named: &[(TargetName, Value)],
+    member: impl Fn(&TargetUrl, Value) -> Result<Option<Member>, WriteError>,
+) -> Result<Vec<Edit>, WriteError> {
+    let mut edits = Vec::with_capacity(named.len());
+    let mut known = std::collections::HashSet::with_capacity(named.len());
+    let mut all = Vec::new();
+    for (name, body) in named {
+        let edit = name.find(service, head, said).and_then(|(target, _)| {
+            if !known.insert(target.clone()) {
+                let fault = Fault::new("", "duplicate-value", format!("the target {target} is named twice"));
+                return Err(WriteError::Invalid { service: service.clone(), faults: vec![fault] });
+            }
+            Ok(Edit { service: service.clone(), member: member(&target, body.clone())?, target })
+        });
+        match edit {
+            Ok(edit) => edits.push(edit),
+            Err(WriteError::Invalid { faults, .. }) => {
+                all.extend(faults.into_iter().map(|fault| fault.below(&pointer_to(&name.text))));
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    if all.is_empty() { Ok(edits) } else { Err(WriteError::Invalid { service: service.clone(), faults: all }) }
+}
+
+fn pointer_to(field: &str) -> String {
+    let mut pointer = String::new();
+    push_pointer(&mut pointer, field);
+    pointer
+}
+
+fn merged(service: &Name, entry: Option<&Entry>, patch: Value) -> Result<Member, WriteError> {
+    let known = entry.map(|entry| serde_json::to_value(&*entry.member).expect("texts and numbers are JSON"));
+    let mut body = known.unwrap_or_else(|| Value::Object(Map::new()));
+    merge(&mut body, patch);
+    read(service, body)
+}
+
+fn read(service: &Name, body: Value) -> Result<Member, WriteError> {
+    let reading = written::read::<Member>(body);
+    let faults = match reading {
+        Ok(member) => match member.faults() {
+            faults if faults.is_empty() => return Ok(member),
+            faults => faults,
+        },
+        Err(faults) => faults,
+    };
+    Err(WriteError::Invalid { service: service.clone(), faults })
+}
+
+fn must_be_there(service: &Name, head: &Snapshot) -> Result<(), WriteError> {
+    match head.services.slot(service) {
+        Some(_) => Ok(()),
+        None => Err(WriteError::UnknownService(service.clone())),
+    }
+}
+
+fn unknown(service: &Name, target: &TargetName) -> WriteError {
+    WriteError::UnknownTarget { service: service.clone(), target: target.text.clone() }
+}
+
+fn write_error(error: WriteError) -> Error {
+    match error {
+        WriteError::UnknownGateway(gateway) => unknown_gateway(&gateway),
+        WriteError::UnknownService(service) => unknown_resource(&Key::new(Kind::Service, service)),
+        WriteError::UnknownTarget { service, target } => {
+            let detail = format!("nothing is said about a target `{target}` of the service `{service}`");
+            Error::new(&UNKNOWN_TARGET, detail)
+        }
+        WriteError::Invalid { service, faults } => {
+            Error::invalid(faults.into_iter().map(|fault| fault.in_resource(Kind::Service, &service)).collect())
+        }
+        WriteError::TooMany { of, limit } => {
+            let detail = format!("something would be said about more than {limit} targets of {of}");
+            Error::new(&TOO_MANY_TARGETS, detail)
+        }
+        WriteError::Contended => Error::store("other replicas wrote targets all the time"),
+        WriteError::Store(error) => match &*error {
+            crate::store::StoreError::Unreadable(_) => Error::internal(error),
+            _ => Error::store(error),
+        },
+    }
+}
+
+/// An answer with the version of targets that it is about.
+fn at_version(version: u64, answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
+    response.headers_mut().insert(TARGETS_VERSION, HeaderValue::from(version));
+    response
+}

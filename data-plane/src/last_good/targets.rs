@@ -1,0 +1,185 @@
+//! What was last said about targets beside the configuration, on disk beside the last good configuration.
+//!
+//! One file, replaced whole: a digest, and the message as it would come from the control plane. It changes often, so it
+//! is written no more than once a second, and when the node stops.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use model::digest::sha256;
+use model::membership::{Change, Membership};
+use model::wire::{target_change_from_wire, target_change_to_wire};
+use parking_lot::{Condvar, Mutex};
+use prost::Message;
+
+const FILE: &str = "targets";
+/// How far two writes are apart.
+const PACE: Duration = Duration::from_secs(1);
+const DIGEST: usize = 32;
+
+/// The file. Its directory is held by [`super::LastGood`].
+pub struct LastTargets {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    woken: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: Option<Membership>,
+    is_closing: bool,
+}
+
+impl LastTargets {
+    /// Reads what the directory holds. Nothing can be made of a damaged file; the control plane says all of it again.
+    pub fn open(directory: &Path) -> io::Result<(Self, Membership)> {
+        let path = directory.join(FILE);
+        let known = match fs::read(&path) {
+            Ok(bytes) => decode(&bytes).unwrap_or_else(|reason| {
+                tracing::error!("cannot use the targets in {}: {reason}", path.display());
+                Membership::default()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Membership::default(),
+            Err(error) => return Err(error),
+        };
+        let shared = Arc::new(Shared::default());
+        let thread = std::thread::Builder::new().name("last-targets".to_owned()).spawn({
+            let (shared, written) = (Arc::clone(&shared), known.clone());
+            move || write_what_comes(&shared, &path, written)
+        })?;
+        Ok((Self { shared, thread: Some(thread) }, known))
+    }
+
+    /// Has it written soon. The newest counts.
+    pub fn keep(&self, membership: Membership) {
+        self.shared.waiting.lock().next = Some(membership);
+        self.shared.woken.notify_one();
+    }
+
+    /// Returns when everything is on disk, or cannot be written.
+    pub fn close(mut self) {
+        self.end();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn end(&self) {
+        self.shared.waiting.lock().is_closing = true;
+        self.shared.woken.notify_one();
+    }
+}
+
+impl Drop for LastTargets {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn write_what_comes(shared: &Shared, path: &Path, mut written: Membership) {
+    let mut is_failing = false;
+    while let Some(next) = wait(shared) {
+        if next == written {
+            continue;
+        }
+        let outcome = write(path, &encode(&next));
+        match &outcome {
+            Ok(()) if is_failing => tracing::info!("targets are written to disk again"),
+            Err(error) if !is_failing => tracing::error!("cannot write targets to disk, will keep trying: {error}"),
+            _ => {}
+        }
+        is_failing = outcome.is_err();
+        let mut waiting = shared.waiting.lock();
+        if is_failing {
+            waiting.next.get_or_insert(next);
+        } else {
+            written = next;
+        }
+        let pause_ends = Instant::now() + PACE;
+        while !waiting.is_closing && !shared.woken.wait_until(&mut waiting, pause_ends).timed_out() {}
+        if is_failing && waiting.is_closing {
+            return;
+        }
+    }
+}
+
+/// What to write next; nothing when that was all.
+fn wait(shared: &Shared) -> Option<Membership> {
+    let mut waiting = shared.waiting.lock();
+    while waiting.next.is_none() && !waiting.is_closing {
+        shared.woken.wait(&mut waiting);
+    }
+    waiting.next.take()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("next");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn encode(membership: &Membership) -> Vec<u8> {
+    let changes = membership.changes().map(|change| target_change_to_wire(&change)).collect();
+    let message = proto::Targets { version: membership.version(), whole: true, more: false, changes };
+    let message = message.encode_to_vec();
+    [&sha256(&message)[..], &message].concat()
+}
+
+fn decode(bytes: &[u8]) -> Result<Membership, String> {
+    let (digest, message) = bytes.split_at_checked(DIGEST).ok_or("it is too short")?;
+    if digest != sha256(message) {
+        return Err("it is damaged".to_owned());
+    }
+    let message = proto::Targets::decode(message).map_err(|error| error.to_string())?;
+    let changes: Result<Vec<Change>, String> = message.changes.iter().map(target_change_from_wire).collect();
+    Ok(Membership::whole(message.version, changes?))
+}
+
+#[cfg(test)]
+mod tests {
+    use model::membership::Member;
+
+    use super::*;
+
+    fn membership(version: u64) -> Membership {
+        let change = |number| Change {
+            service: "shop".parse().expect("a name"),
+            target: format!("http://10.0.0.{number}:80").parse().expect("a URL"),
+            version: number,
+            member: Some(Member { draining: number % 2 == 0, ..Member::default() }),
+        };
+        Membership::whole(version, (1..=version).map(change))
+    }
+
+    #[test]
+    fn the_newest_is_there_after_a_stop_and_damage_is_found() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (disk, known) = LastTargets::open(directory.path()).expect("it opens");
+        assert_eq!(known, Membership::default());
+        (1..=5).for_each(|version| disk.keep(membership(version)));
+        disk.close();
+        let (disk, known) = LastTargets::open(directory.path()).expect("it opens");
+        assert_eq!(known, membership(5));
+        disk.close();
+
+        let path = directory.path().join(FILE);
+        let mut bytes = fs::read(&path).expect("a file");
+        *bytes.last_mut().expect("bytes") ^= 1;
+        fs::write(&path, bytes).expect("a file");
+        let (_disk, known) = LastTargets::open(directory.path()).expect("it opens");
+        assert_eq!(known, Membership::default());
+    }
+}

@@ -1,0 +1,136 @@
+//! Where what is said beside the configuration meets it.
+//!
+//! A target that the service says gets the weight that is said beside it, and is left out while it drains. Any other
+//! target is added. [`Service::joined`] does that for nodes, [`effective`] for people.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Entries, Entry, Member};
+use crate::resource::service::{Target as Written, TargetUrl};
+use crate::resource::{Labels, is_default};
+use crate::snapshot::{Endpoint, Gate, Service, Target};
+
+impl Service {
+    /// The service as it is compiled, with what is said about its targets. `previous` is an earlier outcome: endpoints
+    /// that stay equal stay the same thing.
+    #[must_use]
+    pub fn joined(&self, entries: &Entries, previous: Option<&Self>) -> Self {
+        let said = |target: &Target| entries.get(&target.endpoint.url).map(|entry| &*entry.member);
+        let kept = self.targets.iter().filter_map(|target| match said(target) {
+            Some(member) if member.draining => None,
+            Some(member) => Some(Target { weight: member.weight.unwrap_or(target.weight), ..target.clone() }),
+            None => Some(target.clone()),
+        });
+        let mut targets: Vec<Target> = kept.collect();
+        let known: HashSet<&TargetUrl> = self.targets.iter().map(|target| &target.endpoint.url).collect();
+        // Both are in the order of URLs, so that each is found right after the one before.
+        let before = previous.map_or(&[][..], |previous| &previous.targets);
+        let mut before = before.iter().filter(|target| !known.contains(&target.endpoint.url)).peekable();
+        for (url, entry) in entries.iter().filter(|(url, _)| !known.contains(url)) {
+            while before.next_if(|target| target.endpoint.url < *url).is_some() {}
+            if entry.member.draining {
+                continue;
+            }
+            let endpoint = match before.next_if(|target| target.endpoint.url == *url) {
+                Some(same) if self.would_make(&same.endpoint) => Arc::clone(&same.endpoint),
+                _ => Arc::new(self.endpoint(url)),
+            };
+            targets.push(Target { endpoint, weight: entry.member.weight.unwrap_or(1) });
+        }
+        Self { targets: targets.into(), ..self.clone() }
+    }
+
+    /// How connections of this service to an address are.
+    #[must_use]
+    pub fn endpoint(&self, url: &TargetUrl) -> Endpoint {
+        let tls = url.https.then(|| self.tls.clone());
+        Endpoint {
+            url: url.clone(),
+            protocol: self.protocol,
+            proxy_protocol: self.proxy_protocol,
+            tls,
+            gate: Gate::default(),
+        }
+    }
+
+    fn would_make(&self, endpoint: &Endpoint) -> bool {
+        let tls = endpoint.url.https.then_some(&self.tls);
+        (endpoint.protocol, endpoint.proxy_protocol, endpoint.tls.as_ref()) == (self.protocol, self.proxy_protocol, tls)
+    }
+}
+
+/// One target of a service as it is in effect, and where that comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "EffectiveTarget")]
+pub struct EffectiveTarget {
+    /// Its name: scheme, host and port.
+    pub url: TargetUrl,
+    pub state: TargetState,
+    /// Share of the requests, relative to the other targets.
+    pub weight: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: Labels,
+    pub origin: Origin,
+    /// What was said about it beside the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<Member>,
+    /// The version of what was said beside the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+}
+
+/// What a target gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetState {
+    /// Its share of the requests.
+    Serving,
+    /// No new requests; what it serves is finished.
+    Draining,
+    /// Nothing, for its weight is 0.
+    Idle,
+}
+
+/// Where a target comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The service says it.
+    Written,
+    /// It was added beside the configuration.
+    Added,
+}
+
+/// The targets of a service: those that it says in their order, then those that were added by their names.
+#[must_use]
+pub fn effective(written: &[Written], entries: Option<&Entries>) -> Vec<EffectiveTarget> {
+    let known: HashSet<&TargetUrl> = written.iter().map(|target| &target.url).collect();
+    let said = |url: &TargetUrl| entries.and_then(|entries| entries.get(url));
+    let written = written.iter().map(|target| one(&target.url, target.weight, Origin::Written, said(&target.url)));
+    let added = entries.into_iter().flatten().filter(|(url, _)| !known.contains(url));
+    written.chain(added.map(|(url, entry)| one(url, 1, Origin::Added, Some(entry)))).collect()
+}
+
+fn one(url: &TargetUrl, weight: u32, origin: Origin, entry: Option<&Entry>) -> EffectiveTarget {
+    let member = entry.map(|entry| Member::clone(&entry.member));
+    let weight = member.as_ref().and_then(|member| member.weight).unwrap_or(weight);
+    let state = match &member {
+        Some(member) if member.draining => TargetState::Draining,
+        _ if weight == 0 => TargetState::Idle,
+        _ => TargetState::Serving,
+    };
+    let labels = member.as_ref().and_then(|member| member.labels.clone()).unwrap_or_default();
+    EffectiveTarget {
+        url: url.clone(),
+        state,
+        weight,
+        labels,
+        origin,
+        member,
+        version: entry.map(|entry| entry.version),
+    }
+}
