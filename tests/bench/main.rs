@@ -4,6 +4,7 @@
 //! changes from minute to minute. The proxies run on core 1, one after the other in the order A B C C B A;
 //! the load and the upstream share core 0. Nothing leaves loopback.
 
+mod churn;
 mod cold;
 mod dimensions;
 mod failures;
@@ -24,9 +25,14 @@ use anyhow::{Context, Result, bail};
 /// Something to measure, on its own.
 type Part = (&'static str, fn(&Options, &mut report::Report) -> Result<()>);
 
-const PARTS: [Part; 4] =
-    [("peers", peers::measure), ("scale", scale::measure), ("cold", cold::measure), ("failures", failures::measure)];
-const NAMES: &str = "peers|scale|cold|failures";
+const PARTS: [Part; 5] = [
+    ("peers", peers::measure),
+    ("scale", scale::measure),
+    ("cold", cold::measure),
+    ("failures", failures::measure),
+    ("churn", churn::measure),
+];
+const NAMES: &str = "peers|scale|cold|failures|churn";
 
 /// What the command line asks for.
 pub struct Options {
@@ -40,7 +46,10 @@ pub struct Options {
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
-        Some("upstream") => upstream::serve(port(arguments.next())?),
+        Some("upstream") => {
+            let port = port(arguments.next())?;
+            upstream::serve(arguments.next().as_deref().unwrap_or("127.0.0.1"), port)
+        }
         Some("targets") => {
             let (ports, micros) = (numbers(arguments.next())?, numbers(arguments.next())?);
             let ports = ports.into_iter().map(u16::try_from).collect::<Result<Vec<_>, _>>()?;

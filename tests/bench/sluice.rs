@@ -84,6 +84,12 @@ impl Gateway {
         self.call(connection, "PUT", &path, "application/json", body)
     }
 
+    /// Says something about a target, `host:port`, beside the configuration.
+    pub fn put_target(&self, connection: &mut Connection, service: &str, target: &str, body: &str) -> Result<()> {
+        let path = format!("/v1/gateways/default/services/{service}/targets/{target}");
+        self.call(connection, "PUT", &path, "application/json", body)
+    }
+
     /// Asks which route a request finds, and why.
     pub fn explain(&self, connection: &mut Connection, question: &str) -> Result<()> {
         self.call(connection, "POST", "/v1/gateways/default/explain", "application/json", question)

@@ -12,10 +12,10 @@ fn answer() -> Vec<u8> {
 }
 
 /// Serves until it is killed: one answer for each end of a head, so requests may not have bodies.
-pub fn serve(port: u16) -> Result<()> {
+pub fn serve(address: &str, port: u16) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let listener = TcpListener::bind((address, port)).await?;
         loop {
             let (mut stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
