@@ -24,6 +24,7 @@ mod roles;
 mod run;
 mod schema;
 mod signals;
+mod targets;
 mod validate;
 mod views;
 
@@ -62,6 +63,7 @@ enum Command {
     Get(resources::Get),
     Delete(resources::Delete),
     Gateways(gateways::Gateways),
+    Targets(targets::Targets),
     Nodes(nodes::ListNodes),
     Revisions(revisions::Revisions),
     Rollback(revisions::Rollback),
@@ -116,6 +118,7 @@ fn main() -> ExitCode {
         Command::Get(command) => command.run(),
         Command::Delete(command) => command.run(),
         Command::Gateways(command) => command.run(),
+        Command::Targets(command) => command.run(),
         Command::Nodes(command) => command.run(),
         Command::Revisions(command) => command.run(),
         Command::Rollback(command) => command.run(),

@@ -26,6 +26,7 @@ impl Backend {
         let address = listener.local_addr().expect("a bound socket has an address");
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                let _ = stream.set_nodelay(true);
                 std::thread::spawn(move || serve(stream, name, delay));
             }
         });
@@ -37,8 +38,7 @@ impl Backend {
     }
 }
 
-fn serve(mut stream: std::net::TcpStream, name: &str, delay: Duration) {
-    let _ = stream.set_nodelay(true);
+fn serve(mut stream: impl Read + Write, name: &str, delay: Duration) {
     let mut held = Vec::new();
     let mut buffer = [0; 8192];
     loop {
@@ -58,6 +58,97 @@ fn serve(mut stream: std::net::TcpStream, name: &str, delay: Duration) {
             Ok(count @ 1..) => held.extend_from_slice(&buffer[..count]),
             _ => return,
         }
+    }
+}
+
+/// A backend that can be stopped, and started again at its address: a process that ends takes its connections with it.
+pub struct Passing {
+    pub address: SocketAddr,
+    name: &'static str,
+    life: Arc<Life>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Life {
+    is_over: AtomicBool,
+    answered: AtomicU64,
+    open: Mutex<Vec<(u64, std::net::TcpStream)>>,
+}
+
+impl Passing {
+    pub fn start(name: &'static str) -> anyhow::Result<Self> {
+        // The address is kept free for the next life: see `free_address`.
+        let address = crate::gateway::free_address();
+        let mut backend = Self { address, name, life: Arc::default(), accepting: None };
+        backend.start_again()?;
+        Ok(backend)
+    }
+
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        let listener = TcpListener::bind(self.address)?;
+        let (life, name) = (Arc::<Life>::default(), self.name);
+        self.life = Arc::clone(&life);
+        self.accepting = Some(std::thread::spawn(move || {
+            for (number, stream) in (0..).zip(listener.incoming()) {
+                if life.is_over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                let _ = stream.set_nodelay(true);
+                let Ok(copy) = stream.try_clone() else { continue };
+                life.open.lock().expect("no panic while it is held").push((number, copy));
+                let life = Arc::clone(&life);
+                std::thread::spawn(move || {
+                    serve(Counted(stream, &life.answered), name, Duration::from_millis(2));
+                    life.open.lock().expect("no panic while it is held").retain(|(other, _)| *other != number);
+                });
+            }
+        }));
+        Ok(())
+    }
+
+    /// Connections that the other side has not closed.
+    pub fn connections(&self) -> usize {
+        self.life.open.lock().expect("no panic while it is held").len()
+    }
+
+    /// Requests in this life.
+    pub fn answered(&self) -> u64 {
+        self.life.answered.load(Ordering::SeqCst)
+    }
+
+    /// Accepts nothing more, and ends every connection in the middle of what it does.
+    pub fn stop(&mut self) {
+        self.life.is_over.store(true, Ordering::SeqCst);
+        // Wakes it up.
+        let _ = std::net::TcpStream::connect(self.address);
+        if let Some(accepting) = self.accepting.take() {
+            accepting.join().expect("accepting does not panic");
+        }
+        for (_, stream) in self.life.open.lock().expect("no panic while it is held").drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+/// Counts what is written to it: one write for each answer.
+struct Counted<'l>(std::net::TcpStream, &'l AtomicU64);
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
     }
 }
 

@@ -8,6 +8,7 @@ mod gateways;
 mod memory;
 mod replicas;
 mod stream_tls;
+mod targets;
 mod tls;
 
 use std::path::Path;

@@ -93,7 +93,7 @@ fn connected(control: &ControlPlane) -> Option<usize> {
     Some(nodes.iter().filter(|node| node["connected"] == true).count())
 }
 
-fn two_replicas(postgres: &Postgres, folder: &Path) -> Result<(ControlPlane, ControlPlane)> {
+pub fn two_replicas(postgres: &Postgres, folder: &Path) -> Result<(ControlPlane, ControlPlane)> {
     let one = ControlPlane::start(&postgres.url(), &folder.join("one"))?;
     // The second finds tokens in the database and makes none; its operator gives it the same files.
     let data = folder.join("two");
