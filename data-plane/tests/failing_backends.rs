@@ -1,7 +1,5 @@
 //! Services that fail, through a whole node: what clients, services and the log get to see of it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use std::convert::Infallible;

@@ -19,7 +19,9 @@ use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
 use crate::resource::listener;
 use crate::resource::route::RouteTimeouts;
-use crate::resource::service::{Limits, LoadBalancing, Protocol, ProxyVersion, Retries, TargetUrl, Timeouts};
+use crate::resource::service::{
+    Connections, Limits, LoadBalancing, Protocol, ProxyVersion, Retries, TargetUrl, Timeouts,
+};
 use crate::resource::{Key, Kind, Name};
 use crate::router::Router;
 use crate::slots::{Named, Slot, Slots};
@@ -90,6 +92,7 @@ pub struct Service {
     pub deadline_header: Option<HeaderName>,
     pub retries: Retries,
     pub limits: Limits,
+    pub connections: Connections,
     /// What the node counts against the limits, for as long as there is a service of this name.
     pub gates: Arc<Gates>,
     pub policies: Arc<[Step]>,

@@ -12,7 +12,7 @@ use model::exchange::{ResponseHead, Time};
 use model::fields::Fields;
 
 use super::admission::{Place, Seat};
-use super::connect::Purpose;
+use super::connect::{Purpose, Terms};
 use super::connection::Stream;
 use super::forward::Task;
 use super::http1::Http1;
@@ -59,8 +59,8 @@ impl Task {
 
     async fn send_on_new(&self, flight: Flight, body: Body) -> Result<Answer, Failed> {
         let timeout = self.backend.service.timeouts.connect.get();
-        let most = self.backend.service.limits.connections_per_target.into();
-        match flight.pool.open(timeout, most, self.purpose, self.ends.as_deref()).await {
+        let terms = Terms::of(&self.backend.service);
+        match flight.pool.open(timeout, terms, self.purpose, self.ends.as_deref()).await {
             Ok(channel) => self.send(channel, flight, body).await,
             Err(error) => {
                 if matches!(error, UpstreamError::Unreachable(_) | UpstreamError::ConnectTimeout) {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use hyper::client::conn::http2;
 use hyper::rt::{Read, Write};
 
+use super::connect::Life;
 use crate::body::Body;
 use crate::telemetry::EndpointCounts;
 
@@ -47,6 +48,8 @@ pub(super) struct Http2 {
     streams: Cell<usize>,
     most_streams: Rc<Cell<usize>>,
     pub(super) expires_ns: u64,
+    /// Requests that it may serve yet.
+    requests_left: Cell<u32>,
     pub(super) idle_since_ns: Cell<u64>,
     /// When the last response came on it.
     heard_ns: Cell<u64>,
@@ -54,7 +57,7 @@ pub(super) struct Http2 {
 }
 
 impl Http2 {
-    pub(super) async fn handshake<T>(io: T, open: Open, expires_ns: u64, now_ns: u64) -> hyper::Result<Self>
+    pub(super) async fn handshake<T>(io: T, open: Open, life: Life, now_ns: u64) -> hyper::Result<Self>
     where
         T: Read + Write + Unpin + 'static,
     {
@@ -71,7 +74,8 @@ impl Http2 {
             sender,
             streams: Cell::new(0),
             most_streams,
-            expires_ns,
+            expires_ns: life.expires_ns,
+            requests_left: Cell::new(life.requests_left),
             idle_since_ns: Cell::new(now_ns),
             heard_ns: Cell::new(now_ns),
             is_silent: Cell::new(false),
@@ -80,7 +84,7 @@ impl Http2 {
 
     /// Whether further requests may go out on it.
     pub(super) fn is_good(&self, now_ns: u64) -> bool {
-        !self.is_silent.get() && !self.sender.is_closed() && now_ns < self.expires_ns
+        !self.is_silent.get() && self.requests_left.get() > 0 && !self.sender.is_closed() && now_ns < self.expires_ns
     }
 
     pub(super) fn streams(&self) -> usize {
@@ -98,6 +102,7 @@ pub(super) struct Stream(Rc<Http2>);
 impl Stream {
     pub(super) fn begin(connection: &Rc<Http2>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
+        connection.requests_left.set(connection.requests_left.get() - 1);
         Self(Rc::clone(connection))
     }
 

@@ -13,6 +13,7 @@ use http::{Method, StatusCode};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Interim;
+use super::connect::Life;
 use super::connection::Open;
 use super::outgoing::Outgoing;
 use super::pool::Pool;
@@ -31,6 +32,8 @@ pub(super) struct Http1 {
     wire: SharedWire,
     /// When it is too old for another request.
     pub(super) expires_ns: u64,
+    /// Requests that it may serve yet.
+    requests_left: u32,
     pub(super) idle_since_ns: u64,
     /// It has served a request before: the target may be closing it for idling when the next one is sent.
     pub(super) has_served: bool,
@@ -54,10 +57,20 @@ pub(super) struct Sending {
 }
 
 impl Http1 {
-    pub(super) fn new(stream: Stream, open: Open, expires_ns: u64) -> Self {
+    pub(super) fn new(stream: Stream, open: Open, life: Life) -> Self {
+        let Life { expires_ns, requests_left } = life;
         let wire = Wire::new(stream, BytesMut::new(), BOUNDS, Rc::default());
         let wire = Rc::new(RefCell::new(wire));
-        Self { wire, expires_ns, idle_since_ns: 0, has_served: false, is_persistent: true, upload: None, open }
+        Self {
+            wire,
+            expires_ns,
+            requests_left,
+            idle_since_ns: 0,
+            has_served: false,
+            is_persistent: true,
+            upload: None,
+            open,
+        }
     }
 
     /// Whether it can take a request. A service that has closed it is noticed here, if the word of it has come.
@@ -67,7 +80,10 @@ impl Http1 {
 
     /// Whether its last request left it in a perfect state.
     pub(super) fn is_reusable(&self) -> bool {
-        self.is_persistent && self.upload.is_none() && self.wire.borrow().is_between_messages()
+        self.is_persistent
+            && self.requests_left > 0
+            && self.upload.is_none()
+            && self.wire.borrow().is_between_messages()
     }
 
     /// Whether the target has closed it, or speaks unasked, by the word of the kernel and not by what the runtime was last
@@ -79,6 +95,7 @@ impl Http1 {
     /// Takes a request.
     pub(super) fn begin(&mut self, outgoing: &Outgoing, body: Body, pool: &Pool) -> Sending {
         let length = http_body::Body::size_hint(&body).exact().map_or(Length::Chunked, Length::Exact);
+        self.requests_left -= 1;
         outgoing.write_http1(self.wire.borrow_mut().output(), pool, length);
         let pump = (length != Length::Exact(0)).then(|| Pump::new(body, length, true));
         Sending { pump, method: outgoing.method.clone() }

@@ -14,7 +14,7 @@ use model::snapshot::Endpoint;
 use rustls::ClientConfig;
 
 use super::UpstreamError;
-use super::connect::{Connected, Purpose};
+use super::connect::{Connected, Purpose, Terms};
 use super::connection::{Http2, Stream};
 use super::http1::Http1;
 use super::resolve::Resolver;
@@ -164,19 +164,19 @@ impl Pool {
     pub(super) async fn open(
         self: &Rc<Self>,
         timeout: Duration,
-        most: u64,
+        terms: Terms,
         purpose: Purpose,
         ends: Option<&Addresses>,
     ) -> Result<Channel, UpstreamError> {
         loop {
             if purpose == Purpose::Upgrade || self.speaks.get() == Speaks::Http1 {
-                self.check_room(most)?;
-                match self.connect(timeout, purpose, ends).await? {
+                self.check_room(terms)?;
+                match self.connect(timeout, terms, purpose, ends).await? {
                     Connected::Http1(connection) => return Ok(Channel::Http1(connection)),
                     Connected::Http2(connection) => self.share(connection),
                 }
             } else {
-                self.connect_together(timeout, most).await?;
+                self.connect_together(timeout, terms).await?;
             }
             if let Some(channel) = self.take(purpose) {
                 return Ok(channel);
@@ -184,22 +184,21 @@ impl Pool {
         }
     }
 
-    /// No more than `most` connections are made.
-    fn check_room(&self, most: u64) -> Result<(), UpstreamError> {
-        if self.counts.open.get() >= most { Err(UpstreamError::Overloaded) } else { Ok(()) }
+    fn check_room(&self, terms: Terms) -> Result<(), UpstreamError> {
+        if self.counts.open.get() >= terms.most { Err(UpstreamError::Overloaded) } else { Ok(()) }
     }
 
     /// Waits for the connection that is being made, or makes one that others may wait for. It goes on as long as
     /// anybody waits, whoever began it.
-    async fn connect_together(self: &Rc<Self>, timeout: Duration, most: u64) -> Result<(), UpstreamError> {
+    async fn connect_together(self: &Rc<Self>, timeout: Duration, terms: Terms) -> Result<(), UpstreamError> {
         let under_way = self.connecting.borrow().as_ref().and_then(WeakShared::upgrade);
         let connecting = match under_way.filter(|connecting| connecting.peek().is_none()) {
             Some(connecting) => connecting,
             None => {
-                self.check_room(most)?;
+                self.check_room(terms)?;
                 let pool = Rc::clone(self);
                 let connecting: Shared<Connecting> =
-                    async move { pool.add_connection(timeout).await }.boxed_local().shared();
+                    async move { pool.add_connection(timeout, terms).await }.boxed_local().shared();
                 *self.connecting.borrow_mut() = connecting.downgrade();
                 connecting
             }
@@ -207,8 +206,8 @@ impl Pool {
         connecting.await
     }
 
-    async fn add_connection(&self, timeout: Duration) -> Result<(), UpstreamError> {
-        match self.connect(timeout, Purpose::Any, None).await? {
+    async fn add_connection(&self, timeout: Duration, terms: Terms) -> Result<(), UpstreamError> {
+        match self.connect(timeout, terms, Purpose::Any, None).await? {
             Connected::Http1(connection) => {
                 self.speaks.set(Speaks::Http1);
                 self.put_idle(connection);

@@ -7,6 +7,7 @@ use super::route::HeaderField;
 use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_true, yes};
 use crate::problem::Fault;
 
+mod connections;
 mod limits;
 mod load_balancing;
 mod retries;
@@ -14,6 +15,7 @@ mod target;
 mod timeouts;
 mod tls;
 
+pub use connections::Connections;
 pub use limits::Limits;
 pub use load_balancing::LoadBalancing;
 pub use retries::{Backoff, GrpcCode, Retries, RetryBudget, RetryOn};
@@ -55,6 +57,8 @@ pub struct Service {
     pub retries: Retries,
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub connections: Connections,
     /// For `https` targets.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tls: UpstreamTls,
@@ -110,6 +114,7 @@ impl Written for Service {
         self.timeouts.check(faults);
         self.retries.check(faults);
         self.limits.check(faults);
+        self.connections.check(faults);
         if self.proxy_protocol.is_some() && self.protocol == Protocol::Http2 {
             let message =
                 "a connection with a header of the PROXY protocol is for one client, which HTTP/2 would share";

@@ -263,6 +263,7 @@ impl Snapshot {
             deadline_header: written.deadline_header.as_ref().map(|field| field.0.clone()),
             retries: written.retries.clone(),
             limits: written.limits,
+            connections: written.connections,
             gates: previous.as_ref().map_or_else(Arc::default, |previous| Arc::clone(&previous.gates)),
             policies: self.steps(&written.policies)?,
             enabled: written.enabled,

@@ -92,7 +92,7 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
     );
     for (_, it) in snapshot.services.iter() {
         let policies = steps(snapshot, &it.policies);
-        let how = (it.protocol, it.load_balancing, it.timeouts, &it.retries, it.limits, it.enabled);
+        let how = (it.protocol, it.load_balancing, it.timeouts, &it.retries, it.limits, it.connections, it.enabled);
         told.push(format!("service {} {:?} {how:?} {policies:?}", it.name, it.targets));
     }
     let mirrors = |mirrors: &[Mirror]| -> Vec<_> {

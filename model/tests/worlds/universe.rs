@@ -181,6 +181,9 @@ fn service(draw: &mut Draw<'_>) -> Value {
     spec["load_balancing"] = draw.of(&["least_request", "round_robin"]).into();
     spec["timeouts"] = json!({"connect": draw.of(&["2s", "1s"])});
     if draw.one_in(4) {
+        spec["connections"] = json!({"max_age": draw.of(&["1h", "90s"]), "max_requests": draw.below(9) + 1});
+    }
+    if draw.one_in(4) {
         spec["deadline_header"] = "X-Left".into();
     }
     if draw.one_in(3) {

@@ -231,3 +231,28 @@ fn idle_and_old_connections_are_closed_when_the_core_sweeps() {
         core.until_closed().await;
     });
 }
+
+#[test]
+fn a_connection_serves_as_many_requests_as_it_may() {
+    on_a_core(|| async {
+        let mut service = url(serve(behave).await);
+        service["connections"] = json!({"max_requests": 5});
+        let core = Core::new(service);
+        for request in 0..15 {
+            let (headers, _) = core.get("/").await.expect("an answer");
+            assert_eq!(number_of(&headers), request / 5);
+        }
+        core.until_closed().await;
+    });
+}
+
+#[test]
+fn an_address_that_refuses_costs_no_request_if_there_is_another() {
+    on_a_core(|| async {
+        // On most machines `localhost` has an address of each family; this listens on one.
+        let address = serve(behave).await;
+        let core = Core::new(json!({"url": format!("http://localhost:{}", address.port())}));
+        core.get("/").await.expect("an answer");
+        assert_eq!(core.shard().services["shop"].connect_failures, 0);
+    });
+}
