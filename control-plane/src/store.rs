@@ -1,7 +1,8 @@
 //! Where the truth is kept: the resources of each gateway's head, every revision that led to it, and the
 //! hashes of tokens. Beside that, replicas exchange through it what they know of nodes.
 //!
-//! A store keeps and returns; it does not check. [`crate::publish`] is its only writer, apart from tokens.
+//! A store keeps and returns; it does not check. [`crate::publish`] is its only writer, apart from tokens and from what is
+//! said about targets, which [`crate::targets`] writes.
 //! Each operation is one statement or one transaction, so there is nothing to hold open between calls.
 
 use std::path::Path;

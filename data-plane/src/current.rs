@@ -1,6 +1,6 @@
 //! The one swap cell: the snapshot that this node serves.
 //!
-//! Its only writer is [`crate::cores::Cores::adopt`]. Requests do not read it: every core has a
+//! Its only writer is [`crate::cores::Cores`]. Requests do not read it: every core has a
 //! copy of its own, so that no request touches a counter that other cores write.
 
 use std::sync::Arc;

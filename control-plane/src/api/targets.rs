@@ -6,13 +6,12 @@ use axum::extract::{FromRequestParts, OriginalUri, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use model::membership::{EffectiveTarget, Entry, Member, Membership, effective};
+use model::membership::{EffectiveTarget, Entry, Member, Membership, effective, effective_one};
 use model::problem::{Fault, push_pointer};
-use model::resource::service::TargetUrl;
+use model::resource::service::{Target, TargetUrl};
 use model::resource::{Key, Kind, Name, Resource};
 use model::snapshot::Snapshot;
 use model::value::Span;
-use model::written;
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -253,7 +252,7 @@ impl FromRequestParts<ApiState> for TargetName {
 
 async fn list(State(state): State<ApiState>, at: AtService) -> Result<Response, Error> {
     let said = state.lanes.now(&at.gateway).await.map_err(store_error)?;
-    let items = in_effect(&at, &said.membership);
+    let items = effective(&written(&at), said.membership.of(&at.service));
     Ok(at_version(
         said.membership.version(),
         at_revision(at.head.revision, Json(PageView { items, next_cursor: None })),
@@ -263,7 +262,7 @@ async fn list(State(state): State<ApiState>, at: AtService) -> Result<Response, 
 async fn get(State(state): State<ApiState>, at: AtService, target: TargetName) -> Result<Response, Error> {
     let said = state.lanes.now(&at.gateway).await.map_err(store_error)?;
     let (url, _) = target.find(&at.service, &at.head, &said.membership).map_err(write_error)?;
-    let found = in_effect(&at, &said.membership).into_iter().find(|target| target.url == url);
+    let found = effective_one(&written(&at), &url, said.membership.of(&at.service));
     let found = found.ok_or_else(|| write_error(unknown(&at.service, &target)))?;
     Ok(at_version(said.membership.version(), at_revision(at.head.revision, Json(found))))
 }
@@ -435,21 +434,19 @@ fn applied(written: &Written, wait: Option<WaitView>) -> Response {
 }
 
 /// A target as it is after a write.
-fn one(at: &AtService, target: &TargetName, written: &Written) -> Response {
-    let found = target
-        .find(&at.service, &at.head, &written.membership)
-        .ok()
-        .and_then(|(url, _)| in_effect(at, &written.membership).into_iter().find(|target| target.url == url));
-    found.map_or_else(|| applied(written, None), |found| Json(found).into_response())
+fn one(at: &AtService, target: &TargetName, done: &Written) -> Response {
+    let url = target.find(&at.service, &at.head, &done.membership).map(|(url, _)| url).ok();
+    let found = url.and_then(|url| effective_one(&written(at), &url, done.membership.of(&at.service)));
+    found.map_or_else(|| applied(done, None), |found| Json(found).into_response())
 }
 
-fn in_effect(at: &AtService, said: &Membership) -> Vec<EffectiveTarget> {
+/// The targets that the service says.
+fn written(at: &AtService) -> Vec<Target> {
     let key = Key::new(Kind::Service, at.service.clone());
-    let written = match at.head.config.get(&key).map(|document| document.parse(Kind::Service)) {
+    match at.head.config.get(&key).map(|document| document.parse(Kind::Service)) {
         Some(Ok(Resource::Service(service))) => service.targets,
         _ => Vec::new(),
-    };
-    effective(&written, said.of(&at.service))
+    }
 }
 
 /// The targets that a body names, with what it says about each.
@@ -514,7 +511,7 @@ fn merged(service: &Name, entry: Option<&Entry>, patch: Value) -> Result<Member,
 }
 
 fn read(service: &Name, body: Value) -> Result<Member, WriteError> {
-    let reading = written::read::<Member>(body);
+    let reading = model::written::read::<Member>(body);
     let faults = match reading {
         Ok(member) => match member.faults() {
             faults if faults.is_empty() => return Ok(member),

@@ -115,6 +115,16 @@ pub fn effective(written: &[Written], entries: Option<&Entries>) -> Vec<Effectiv
     written.chain(added.map(|(url, entry)| one(url, 1, Origin::Added, Some(entry)))).collect()
 }
 
+/// One of these targets; nothing if it is none.
+#[must_use]
+pub fn effective_one(written: &[Written], url: &TargetUrl, entries: Option<&Entries>) -> Option<EffectiveTarget> {
+    let entry = entries.and_then(|entries| entries.get(url));
+    match written.iter().find(|target| target.url == *url) {
+        Some(target) => Some(one(url, target.weight, Origin::Written, entry)),
+        None => entry.map(|entry| one(url, 1, Origin::Added, Some(entry))),
+    }
+}
+
 fn one(url: &TargetUrl, weight: u32, origin: Origin, entry: Option<&Entry>) -> EffectiveTarget {
     let member = entry.map(|entry| Member::clone(&entry.member));
     let weight = member.as_ref().and_then(|member| member.weight).unwrap_or(weight);

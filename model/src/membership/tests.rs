@@ -118,6 +118,10 @@ proptest! {
         let resource = snapshot.config.of_kind(Kind::Service, None).next().expect("a service").1.parse(Kind::Service);
         let Ok(crate::resource::Resource::Service(resource)) = resource else { panic!("a service") };
         let shown = effective(&resource.targets, Some(&entries));
+        for number in 0..6 {
+            let alone = effective_one(&resource.targets, &url(number), Some(&entries));
+            prop_assert_eq!(alone.as_ref(), shown.iter().find(|target| target.url == url(number)));
+        }
         let shown: Vec<_> = shown
             .iter()
             .filter(|target| target.state != TargetState::Draining)
