@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use model::membership::Membership;
 use model::problem::Problems;
+use model::resource::service::DnsDiscovery;
 use model::resource::{Key, Kind, Name};
 use model::snapshot::Snapshot;
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::current::Current;
+use crate::discovery::Discoveries;
 use crate::dns::Names;
 use crate::listener::places::Places;
 use crate::listener::tickets::TicketKeys;
@@ -46,6 +48,7 @@ struct Shared {
     current: Current,
     orders: Vec<mpsc::UnboundedSender<Order>>,
     sources: Sources,
+    discoveries: Discoveries,
     /// Held while what is served changes: one change at a time.
     serving: tokio::sync::Mutex<Serving>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -98,6 +101,7 @@ impl Cores {
             current: Current::default(),
             orders,
             sources: Sources::default(),
+            discoveries: Discoveries::new(names, telemetry.node.clone()),
             serving: tokio::sync::Mutex::default(),
             threads: Mutex::new(threads),
             ticket_keys: TicketKeys::alone(),
@@ -139,10 +143,12 @@ impl Cores {
     /// Serves `snapshot` from now on: returns when every core does. If an address cannot be listened on,
     /// nothing changes.
     pub async fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<(), Problems> {
+        self.0.discover(&snapshot).await;
         let mut serving = self.0.serving.lock().await;
         let mut openings = self.prepare(&snapshot, &serving.open)?;
         let shared = |opening: &Opening| Open { tls: opening.tls.clone(), places: opening.places.clone() };
         serving.open = openings.iter().map(|opening| (opening.address, shared(opening))).collect();
+        self.0.discoveries.settle(&snapshot, &self.0.sources);
         let served = self.0.sources.join(snapshot, serving.served.as_ref());
         let snapshot = Arc::clone(&served.joined);
         serving.served = Some(served);
@@ -159,17 +165,7 @@ impl Cores {
     pub fn retarget(&self, membership: Membership, touched: Vec<Name>) -> impl Future<Output = ()> + Send + use<> {
         self.0.sources.say(membership, touched);
         let shared = Arc::clone(&self.0);
-        async move {
-            let mut serving = shared.serving.lock().await;
-            // Without a snapshot there is nobody to tell; the first one has it.
-            let Some(served) = &serving.served else { return };
-            let Some((served, slots)) = shared.sources.follow(served) else { return };
-            let snapshot = Arc::clone(&served.joined);
-            serving.served = Some(served);
-            shared.current.swap(snapshot.clone());
-            let order = |done| Order::Retarget { snapshot: snapshot.clone(), slots: slots.clone(), done };
-            shared.order(order).await;
-        }
+        async move { shared.follow_sources().await }
     }
 
     /// What should be open, with sockets for the cores where it is not yet.
@@ -237,6 +233,33 @@ impl Adopt for Cores {
 }
 
 impl Shared {
+    /// Serves what was said since by the sources of targets.
+    async fn follow_sources(&self) {
+        let mut serving = self.serving.lock().await;
+        // Without a snapshot there is nobody to tell; the first one has it.
+        let Some(served) = &serving.served else { return };
+        let Some((served, slots)) = self.sources.follow(served) else { return };
+        let snapshot = Arc::clone(&served.joined);
+        serving.served = Some(served);
+        self.current.swap(snapshot.clone());
+        let order = |done| Order::Retarget { snapshot: snapshot.clone(), slots: slots.clone(), done };
+        self.order(order).await;
+    }
+
+    /// Begins to look for what the services of a snapshot find by themselves, and waits a while for what comes.
+    async fn discover(self: &Arc<Self>, snapshot: &Snapshot) {
+        let shared = Arc::downgrade(self);
+        let tell = move |discovery: Arc<DnsDiscovery>, found| {
+            let shared = shared.clone();
+            async move {
+                let Some(shared) = shared.upgrade() else { return };
+                shared.sources.find(&discovery, Some(found));
+                shared.follow_sources().await;
+            }
+        };
+        self.discoveries.begin(snapshot, tell).await;
+    }
+
     /// Gives every core an order, and waits until all have carried it out.
     async fn order(&self, mut order: impl FnMut(oneshot::Sender<()>) -> Order) {
         let given = self.orders.iter().map(|orders| {

@@ -110,6 +110,10 @@ impl Names {
         Self(Arc::new(Inner { runtime, system: Mutex::new(system), naming, remembered: Mutex::default(), asking }))
     }
 
+    pub fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
     /// The addresses of a host: at least one. Can be called from any runtime.
     pub async fn addresses(&self, host: &str) -> Result<Addresses, String> {
         let name = Name::from_ascii(host).map_err(|error| format!("it is no name: {error}"))?;

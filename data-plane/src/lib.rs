@@ -7,6 +7,7 @@ pub mod body;
 pub mod clock;
 pub mod cores;
 pub mod current;
+pub mod discovery;
 pub mod dns;
 pub mod grpc_web;
 mod http1;

@@ -6,11 +6,12 @@
 //! ([`Sources::follow`]), and costs what those services cost. A revision that comes meanwhile has it already
 //! ([`Sources::join`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use model::membership::Membership;
+use model::membership::{Found, Membership};
 use model::resource::Name;
+use model::resource::service::DnsDiscovery;
 use model::slots::Slot;
 use model::snapshot::{Service, Snapshot};
 use parking_lot::Mutex;
@@ -24,6 +25,10 @@ struct Said {
     membership: Membership,
     /// The services that this concerns and that are not served so yet.
     touched: BTreeSet<Name>,
+    /// What services find by themselves: those with equal discovery find the same.
+    found: Arc<HashMap<Arc<DnsDiscovery>, Arc<[Found]>>>,
+    /// Where something else was found, which is not served yet.
+    refound: HashSet<Arc<DnsDiscovery>>,
 }
 
 /// A revision, and what is served of it.
@@ -43,19 +48,32 @@ impl Sources {
         said.touched.extend(touched);
     }
 
+    /// What discovery leads to from now on; nothing if nobody wants to know any more.
+    pub fn find(&self, discovery: &Arc<DnsDiscovery>, found: Option<Arc<[Found]>>) {
+        let mut said = self.0.lock();
+        let known = Arc::make_mut(&mut said.found);
+        match found {
+            Some(found) => drop(known.insert(Arc::clone(discovery), found)),
+            None => drop(known.remove(discovery)),
+        }
+        said.refound.insert(Arc::clone(discovery));
+    }
+
     /// A revision with all that is said. `before` was served until now; services that are the same in both stay the
     /// same thing.
     pub fn join(&self, bare: Arc<Snapshot>, before: Option<&Served>) -> Served {
-        let (membership, touched) = self.take();
+        let said = self.take();
+        let touched = said.concerned(&bare);
         let mut joined = Snapshot::clone(&bare);
-        for (name, _) in membership.services() {
+        let names = said.membership.services().map(|(name, _)| name).chain(bare.discovered.keys());
+        for name in names.collect::<BTreeSet<_>>() {
             let Some(service) = bare.services.find(name) else { continue };
             let before =
                 before.and_then(|before| Some((before.bare.services.find(name)?, before.joined.services.find(name)?)));
             let same = before.filter(|(bare, _)| Arc::ptr_eq(bare, service) && !touched.contains(name));
             joined.replace_service(match same {
                 Some((_, joined)) => Arc::clone(joined),
-                None => join_one(&membership, service, before.map(|(_, joined)| &**joined)),
+                None => said.join(service, before.map(|(_, joined)| &**joined)),
             });
         }
         Served { bare, joined: Arc::new(joined) }
@@ -64,29 +82,44 @@ impl Sources {
     /// The same revision with what was said since, and the slots of the services that it concerns; nothing if it
     /// concerns none.
     pub fn follow(&self, served: &Served) -> Option<(Served, Arc<[Slot]>)> {
-        let (membership, touched) = self.take();
+        let said = self.take();
         let bare = Arc::clone(&served.bare);
+        let touched = said.concerned(&bare);
         let mut joined = Snapshot::clone(&served.joined);
         let slots = touched.iter().filter_map(|name| {
             let service = bare.services.find(name)?;
             let previous = served.joined.services.find(name);
-            Some(joined.replace_service(join_one(&membership, service, previous.map(|previous| &**previous))))
+            Some(joined.replace_service(said.join(service, previous.map(|previous| &**previous))))
         });
         let slots: Arc<[Slot]> = slots.collect();
         (!slots.is_empty()).then(|| (Served { bare, joined: Arc::new(joined) }, slots))
     }
 
-    fn take(&self) -> (Membership, BTreeSet<Name>) {
+    fn take(&self) -> Said {
         let mut said = self.0.lock();
-        (said.membership.clone(), std::mem::take(&mut said.touched))
+        let (touched, refound) = (std::mem::take(&mut said.touched), std::mem::take(&mut said.refound));
+        Said { membership: said.membership.clone(), touched, found: Arc::clone(&said.found), refound }
     }
 }
 
-/// The one place where sources meet.
-fn join_one(membership: &Membership, service: &Arc<Service>, previous: Option<&Service>) -> Arc<Service> {
-    match membership.of(&service.name) {
-        Some(entries) => Arc::new(service.joined(entries, previous)),
-        None => Arc::clone(service),
+impl Said {
+    /// The services that are something else than they were served as.
+    fn concerned(&self, bare: &Snapshot) -> BTreeSet<Name> {
+        let found = bare.discovered.iter().filter(|(_, discovery)| self.refound.contains(*discovery));
+        self.touched.iter().chain(found.map(|(name, _)| name)).cloned().collect()
+    }
+
+    /// The one place where sources meet.
+    fn join(&self, service: &Arc<Service>, previous: Option<&Service>) -> Arc<Service> {
+        let found = service.discovery.as_ref().and_then(|discovery| self.found.get(discovery));
+        let service = match found {
+            Some(found) => Arc::new(service.with_found(found, previous)),
+            None => Arc::clone(service),
+        };
+        match self.membership.of(&service.name) {
+            Some(entries) => Arc::new(service.joined(entries, previous)),
+            None => service,
+        }
     }
 }
 

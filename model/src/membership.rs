@@ -19,7 +19,7 @@ mod join;
 #[cfg(test)]
 mod tests;
 
-pub use join::{EffectiveTarget, Origin, TargetState, effective, effective_one};
+pub use join::{EffectiveTarget, Found, Origin, TargetState, effective, effective_one};
 
 /// What is said about one target. Without a field, what the service says holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use imbl::{HashMap, OrdSet};
+use imbl::{HashMap, OrdMap, OrdSet};
 
 use crate::config::{Changed, Config, Edit};
 use crate::filter::Filters;
@@ -20,7 +20,7 @@ use crate::resource::consumer::KeyHash;
 use crate::resource::listener;
 use crate::resource::route::RouteTimeouts;
 use crate::resource::service::{
-    Connections, Limits, LoadBalancing, Protocol, ProxyVersion, Retries, TargetUrl, Timeouts,
+    Connections, DnsDiscovery, Limits, LoadBalancing, Protocol, ProxyVersion, Retries, TargetUrl, Timeouts,
 };
 use crate::resource::{Key, Kind, Name};
 use crate::router::Router;
@@ -62,6 +62,8 @@ pub struct Snapshot {
     routes_keeping_path: usize,
     /// The services that hold a certificate or a CA bundle, which change with it.
     holders: HashMap<Key, OrdSet<Name>>,
+    /// The services that find targets by themselves.
+    pub discovered: OrdMap<Name, Arc<DnsDiscovery>>,
 }
 
 /// Where requests come in.
@@ -82,6 +84,8 @@ pub struct Listener {
 pub struct Service {
     pub name: Name,
     pub targets: Arc<[Target]>,
+    /// Where nodes find further targets.
+    pub discovery: Option<Arc<DnsDiscovery>>,
     pub protocol: Protocol,
     pub proxy_protocol: Option<ProxyVersion>,
     /// For targets with `https`.

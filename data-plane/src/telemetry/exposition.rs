@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use model::resource::Name;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -11,6 +12,7 @@ use super::Telemetry;
 use super::histogram::{BOUNDS_SECONDS, Counted};
 use super::process::{self, ProcessUse};
 use super::shard::{CLASSES, Shard};
+use crate::discovery::Discovered;
 use crate::memory::Pressure;
 use crate::sync::{Served, Status};
 
@@ -25,6 +27,7 @@ pub async fn render(telemetry: &Telemetry) -> String {
         core_failures: node.core_failures(),
         memory: node.memory(),
         log_lines_dropped: telemetry.log_lines_dropped(),
+        discoveries: node.discoveries().into_iter().map(|(name, tally)| (name, tally.read())).collect(),
     };
     let mut registry = Registry::default();
     registry.register_collector(Box::new(reading));
@@ -42,6 +45,7 @@ struct Reading {
     core_failures: u64,
     memory: (Pressure, u64),
     log_lines_dropped: u64,
+    discoveries: Vec<(Name, Discovered)>,
 }
 
 type Labels<'a> = Vec<(&'static str, &'a str)>;
@@ -52,7 +56,8 @@ impl Collector for Reading {
         self.configuration(&mut out)?;
         self.node(&mut out)?;
         self.traffic(&mut out)?;
-        self.upstream(&mut out)
+        self.upstream(&mut out)?;
+        self.discovery(&mut out)
     }
 }
 
@@ -121,6 +126,23 @@ impl Reading {
         out.counters("sluice_requests", "Requests that have ended, by class of their status", None, requests)?;
         let durations = shard.routes.iter().map(|(route, counts)| (vec![("route", route.as_str())], &counts.duration));
         out.histograms("sluice_request_duration", "From the head of a request to the end of its response", durations)
+    }
+
+    fn discovery(&self, out: &mut Families<'_>) -> fmt::Result {
+        let services = || self.discoveries.iter().map(|(name, found)| (("service", name.as_str()), found));
+        let answers = services().map(|(name, found)| (vec![name], found.answers));
+        out.counters("sluice_discovery_answers", "Answers of DNS with targets of the service", None, answers)?;
+        let failures = services().flat_map(|(name, found)| {
+            let by_code = [("failed", found.failed), ("nothing", found.nothing)];
+            by_code.map(move |(code, count)| (vec![name, ("code", code)], count))
+        });
+        let help = "Questions to DNS without targets: nobody answered, or there is no such name";
+        out.counters("sluice_discovery_failures", help, None, failures)?;
+        let targets = services().map(|(name, found)| (vec![name], found.targets as f64));
+        out.gauges("sluice_discovery_targets", "Targets of the service that DNS told of", None, targets)?;
+        let ages = services().filter_map(|(name, found)| Some((vec![name], found.good_at?.elapsed().as_secs_f64())));
+        let help = "Time since the last answer of DNS with targets";
+        out.gauges("sluice_discovery_answer_age", help, Some(&Unit::Seconds), ages)
     }
 
     fn upstream(&self, out: &mut Families<'_>) -> fmt::Result {

@@ -1,10 +1,13 @@
 //! What the node knows of its own condition: which configuration it serves and how fresh that is, and whether it
 //! is on its way out. Written by whoever follows `sync` and at shutdown, read by the node port.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use model::resource::Name;
 use parking_lot::Mutex;
 
+use crate::discovery::Tally;
 use crate::memory::Pressure;
 use crate::sync::Status;
 
@@ -14,6 +17,7 @@ pub struct NodeState {
     draining: AtomicBool,
     core_failures: AtomicU64,
     memory: Mutex<(Pressure, u64)>,
+    discoveries: Mutex<Vec<(Name, Arc<Tally>)>>,
 }
 
 impl NodeState {
@@ -23,6 +27,7 @@ impl NodeState {
             draining: AtomicBool::new(false),
             core_failures: AtomicU64::new(0),
             memory: Mutex::default(),
+            discoveries: Mutex::default(),
         }
     }
 
@@ -34,6 +39,16 @@ impl NodeState {
     /// The node takes no further requests: it is not ready from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// These services find targets by themselves.
+    pub fn discovers(&self, discoveries: Vec<(Name, Arc<Tally>)>) {
+        *self.discoveries.lock() = discoveries;
+    }
+
+    #[must_use]
+    pub fn discoveries(&self) -> Vec<(Name, Arc<Tally>)> {
+        self.discoveries.lock().clone()
     }
 
     /// How far the memory of the process is used up, and its budget in bytes.

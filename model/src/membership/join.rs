@@ -3,18 +3,52 @@
 //! A target that the service says gets the weight that is said beside it, and is left out while it drains. Any other
 //! target is added. [`Service::joined`] does that for nodes, [`effective`] for people.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Entries, Entry, Member};
-use crate::resource::service::{Target as Written, TargetUrl};
+use crate::resource::service::{DnsRecords, Target as Written, TargetUrl};
 use crate::resource::{Labels, is_default};
 use crate::snapshot::{Endpoint, Gate, Service, Target};
 
+/// A target that a service has found by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub url: TargetUrl,
+    pub weight: u32,
+}
+
 impl Service {
+    /// The service as it is compiled, with the targets that it has found besides. `previous` is an earlier outcome:
+    /// endpoints that stay equal stay the same thing.
+    #[must_use]
+    pub fn with_found(&self, found: &[Found], previous: Option<&Self>) -> Self {
+        let known: HashSet<&TargetUrl> = self.targets.iter().map(|target| &target.endpoint.url).collect();
+        let before = previous.map_or(&[][..], |previous| &previous.targets);
+        let before: HashMap<_, _> = before.iter().map(|target| (&target.endpoint.url, &target.endpoint)).collect();
+        let found = found.iter().filter(|found| !known.contains(&found.url)).map(|found| {
+            let mut endpoint = self.endpoint(&found.url);
+            self.name_certificate(&mut endpoint);
+            let endpoint = match before.get(&found.url) {
+                Some(same) if ***same == endpoint => Arc::clone(same),
+                _ => Arc::new(endpoint),
+            };
+            Target { endpoint, weight: found.weight }
+        });
+        Self { targets: self.targets.iter().cloned().chain(found).collect(), ..self.clone() }
+    }
+
+    /// A certificate is not for an address, but for the name that it was found by.
+    fn name_certificate(&self, endpoint: &mut Endpoint) {
+        let (Some(tls), Some(discovery)) = (&mut endpoint.tls, &self.discovery) else { return };
+        if tls.server_name.is_none() && discovery.records != DnsRecords::Srv {
+            tls.server_name = Some(discovery.name.as_str().trim_end_matches('.').to_owned());
+        }
+    }
+
     /// The service as it is compiled, with what is said about its targets. `previous` is an earlier outcome: endpoints
     /// that stay equal stay the same thing.
     #[must_use]

@@ -8,6 +8,7 @@ use super::{Kind, Labels, Name, Reference, Resource, Written, is_default, is_tru
 use crate::problem::Fault;
 
 mod connections;
+mod discovery;
 mod limits;
 mod load_balancing;
 mod retries;
@@ -16,6 +17,7 @@ mod timeouts;
 mod tls;
 
 pub use connections::Connections;
+pub use discovery::{Discovery, DnsDiscovery, DnsName, DnsRecords, NameServer, Scheme};
 pub use limits::Limits;
 pub use load_balancing::LoadBalancing;
 pub use retries::{Backoff, GrpcCode, Retries, RetryBudget, RetryOn};
@@ -34,6 +36,10 @@ pub struct Service {
     /// added beside the configuration (`PUT …/services/{service}/targets/{target}`); until then it answers 503.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Target>,
+    /// Where the service finds further targets by itself. A revision with a new one waits up to 2 seconds for its first
+    /// answer before it is served. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<Discovery>,
     /// How to speak to the targets. Default: auto.
     #[serde(default, skip_serializing_if = "is_default")]
     pub protocol: Protocol,
@@ -111,6 +117,9 @@ impl Written for Service {
             ));
         }
         Target::check_all(&self.targets, faults);
+        if let Some(discovery) = &self.discovery {
+            discovery.check(faults);
+        }
         self.timeouts.check(faults);
         self.retries.check(faults);
         self.limits.check(faults);

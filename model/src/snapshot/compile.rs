@@ -133,6 +133,7 @@ impl Snapshot {
                 if let Ok(resource) = before.parse(Kind::Service) {
                     self.hold(name, &resource, Holding::Ends);
                 }
+                self.discovered.remove(name);
                 is_gone.then(|| self.services.remove(name));
             }
             Kind::Policy => {
@@ -255,6 +256,7 @@ impl Snapshot {
         let mut compiled = Service {
             name: name.clone(),
             targets: Arc::default(),
+            discovery: written.discovery.clone().map(|resource::service::Discovery::Dns(dns)| Arc::new(dns)),
             protocol,
             proxy_protocol: written.proxy_protocol,
             tls: self.endpoint_tls(&written.tls),
@@ -278,6 +280,9 @@ impl Snapshot {
             Target { endpoint, weight: target.weight }
         };
         compiled.targets = written.targets.iter().map(compile).collect();
+        if let Some(discovery) = &compiled.discovery {
+            self.discovered.insert(name.clone(), Arc::clone(discovery));
+        }
         self.services.put(Arc::new(compiled));
         Ok(())
     }

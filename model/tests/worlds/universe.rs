@@ -189,6 +189,10 @@ fn service(draw: &mut Draw<'_>) -> Value {
     if draw.one_in(3) {
         spec["limits"] = json!({"requests": draw.below(3) + 1, "pending": draw.below(2)});
     }
+    if draw.one_in(4) {
+        let records = draw.of(&["addresses", "srv"]);
+        spec["discovery"] = json!({"dns": {"name": "a.test", "records": records, "min_ttl": "1m"}});
+    }
     if draw.one_in(3) {
         spec["retries"] = json!({
             "attempts": draw.below(4),
