@@ -32,6 +32,7 @@ mod envelope;
 pub mod error;
 mod explain;
 mod gateways;
+mod health;
 mod json;
 mod merge_patch;
 mod nodes;

@@ -21,7 +21,7 @@ mod status;
 mod tests;
 
 use known::{Here, Id, Known};
-pub use status::{Convergence, NodeStatus, Reached, Refusal, Stage};
+pub use status::{Convergence, NodeStatus, Reached, Refusal, Stage, Trouble, UnhealthyTarget};
 
 /// All nodes of all gateways.
 pub struct Nodes {
@@ -178,6 +178,7 @@ impl Nodes {
             serving: reached,
             targets: None,
             refusal: None,
+            unhealthy: Vec::new(),
         };
         let key = (gateway.to_owned(), node_id);
         let mut known = self.known.lock();
@@ -223,7 +224,23 @@ pub struct Session {
 }
 
 impl Session {
-    /// Something came from the node, if only a heartbeat.
+    /// A heartbeat came from the node, which sends no requests to these targets.
+    pub fn beats(&self, unhealthy: Vec<UnhealthyTarget>) {
+        let mut is_news = false;
+        self.update(|here| {
+            here.status.last_seen = OffsetDateTime::now_utc();
+            is_news = here.status.unhealthy != unhealthy;
+            if is_news {
+                here.status.unhealthy = unhealthy;
+                here.mark();
+            }
+        });
+        if is_news {
+            self.nodes.tell_news();
+        }
+    }
+
+    /// Something came from the node.
     pub fn heard(&self) {
         self.update(|here| here.status.last_seen = OffsetDateTime::now_utc());
     }

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::current::Current;
 use crate::discovery::Discoveries;
 use crate::dns::Names;
+use crate::health::Health;
 use crate::listener::places::Places;
 use crate::listener::tickets::TicketKeys;
 use crate::listener::tls::ListenerTls;
@@ -53,6 +54,7 @@ struct Shared {
     serving: tokio::sync::Mutex<Serving>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     ticket_keys: TicketKeys,
+    health: Health,
     broken: CancellationToken,
 }
 
@@ -105,6 +107,7 @@ impl Cores {
             serving: tokio::sync::Mutex::default(),
             threads: Mutex::new(threads),
             ticket_keys: TicketKeys::alone(),
+            health: telemetry.health.clone(),
             broken,
         });
         let weak = Arc::downgrade(&shared);
@@ -153,6 +156,7 @@ impl Cores {
         let snapshot = Arc::clone(&served.joined);
         serving.served = Some(served);
         self.0.current.swap(snapshot.clone());
+        self.0.health.follow(&snapshot);
         let order = |done| {
             let openings = openings.iter_mut().map(Opening::for_next_core).collect();
             Order::Serve { snapshot: snapshot.clone(), openings, done }
@@ -230,6 +234,10 @@ impl Adopt for Cores {
     fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
         Cores::use_ticket_keys(self, secrets);
     }
+
+    fn unhealthy(&self) -> Vec<proto::UnhealthyTarget> {
+        self.0.health.to_wire()
+    }
 }
 
 impl Shared {
@@ -242,6 +250,7 @@ impl Shared {
         let snapshot = Arc::clone(&served.joined);
         serving.served = Some(served);
         self.current.swap(snapshot.clone());
+        self.health.follow(&snapshot);
         let order = |done| Order::Retarget { snapshot: snapshot.clone(), slots: slots.clone(), done };
         self.order(order).await;
     }

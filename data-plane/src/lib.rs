@@ -10,6 +10,7 @@ pub mod current;
 pub mod discovery;
 pub mod dns;
 pub mod grpc_web;
+pub mod health;
 mod http1;
 pub mod last_good;
 mod listener;
@@ -65,6 +66,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let (stop_sync, stop_node_port) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(report(sync.status(), telemetry.clone(), stop_sync.clone()));
     let following = tasks.spawn(sync.run(stop_sync.clone()));
+    let stop_health = CancellationToken::new();
+    tasks.spawn(telemetry.health.clone().watch(stop_health.clone()));
     let stop_memory = CancellationToken::new();
     tasks.spawn(memory::watch(settings.memory_budget, cores.clone(), telemetry.node.clone(), stop_memory.clone()));
     tasks.spawn(node_port::serve(node_port, telemetry.clone(), stop_node_port.clone()));
@@ -79,6 +82,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     stop_sync.cancel();
     let _ = following.await;
     cores.drain(settings.drain.timeout.saturating_sub(settings.drain.delay)).await;
+    stop_health.cancel();
     stop_memory.cancel();
     stop_node_port.cancel();
     tasks.close();

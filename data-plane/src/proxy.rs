@@ -5,6 +5,7 @@ use std::rc::Rc;
 use http::{Method, StatusCode};
 use model::exchange::ResponseHead;
 use model::fields::Fields;
+use model::hashing::hash_of;
 use model::policy::Chain;
 use model::rejection::Rejection;
 use model::snapshot::{Action, FixedResponse};
@@ -84,6 +85,9 @@ async fn pass(
         return Err(rejection);
     }
     let (Some(found), Some(route)) = (found, route) else { return Err(no_route()) };
+    if let Some(key) = service.and_then(|service| service.load_balancing.hash_key()) {
+        record.hash = hash_of(key, &record.exchange, Some(&found));
+    }
     record.is_filtered = route.filters_of(record.exchange.backend).next().is_some();
     match &route.action {
         Action::Respond(fixed) => Ok(fixed_reply(fixed, &record.exchange.request.method)),

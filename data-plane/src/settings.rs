@@ -12,6 +12,8 @@ pub struct Settings {
     pub gateway: String,
     /// Its name in the fleet; without one, it makes one up and keeps it in `data_dir`.
     pub node_id: Option<String>,
+    /// Where it stands: targets of services in the same zone come first.
+    pub zone: Option<String>,
     /// Where it keeps its last good configuration.
     pub data_dir: PathBuf,
     /// Where its configuration comes from; without one it serves the last good.
@@ -59,6 +61,7 @@ impl Settings {
         Self {
             gateway: "default".into(),
             node_id: None,
+            zone: None,
             data_dir,
             control_plane: None,
             node_port: SocketAddr::from((Ipv4Addr::LOCALHOST, 8083)),

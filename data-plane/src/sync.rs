@@ -52,6 +52,11 @@ pub trait Adopt: Send + std::marker::Sync + 'static {
 
     /// Seals session tickets with the first of these keys from now on, and opens those of all of them.
     fn use_ticket_keys(&self, secrets: &[TicketSecret]);
+
+    /// The targets that get no requests, for the control plane.
+    fn unhealthy(&self) -> Vec<proto::UnhealthyTarget> {
+        Vec::new()
+    }
 }
 
 /// What the node knows about its own configuration, for metrics and readiness.

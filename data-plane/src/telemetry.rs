@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{Clock, Deadline};
+use crate::health::Health;
 
 pub use access_log::AccessLog;
 pub use core_metrics::{CoreMetrics, EndpointCounts, ServiceCounts};
@@ -75,6 +76,7 @@ pub struct RequestRecord<'a> {
 #[derive(Clone)]
 pub struct Telemetry {
     pub node: Arc<NodeState>,
+    pub health: Health,
     log: Option<AccessLog>,
     cores: Arc<Mutex<Vec<mpsc::Sender<Question>>>>,
 }
@@ -90,6 +92,7 @@ const HAND_OVER_EVERY: Duration = Duration::from_millis(100);
 
 /// A place for the telemetry of one core, to be taken on the core's own thread.
 pub struct Seat {
+    health: Health,
     log: Option<AccessLog>,
     questions: mpsc::Receiver<Question>,
 }
@@ -97,6 +100,7 @@ pub struct Seat {
 /// The telemetry of one core.
 pub struct CoreTelemetry {
     pub metrics: CoreMetrics,
+    pub health: Health,
     log: Option<access_log::CoreLog>,
 }
 
@@ -108,7 +112,7 @@ impl Telemetry {
 
     #[must_use]
     pub fn without_log() -> Self {
-        Self { node: Arc::new(NodeState::new()), log: None, cores: Arc::default() }
+        Self { node: Arc::new(NodeState::new()), health: Health::default(), log: None, cores: Arc::default() }
     }
 
     /// Writes the access log somewhere else.
@@ -121,7 +125,7 @@ impl Telemetry {
     pub fn seat(&self) -> Seat {
         let (ask, questions) = mpsc::channel(4);
         self.cores.lock().push(ask);
-        Seat { log: self.log.clone(), questions }
+        Seat { health: self.health.clone(), log: self.log.clone(), questions }
     }
 
     /// The counts of all cores together. A core that does not answer in time is left out of this scrape.
@@ -160,7 +164,7 @@ impl Seat {
     #[must_use]
     pub fn take(self, clock: &Clock) -> Rc<CoreTelemetry> {
         let log = self.log.map(access_log::CoreLog::new);
-        let telemetry = Rc::new(CoreTelemetry { metrics: CoreMetrics::default(), log });
+        let telemetry = Rc::new(CoreTelemetry { metrics: CoreMetrics::default(), health: self.health, log });
         tokio::task::spawn_local(serve(Rc::downgrade(&telemetry), self.questions, clock.deadline(HAND_OVER_EVERY)));
         telemetry
     }

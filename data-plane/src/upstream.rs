@@ -6,13 +6,14 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::Method;
 use http::uri::PathAndQuery;
 use model::exchange::ResponseHead;
 use model::fields::Fields;
 use model::slots::Slot;
-use model::snapshot::Snapshot;
+use model::snapshot::{Snapshot, Subset};
 
 use crate::body::{Body, Room};
 use crate::clock::Clock;
@@ -45,7 +46,7 @@ mod retry;
 #[cfg(test)]
 mod tests;
 mod time;
-mod tls;
+pub(crate) mod tls;
 
 /// What is kept on a core of the bodies of requests that may be sent again.
 const MAX_REPLAY_BYTES: usize = 16 * 1024 * 1024;
@@ -66,6 +67,8 @@ pub struct UpstreamRequest {
     /// Whose request it is, for services that are told so ahead of it.
     pub ends: Option<Box<Addresses>>,
     pub time: TimeLimits,
+    /// The hash of its key, for services that go by one.
+    pub hash: Option<u64>,
 }
 
 /// What a service answered.
@@ -106,18 +109,19 @@ pub struct Upstreams {
 
 impl Upstreams {
     #[must_use]
-    pub fn new(clock: &Clock, telemetry: &Rc<CoreTelemetry>, names: Names) -> Self {
+    pub fn new(clock: &Clock, telemetry: &Rc<CoreTelemetry>, names: Names, zone: Option<&str>) -> Self {
         let core = Rc::new(Core {
             clock: clock.clone(),
             telemetry: Rc::clone(telemetry),
             resolver: Resolver::new(clock, names),
             swept_ns: std::cell::Cell::new(clock.now().monotonic_ns),
             replay_room: Room::new(MAX_REPLAY_BYTES),
+            zone: zone.map(Arc::from),
         });
         Self { backends: Backends::new(Rc::clone(&core)), core }
     }
 
-    /// Sends a request to a target of the service and returns the head of its response.
+    /// Sends a request to a target of the service, or of a subset of it, and returns the head of its response.
     ///
     /// If that fails, or the service says that it may come to something better, it is tried again as the retries of the
     /// service say. Dropping the future gives the request up and closes its connection.
@@ -125,9 +129,14 @@ impl Upstreams {
         &self,
         snapshot: &Rc<Snapshot>,
         service: Slot,
+        subset: Option<&Arc<Subset>>,
         request: UpstreamRequest,
     ) -> impl Future<Output = Result<UpstreamResponse, Unanswered>> + use<> {
-        let mut task = self.backends.of(snapshot, service).map(|backend| Task::new(&self.core, backend, request));
+        let backend = self.backends.of(snapshot, service);
+        let mut task = backend.map(|backend| {
+            let choice = backend.choice(subset, request.hash);
+            Task::new(&self.core, backend, choice, request)
+        });
         async move { task.as_mut().ok_or(UpstreamError::NoTarget)?.run().await }
     }
 

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod fields;
 pub mod file;
 pub mod filter;
+pub mod hashing;
 mod index;
 pub mod lint;
 pub mod membership;

@@ -14,15 +14,17 @@ use imbl::{HashMap, OrdMap, OrdSet};
 use crate::config::{Changed, Config, Edit};
 use crate::filter::Filters;
 use crate::filter::redirect::Redirect;
+use crate::hashing::HashTable;
 use crate::policy::{Policy, PolicyKind, Step};
 use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
 use crate::resource::listener;
 use crate::resource::route::RouteTimeouts;
 use crate::resource::service::{
-    Connections, DnsDiscovery, Limits, LoadBalancing, Protocol, ProxyVersion, Retries, TargetUrl, Timeouts,
+    Connections, DnsDiscovery, HealthCheck, Limits, LoadBalancing, OutlierDetection, Protocol, ProxyVersion, Retries,
+    TargetUrl, Timeouts,
 };
-use crate::resource::{Key, Kind, Name};
+use crate::resource::{Key, Kind, Labels, Name};
 use crate::router::Router;
 use crate::slots::{Named, Slot, Slots};
 use crate::value::Percentage;
@@ -64,6 +66,8 @@ pub struct Snapshot {
     holders: HashMap<Key, OrdSet<Name>>,
     /// The services that find targets by themselves.
     pub discovered: OrdMap<Name, Arc<DnsDiscovery>>,
+    /// The services whose targets are checked.
+    pub checked: OrdSet<Slot>,
 }
 
 /// Where requests come in.
@@ -91,6 +95,10 @@ pub struct Service {
     /// For targets with `https`.
     pub tls: EndpointTls,
     pub load_balancing: LoadBalancing,
+    /// Of the targets, for policies that go by the hash of a key.
+    pub hash_table: Option<Arc<HashTable>>,
+    pub outlier_detection: Arc<OutlierDetection>,
+    pub health_check: Option<Arc<HealthCheck>>,
     pub timeouts: Timeouts,
     /// In which field targets are told how long they have.
     pub deadline_header: Option<HeaderName>,
@@ -108,6 +116,16 @@ pub struct Service {
 pub struct Target {
     pub endpoint: Arc<Endpoint>,
     pub weight: u32,
+    /// Most targets say nothing of it.
+    pub placement: Option<Arc<Placement>>,
+}
+
+/// What tells a target from the others of its service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    pub labels: Labels,
+    pub priority: u8,
+    pub zone: Option<String>,
 }
 
 /// All that decides whether a connection can serve a request: the key of connection pools.
@@ -177,6 +195,26 @@ pub struct Backend {
     pub weight: u32,
     pub filters: Option<Box<Filters>>,
     pub mirrors: Box<[Mirror]>,
+    /// The targets of the service that get them; all without one.
+    pub subset: Option<Arc<Subset>>,
+}
+
+/// The targets with certain labels, for the whole of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Subset(Labels);
+
+impl Subset {
+    pub(crate) fn of(labels: &Labels) -> Option<Arc<Self>> {
+        (!labels.is_empty()).then(|| Arc::new(Self(labels.clone())))
+    }
+
+    #[must_use]
+    pub fn holds(&self, target: &Target) -> bool {
+        let has = |label: (&String, &String)| {
+            target.placement.as_ref().is_some_and(|placement| placement.labels.get(label.0) == Some(label.1))
+        };
+        self.0.iter().all(has)
+    }
 }
 
 /// An answer of the gateway itself.
@@ -237,6 +275,16 @@ impl Snapshot {
     }
 }
 
+impl Service {
+    /// The same service with other targets. `previous` is a service that has much the same ones, which saves work.
+    #[must_use]
+    pub fn with_targets(&self, targets: Arc<[Target]>, previous: Option<&Self>) -> Self {
+        let known = previous.and_then(|previous| previous.hash_table.as_deref());
+        let hash_table = HashTable::new(self.load_balancing.policy, &targets, known).map(Arc::new);
+        Self { targets, hash_table, ..self.clone() }
+    }
+}
+
 impl Route {
     #[must_use]
     pub fn policies(&self) -> &[Step] {
@@ -281,6 +329,15 @@ impl Route {
     fn backend(&self, place: usize) -> Option<&Backend> {
         match &self.action {
             Action::Split(split) => split.backends.get(place),
+            Action::Forward(_) | Action::Respond(_) | Action::Redirect(_) => None,
+        }
+    }
+
+    /// The targets that one backend sends to, by its place in the list of a [`Split`]; all without one.
+    #[must_use]
+    pub fn subset(&self, backend: usize) -> Option<&Arc<Subset>> {
+        match &self.action {
+            Action::Split(split) => split.backends.get(backend)?.subset.as_ref(),
             Action::Forward(_) | Action::Respond(_) | Action::Redirect(_) => None,
         }
     }

@@ -13,6 +13,7 @@ mod explain;
 mod export;
 mod files;
 mod gateways;
+mod health;
 mod logging;
 mod nodes;
 mod output;
@@ -65,6 +66,7 @@ enum Command {
     Gateways(gateways::Gateways),
     Targets(targets::Targets),
     Nodes(nodes::ListNodes),
+    Health(health::Health),
     Revisions(revisions::Revisions),
     Rollback(revisions::Rollback),
     Schema(schema::PrintSchema),
@@ -120,6 +122,7 @@ fn main() -> ExitCode {
         Command::Gateways(command) => command.run(),
         Command::Targets(command) => command.run(),
         Command::Nodes(command) => command.run(),
+        Command::Health(command) => command.run(),
         Command::Revisions(command) => command.run(),
         Command::Rollback(command) => command.run(),
         Command::Schema(command) => command.run(),

@@ -73,6 +73,10 @@ pub struct DataPlane {
     #[arg(long, env = "SLUICE_NODE", default_value = "127.0.0.1:8083", value_name = "ADDRESS")]
     node: SocketAddr,
 
+    /// Where the node stands: targets of services in the same zone come first [default: nowhere]
+    #[arg(long, env = "SLUICE_ZONE", value_name = "NAME")]
+    zone: Option<String>,
+
     #[command(flatten)]
     capacity: Capacity,
 
@@ -129,6 +133,7 @@ impl DataPlane {
         let mut settings = data_plane::settings::Settings::new(self.data_dir);
         settings.gateway = self.gateway;
         settings.node_port = self.node;
+        settings.zone = self.zone;
         settings.access_log = self.access_log == AccessLog::Stdout;
         self.capacity.apply(&mut settings);
         let (url, ca_file, token_file) = (self.control_plane, self.control_plane_ca, self.token_file);

@@ -66,6 +66,10 @@ pub struct Run {
     #[arg(long, env = "SLUICE_DATA_DIR", default_value = "./sluice-data", value_name = "FOLDER")]
     data_dir: PathBuf,
 
+    /// Where the node stands: targets of services in the same zone come first [default: nowhere]
+    #[arg(long, env = "SLUICE_ZONE", value_name = "NAME")]
+    zone: Option<String>,
+
     #[command(flatten)]
     capacity: Capacity,
 
@@ -157,6 +161,7 @@ impl Run {
     fn start_data_plane(&self, running: &control_plane::Running) -> DataPlane {
         let mut settings = data_plane::settings::Settings::new(self.data_dir.clone());
         settings.node_port = self.node;
+        settings.zone.clone_from(&self.zone);
         settings.access_log = self.access_log == AccessLog::Stdout;
         self.capacity.apply(&mut settings);
         settings.control_plane = Some(data_plane::settings::ControlPlane {

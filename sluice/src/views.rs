@@ -110,6 +110,41 @@ pub struct Node {
     pub received: Option<Reached>,
     pub serving: Option<Reached>,
     pub refusal: Option<NodeRefusal>,
+    #[serde(default)]
+    pub unhealthy: Vec<UnhealthyTarget>,
+}
+
+/// A target that a node sends no requests to.
+#[derive(Deserialize, Serialize)]
+pub struct UnhealthyTarget {
+    pub service: String,
+    pub target: String,
+    #[serde(flatten)]
+    pub trouble: Trouble,
+}
+
+#[derive(Deserialize, Serialize)]
+pub struct Trouble {
+    pub cause: String,
+    pub reason: String,
+    pub since: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// The targets of a service, as the nodes see them.
+#[derive(Deserialize)]
+pub struct ServiceHealth {
+    pub nodes: usize,
+    pub targets: Vec<TargetHealth>,
+}
+
+#[derive(Deserialize)]
+pub struct TargetHealth {
+    pub target: String,
+    pub weight: Option<u32>,
+    pub healthy: usize,
+    pub unhealthy: Vec<Trouble>,
 }
 
 #[derive(Deserialize)]

@@ -36,6 +36,47 @@ pub struct NodeStatus {
     /// The revision that the node did not take; gone when it serves a newer one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
+    /// The targets that it sends no requests to; if they are very many, some of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhealthy: Vec<UnhealthyTarget>,
+}
+
+/// Why a node sends no requests to a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UnhealthyTarget {
+    pub service: String,
+    /// Scheme, host and port.
+    pub target: String,
+    #[serde(flatten)]
+    pub trouble: Trouble,
+}
+
+/// What is the matter with a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Trouble {
+    /// `check`: active checks fail. `outlier`: its answers are not like those of the others.
+    pub cause: String,
+    pub reason: String,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String")]
+    pub since: OffsetDateTime,
+    /// When it is tried again; absent if that depends on checks.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub until: Option<OffsetDateTime>,
+}
+
+impl UnhealthyTarget {
+    /// What a node says of it.
+    pub fn from_wire(told: proto::UnhealthyTarget) -> Self {
+        let proto::UnhealthyTarget { service, target, cause, reason, since_unix_ms, until_unix_ms } = told;
+        let at = |unix_ms: u64| {
+            let nanos = i128::from(unix_ms) * 1_000_000;
+            OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        };
+        let until = (until_unix_ms > 0).then(|| at(until_unix_ms));
+        Self { service, target, trouble: Trouble { cause, reason, since: at(since_unix_ms), until } }
+    }
 }
 
 /// A revision and when a node came to it.

@@ -122,7 +122,7 @@ impl Core {
     fn new(settings: &Settings, seat: Seat, names: Names, retire: Sender<Arc<Snapshot>>) -> Rc<Self> {
         let clock = Clock::new();
         let telemetry = seat.take(&clock);
-        let upstreams = Upstreams::new(&clock, &telemetry, names);
+        let upstreams = Upstreams::new(&clock, &telemetry, names, settings.zone.as_deref());
         Rc::new(Self {
             clock,
             via: settings.via,

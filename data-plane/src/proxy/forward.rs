@@ -64,7 +64,9 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
     if is_mirrored {
         mirror::mirror(core, &snapshot, mirrors.into_iter().flatten().flatten(), &mut request);
     }
-    let answer = core.upstreams.forward(&snapshot, slot, request).await;
+    let route = record.exchange.route.and_then(|slot| snapshot.routes.get(slot));
+    let subset = route.and_then(|route| route.subset(backend));
+    let answer = core.upstreams.forward(&snapshot, slot, subset, request).await;
     let response = answer.map_err(|unanswered| {
         (record.target, record.attempts) = (unanswered.target, unanswered.attempts);
         unanswered.error.rejection()
@@ -118,6 +120,7 @@ fn request(record: &mut Record, onward: Onward, time: TimeLimits, idle: Duration
         interim: (record.version == Version::HTTP_11).then(|| record.connection.interim.clone()),
         ends: None,
         time,
+        hash: record.hash,
     }
 }
 

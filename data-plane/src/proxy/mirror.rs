@@ -61,6 +61,7 @@ pub fn mirror<'m>(
             interim: None,
             ends: request.ends.clone(),
             time: TimeLimits { head: service.timeouts.request.get(), exchange: None, whole: Some(end), is_call: false },
+            hash: None,
         };
         let (core, snapshot, slot) = (Rc::clone(core), Rc::clone(snapshot), mirror.service);
         tokio::task::spawn_local(async move {
@@ -76,7 +77,7 @@ pub fn mirror<'m>(
 
 /// Sends a copy and reads what is answered.
 async fn send(core: &Core, snapshot: &Rc<Snapshot>, slot: Slot, copy: UpstreamRequest) -> Result<(), &'static str> {
-    let mut body = match core.upstreams.forward(snapshot, slot, copy).await {
+    let mut body = match core.upstreams.forward(snapshot, slot, None, copy).await {
         Ok(answer) => answer.body,
         // Its client was still sending it.
         Err(Unanswered { error: UpstreamError::RequestBody(Failure::TooSlow), .. }) => return Err("unanswered"),

@@ -34,6 +34,8 @@ pub struct Record {
     pub is_filtered: bool,
     /// What the service gets in place of the target that the route was found by.
     pub rewritten: Option<PathAndQuery>,
+    /// The hash of its key, for services that go by one.
+    pub hash: Option<u64>,
     pub target: Option<Rc<str>>,
     pub upstream_ns: Option<u64>,
     /// How often the service was tried.
@@ -69,6 +71,7 @@ impl Record {
             policy: None,
             is_filtered: false,
             rewritten: None,
+            hash: None,
             target: None,
             upstream_ns: None,
             attempts: 0,

@@ -126,7 +126,8 @@ impl<A: Adopt> Sync<A> {
                 }
                 _ = heartbeat.tick() => {
                     let serving = self.held.as_deref().map(Position::of).map(to_wire);
-                    let message = FromNode::Heartbeat(proto::NodeHeartbeat { serving, unix_time_ms: unix_time_ms() });
+                    let (unhealthy, unix_time_ms) = (self.adopt.unhealthy(), unix_time_ms());
+                    let message = FromNode::Heartbeat(proto::NodeHeartbeat { serving, unix_time_ms, unhealthy });
                     // When the control plane reads nothing, its silence will end the connection.
                     let _ = outgoing.try_send(NodeMessage { message: Some(message) });
                     self.retry(arriving.is_some(), &outgoing);

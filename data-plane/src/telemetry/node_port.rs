@@ -10,6 +10,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use model::resource::Name;
+use model::resource::service::TargetUrl;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Telemetry, exposition};
+use crate::health::Trouble;
 use crate::sync::Status;
 
 /// Who asks for metrics and health are few.
@@ -30,6 +33,9 @@ const CONNECTION_WITHIN: Duration = Duration::from_secs(120);
 
 /// A closed listener or a lack of file descriptors must not make a busy loop.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// No more targets than this are told of at once.
+const MAX_TROUBLES: usize = 10_000;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -84,8 +90,8 @@ async fn connection(stream: TcpStream, telemetry: Telemetry, shutdown: Cancellat
 
 async fn answer(request: &Request<Incoming>, telemetry: &Telemetry) -> Answer {
     let path = request.uri().path();
-    if !matches!(path, "/metrics" | "/readyz" | "/livez" | "/version") {
-        let detail = "Here are /metrics, /readyz, /livez and /version.";
+    if !matches!(path, "/metrics" | "/readyz" | "/livez" | "/health" | "/version") {
+        let detail = "Here are /metrics, /readyz, /livez, /health and /version.";
         return problem(StatusCode::NOT_FOUND, "not-found", detail);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -99,6 +105,7 @@ async fn answer(request: &Request<Incoming>, telemetry: &Telemetry) -> Answer {
             respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
         }
         "/readyz" => readiness(telemetry),
+        "/health" => health(telemetry),
         "/livez" => json(StatusCode::OK, &json!({"status": "live"})),
         _ => json(StatusCode::OK, &json!({"name": "sluice", "version": env!("CARGO_PKG_VERSION")})),
     }
@@ -130,6 +137,15 @@ fn readiness(telemetry: &Telemetry) -> Answer {
             "synced_seconds_ago": last_heard.map(ago),
         }),
     )
+}
+
+/// The targets that get no requests, and why; all others do.
+fn health(telemetry: &Telemetry) -> Answer {
+    let troubles = telemetry.health.troubles(MAX_TROUBLES);
+    let is_all = troubles.len() < MAX_TROUBLES;
+    let target = |(service, target, causes): (Name, TargetUrl, Vec<Trouble>)| json!({"service": service, "target": target, "causes": causes});
+    let targets: Vec<Value> = troubles.into_iter().map(target).collect();
+    json(StatusCode::OK, &json!({"unhealthy": targets, "is_complete": is_all}))
 }
 
 fn json(status: StatusCode, value: &Value) -> Answer {

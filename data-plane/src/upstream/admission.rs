@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::UpstreamError;
-use super::backend::{Backend, History};
+use super::backend::{Backend, Choice, History};
 use super::forward::Task;
 
 /// How often a request that waits looks for a place that another core gave up.
@@ -80,13 +80,13 @@ impl Drop for Waiting<'_> {
 
 impl Backend {
     /// A target for another attempt, with a seat at it if those are counted.
-    pub(super) fn choose(&self, tried: &[usize]) -> Option<(usize, Option<Seat>)> {
+    pub(super) fn choose(&self, choice: &Choice, tried: &[usize]) -> Option<(usize, Option<Seat>)> {
         let Some(most) = self.service.limits.requests_per_target else {
-            return self.pick(tried).map(|target| (target, None));
+            return self.pick(choice, tried).map(|target| (target, None));
         };
         let mut passed: SmallVec<[usize; MAX_LOOKS]> = tried.into();
         for _ in 0..MAX_LOOKS {
-            let target = self.pick(&passed)?;
+            let target = self.pick(choice, &passed)?;
             if let Some(seat) = self.seat(target, most) {
                 return Some((target, Some(seat)));
             }
@@ -107,12 +107,12 @@ impl Backend {
     }
 
     /// A place at the service, and a target, if there are any just now.
-    fn enter(&self, limits: &Limits) -> Option<(usize, Option<Place>, Option<Seat>)> {
+    fn enter(&self, limits: &Limits, choice: &Choice) -> Option<(usize, Option<Place>, Option<Seat>)> {
         let gates = &self.service.gates;
         if limits.requests.is_some_and(|most| !gates.requests.enter(most)) {
             return None;
         }
-        let Some((target, seat)) = self.choose(&[]) else {
+        let Some((target, seat)) = self.choose(choice, &[]) else {
             if limits.requests.is_some() {
                 gates.requests.leave();
             }
@@ -130,11 +130,11 @@ impl Task {
         let (backend, limits) = (&self.backend, &self.backend.service.limits);
         let queue = &backend.history.queue;
         if queue.waiting.get() == 0
-            && let Some(entered) = backend.enter(limits)
+            && let Some(entered) = backend.enter(limits, &self.choice)
         {
             return Ok(entered);
         }
-        if backend.pick(&[]).is_none() {
+        if backend.pick(&self.choice, &[]).is_none() {
             return Err(UpstreamError::NoTarget);
         }
         let gates = &*backend.service.gates;
@@ -152,7 +152,7 @@ impl Task {
                 () = &mut end => return Err(UpstreamError::QueueTimeout),
                 () = &mut look => look.reset(LOOK_EVERY),
             }
-            if let Some(entered) = backend.enter(limits) {
+            if let Some(entered) = backend.enter(limits, &self.choice) {
                 return Ok(entered);
             }
         }

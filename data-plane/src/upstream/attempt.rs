@@ -23,13 +23,16 @@ use super::{UpstreamError, UpstreamResponse};
 use crate::body::{Body, Failure};
 use crate::http1::Lost;
 
+/// A connection that takes longer speaks against its target before it has failed.
+const SLOW_CONNECT: Duration = Duration::from_millis(500);
+
 /// The head of a response and where it came from.
 pub(super) struct Answer {
     pub(super) head: ResponseHead,
     pub(super) body: Body,
     channel: Channel,
     flight: Flight,
-    head_ns: u64,
+    pub(super) head_ns: u64,
     /// When the body must have come to its end.
     end_ns: Option<u64>,
 }
@@ -60,7 +63,20 @@ impl Task {
     async fn send_on_new(&self, flight: Flight, body: Body) -> Result<Answer, Failed> {
         let timeout = self.backend.service.timeouts.connect.get();
         let terms = Terms::of(&self.backend.service);
-        match flight.pool.open(timeout, terms, self.purpose, self.ends.as_deref()).await {
+        let opened = {
+            let mut open = pin!(flight.pool.open(timeout, terms, self.purpose, self.ends.as_deref()));
+            tokio::select! {
+                biased;
+                opened = open.as_mut() => opened,
+                () = self.core.clock.deadline(SLOW_CONNECT) => {
+                    // Whoever waits goes on waiting, but nobody else needs to begin.
+                    self.is_suspected.set(true);
+                    self.backend.fell_short(self.target);
+                    open.await
+                }
+            }
+        };
+        match opened {
             Ok(channel) => self.send(channel, flight, body).await,
             Err(error) => {
                 if matches!(error, UpstreamError::Unreachable(_) | UpstreamError::ConnectTimeout) {

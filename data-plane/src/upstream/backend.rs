@@ -5,18 +5,29 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use http::StatusCode;
+use model::resource::service::BalancingPolicy;
 use model::slots::Slot;
-use model::snapshot::{Endpoint, Service, Snapshot};
+use model::snapshot::{Endpoint, Service, Snapshot, Subset};
+use model::value::Span;
 
 use super::UpstreamError;
 use super::admission::Queue;
-use super::balance::Balancer;
+use super::balance::latency::Latency;
+use super::balance::{Balancer, Condition};
 use super::pool::{Core, Pool};
 use super::retry::budget::Budget;
+use crate::health::{ServiceHealth, Tally, TargetHealth};
 use crate::telemetry::ServiceCounts;
 
 /// A service that fails is mentioned in the log of the process this often; metrics count every case.
 const WARN_EVERY_NS: u64 = 10_000_000_000;
+
+/// Subsets of one service that a core keeps in mind. Beyond that it begins anew.
+const MAX_SUBSETS: usize = 256;
+
+/// The choice among the targets of a subset, by where the subset lies; it is held, so that nothing else comes to lie there.
+type Subsets = HashMap<*const Subset, (Arc<Subset>, Rc<Balancer>), foldhash::fast::RandomState>;
 
 /// A service as one core uses it.
 pub(super) struct Backend {
@@ -25,7 +36,13 @@ pub(super) struct Backend {
     pub(super) pools: Vec<Rc<Pool>>,
     pub(super) counts: Rc<ServiceCounts>,
     pub(super) history: Rc<History>,
+    core: Rc<Core>,
+    health: Arc<ServiceHealth>,
+    /// What is known of each target, in their order.
+    members: Vec<Rc<Member>>,
     balancer: Balancer,
+    /// For routes that send to targets with certain labels.
+    subsets: RefCell<Subsets>,
     warned_ns: Cell<Option<u64>>,
 }
 
@@ -36,10 +53,96 @@ pub(super) struct History {
     pub(super) queue: Queue,
 }
 
+/// What a core knows of a target from the requests to it for one service.
+struct Member {
+    health: Arc<TargetHealth>,
+    /// Where the service compares what its targets answer.
+    tally: Option<Arc<Tally>>,
+    latency: Latency,
+}
+
+/// What the target of one request is chosen by.
+#[derive(Default)]
+pub(super) struct Choice {
+    subset: Option<Rc<Balancer>>,
+    hash: Option<u64>,
+}
+
 impl Backend {
+    pub(super) fn choice(&self, subset: Option<&Arc<Subset>>, hash: Option<u64>) -> Choice {
+        Choice { subset: subset.map(|subset| self.subset(subset)), hash }
+    }
+
+    fn subset(&self, subset: &Arc<Subset>) -> Rc<Balancer> {
+        let mut subsets = self.subsets.borrow_mut();
+        if let Some((_, balancer)) = subsets.get(&Arc::as_ptr(subset)) {
+            return Rc::clone(balancer);
+        }
+        if subsets.len() >= MAX_SUBSETS {
+            subsets.clear();
+        }
+        let zone = self.core.zone.as_ref();
+        let balancer = Rc::new(Balancer::new(&self.service, Some(subset), &self.health, zone, None));
+        subsets.insert(Arc::as_ptr(subset), (Arc::clone(subset), Rc::clone(&balancer)));
+        balancer
+    }
+
     /// The target for a request that could not be sent to those `tried` before.
-    pub(super) fn pick(&self, tried: &[usize]) -> Option<usize> {
-        self.balancer.pick(tried, |target| self.pools[target].in_flight.get())
+    pub(super) fn pick(&self, choice: &Choice, tried: &[usize]) -> Option<usize> {
+        let balancer = choice.subset.as_deref().unwrap_or(&self.balancer);
+        if balancer.is_behind() {
+            self.refresh(balancer);
+        }
+        if self.service.load_balancing.policy == BalancingPolicy::PeakEwma {
+            let now_ns = self.core.clock.now().monotonic_ns;
+            let load = |target: usize| self.members[target].latency.load(self.pools[target].in_flight.get(), now_ns);
+            return balancer.pick(tried, choice.hash, load);
+        }
+        balancer.pick(tried, choice.hash, |target| u64::from(self.pools[target].in_flight.get()))
+    }
+
+    #[cold]
+    fn refresh(&self, balancer: &Balancer) {
+        let now_ms = self.core.clock.now().monotonic_ns / 1_000_000;
+        let window_ms = self.service.load_balancing.slow_start.map(Span::as_millis);
+        balancer.refresh(|target| {
+            let health = &self.members[target].health;
+            let warmth = window_ms.map_or(1.0, |window_ms| health.warmth(window_ms, now_ms));
+            Condition { is_healthy: health.is_healthy(), warmth }
+        });
+    }
+
+    /// A target gave the head of a response.
+    pub(super) fn answered(&self, target: usize, status: StatusCode, head_ns: u64) {
+        // What the request asked for, and not the target, is at fault with these.
+        let is_of_request = matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+        if status.is_server_error() && !is_of_request {
+            return self.fell_short(target);
+        }
+        let member = &self.members[target];
+        member.health.succeeded();
+        if let Some(tally) = &member.tally {
+            tally.answered(head_ns);
+        }
+        if self.service.load_balancing.policy == BalancingPolicy::PeakEwma {
+            member.latency.answered(head_ns, self.core.clock.now().monotonic_ns);
+        }
+    }
+
+    /// A request to a target failed, or was answered with a failure.
+    #[cold]
+    pub(super) fn fell_short(&self, target: usize) {
+        let member = &self.members[target];
+        if let Some(tally) = &member.tally {
+            tally.failed();
+        }
+        if self.service.load_balancing.policy == BalancingPolicy::PeakEwma {
+            member.latency.failed(self.core.clock.now().monotonic_ns);
+        }
+        let threshold = self.service.outlier_detection.consecutive_failures;
+        if threshold > 0 {
+            self.health.failed(&self.pools[target].endpoint.url, &member.health, threshold);
+        }
     }
 
     /// Counts a request without an answer, and says so in the log of the process now and then.
@@ -132,14 +235,21 @@ impl Backends {
             (Some(previous), Some(place)) => Rc::clone(&previous.pools[*place]),
             _ => self.pool(&target.endpoint),
         });
+        let pools = pools.collect();
+        let health = self.core.telemetry.health.service(&service.name);
+        let members = members(&health, service, previous.map(|previous| (previous, &*places)));
         let turns = previous
             .filter(|previous| previous.service.load_balancing == service.load_balancing)
             .map(|previous| (&previous.balancer, &*places));
         Backend {
-            pools: pools.collect(),
+            pools,
             counts: self.core.telemetry.metrics.service(slot, &service.name),
             history: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.history)),
-            balancer: Balancer::new(service.load_balancing, &service.targets, turns),
+            balancer: Balancer::new(service, None, &health, self.core.zone.as_ref(), turns),
+            members,
+            health,
+            core: Rc::clone(&self.core),
+            subsets: RefCell::default(),
             service: Arc::clone(service),
             warned_ns: Cell::new(previous.and_then(|previous| previous.warned_ns.get())),
         }
@@ -181,4 +291,25 @@ impl Backends {
             None => self.forget(slot),
         }
     }
+}
+
+/// What is known of the targets of a service. What a core knew of those that stay is kept.
+fn members(
+    health: &Arc<ServiceHealth>,
+    service: &Service,
+    previous: Option<(&Backend, &[Option<usize>])>,
+) -> Vec<Rc<Member>> {
+    let counts = service.outlier_detection.counts();
+    if counts {
+        health.is_counted();
+    }
+    let targets = health.of_targets(service).into_iter().enumerate();
+    let members = targets.map(|(number, health)| {
+        let before = previous.and_then(|(previous, places)| Some(&previous.members[places[number]?]));
+        match before.filter(|before| before.tally.is_some() == counts && Arc::ptr_eq(&before.health, &health)) {
+            Some(before) => Rc::clone(before),
+            None => Rc::new(Member { tally: counts.then(|| health.tally()), health, latency: Latency::default() }),
+        }
+    });
+    members.collect()
 }

@@ -44,6 +44,12 @@ impl UpstreamError {
         !matches!(self, Self::RequestBody(_) | Self::ClientDeadline)
     }
 
+    /// Whether it speaks against the target that was tried.
+    #[must_use]
+    pub fn is_of_target(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::ConnectTimeout | Self::Timeout | Self::BadResponse(_))
+    }
+
     /// The stable name of the reason, for the client, logs and metrics.
     #[must_use]
     pub fn code(&self) -> &'static str {

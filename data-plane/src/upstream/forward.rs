@@ -1,5 +1,6 @@
 //! The way of one request to its service: the first attempt, and the next ones if that does not do.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::admission::Place;
 use super::attempt::{Answer, Failed};
-use super::backend::Backend;
+use super::backend::{Backend, Choice};
 use super::connect::Purpose;
 use super::outgoing::{Outgoing, Upload};
 use super::pool::{Core, Speaks};
@@ -23,6 +24,7 @@ use crate::proxy_protocol::Addresses;
 pub(super) struct Task {
     pub(super) core: Rc<Core>,
     pub(super) backend: Rc<Backend>,
+    pub(super) choice: Choice,
     pub(super) outgoing: Outgoing,
     pub(super) interim: Option<Interim>,
     pub(super) upload: Option<Rc<Upload>>,
@@ -38,14 +40,16 @@ pub(super) struct Task {
     replay: Option<Replay>,
     /// The target of the last attempt.
     pub(super) target: usize,
+    /// The last attempt has been counted as a failure of its target before it ended.
+    pub(super) is_suspected: Cell<bool>,
     attempts: u8,
     /// Where requests at the service are limited.
     place: Option<Place>,
 }
 
 impl Task {
-    pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, request: UpstreamRequest) -> Self {
-        let UpstreamRequest { method, target, headers, body, interim, ends, time } = request;
+    pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, choice: Choice, request: UpstreamRequest) -> Self {
+        let UpstreamRequest { method, target, headers, body, interim, ends, time, hash: _ } = request;
         let terms = &backend.service.retries;
         let is_repeatable = terms.attempts > 0 && terms.may_repeat(&method);
         let outgoing = Outgoing { method, target, headers };
@@ -63,6 +67,7 @@ impl Task {
         Self {
             core: Rc::clone(core),
             purpose: outgoing.purpose(),
+            choice,
             outgoing,
             interim,
             upload,
@@ -73,6 +78,7 @@ impl Task {
             body,
             replay,
             target: 0,
+            is_suspected: Cell::new(false),
             attempts: 0,
             place: None,
             backend,
@@ -98,7 +104,14 @@ impl Task {
                 tokio::select! {
                     biased;
                     answer = answer => answer,
-                    () = deadline => Err(time.error(core.clock.now())),
+                    () = deadline => {
+                        let error = time.error(core.clock.now());
+                        // Without an attempt it is the queue that took the time.
+                        if error.is_of_target() && self.attempts > 0 && !self.is_suspected.get() {
+                            backend.fell_short(self.target);
+                        }
+                        Err(error)
+                    }
                 }
             }
         };
@@ -115,19 +128,32 @@ impl Task {
             self.place = place;
             (target, seat)
         } else {
-            (self.backend.pick(&[]).ok_or(UpstreamError::NoTarget)?, None)
+            (self.backend.pick(&self.choice, &[]).ok_or(UpstreamError::NoTarget)?, None)
         };
         self.backend.history.budget.request();
         (self.target, self.attempts) = (target, 1);
         let body = std::mem::replace(&mut self.body, Body::empty());
         self.tell_time();
         let mut attempted = self.attempt(body, seat, false).await;
+        self.tell_health(&attempted);
         if attempted.as_ref().map_or(true, |answer| self.judge(answer).is_some()) {
             attempted = Box::pin(self.insist(attempted)).await;
         }
         // What comes now is for the client, and nothing is sent again.
         self.replay = None;
         attempted.map_err(|failed| failed.error)
+    }
+
+    /// What an attempt says about its target.
+    fn tell_health(&self, attempted: &Result<Answer, Failed>) {
+        let is_suspected = self.is_suspected.replace(false);
+        match attempted {
+            Ok(answer) => self.backend.answered(self.target, answer.head.status, answer.head_ns),
+            // Connections end, which says nothing of the target.
+            Err(Failed { outcome: Outcome::Unsent | Outcome::Stale | Outcome::Refused, .. }) => {}
+            Err(failed) if failed.error.is_of_target() && !is_suspected => self.backend.fell_short(self.target),
+            Err(_) => {}
+        }
     }
 
     pub(super) fn attempts(&self) -> u8 {
@@ -157,8 +183,10 @@ impl Task {
             let Some(body) = body.filter(|_| verdict != Verdict::GiveUp) else { return attempted };
             let seat;
             if let Verdict::Again { costs } = verdict {
-                let chosen = backend.choose(&tried);
-                let Some((next, new_seat)) = chosen.or_else(|| backend.choose(&[])) else { return attempted };
+                let chosen = backend.choose(&self.choice, &tried);
+                let Some((next, new_seat)) = chosen.or_else(|| backend.choose(&self.choice, &[])) else {
+                    return attempted;
+                };
                 let is_new = !tried.contains(&next);
                 let is_waste = !is_new
                     && matches!(&attempted, Err(failed) if matches!(failed.error, UpstreamError::ConnectTimeout));
@@ -188,6 +216,7 @@ impl Task {
             }
             self.tell_time();
             attempted = self.attempt(body, seat, is_fresh).await;
+            self.tell_health(&attempted);
         }
     }
 

@@ -35,6 +35,8 @@ pub(super) struct Core {
     pub(super) swept_ns: Cell<u64>,
     /// What may be kept of the bodies of requests that may be sent again.
     pub(super) replay_room: Room,
+    /// Where this node stands.
+    pub(super) zone: Option<Arc<str>>,
 }
 
 /// The connections of one core to one endpoint.

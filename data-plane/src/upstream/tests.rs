@@ -53,7 +53,7 @@ impl Core {
         tokio::task::spawn_local(clock.clone().run(tokio::runtime::Handle::current()));
         let telemetry = Telemetry::without_log().seat().take(&clock);
         let names = Names::of_system(tokio::runtime::Handle::current());
-        let upstreams = Upstreams::new(&clock, &telemetry, names);
+        let upstreams = Upstreams::new(&clock, &telemetry, names, None);
         let core = Self { upstreams, telemetry, snapshot: RefCell::default() };
         core.put(service);
         Rc::new(core)
@@ -79,7 +79,7 @@ impl Core {
     async fn send(&self, request: UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
         let snapshot = Rc::clone(&self.snapshot.borrow());
         let slot = snapshot.services.slot("shop").unwrap_or(0);
-        self.upstreams.forward(&snapshot, slot, request).await.map_err(|unanswered| unanswered.error)
+        self.upstreams.forward(&snapshot, slot, None, request).await.map_err(|unanswered| unanswered.error)
     }
 
     /// Sends a GET and reads the whole answer.
@@ -126,6 +126,7 @@ fn get(path: &str) -> UpstreamRequest {
         interim: None,
         ends: None,
         time: within(Duration::from_secs(30)),
+        hash: None,
     }
 }
 

@@ -11,14 +11,14 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// What is offered by ALPN, best first.
-pub(super) type Offer = &'static [&'static [u8]];
+pub(crate) type Offer = &'static [&'static [u8]];
 
-pub(super) const HTTP1: Offer = &[b"http/1.1"];
-pub(super) const HTTP2: Offer = &[b"h2"];
-pub(super) const EITHER: Offer = &[b"h2", b"http/1.1"];
+pub(crate) const HTTP1: Offer = &[b"http/1.1"];
+pub(crate) const HTTP2: Offer = &[b"h2"];
+pub(crate) const EITHER: Offer = &[b"h2", b"http/1.1"];
 
 /// The settings for connections that offer these protocols.
-pub(super) async fn client_config(tls: &EndpointTls, offer: Offer) -> Result<Arc<ClientConfig>, String> {
+pub(crate) async fn client_config(tls: &EndpointTls, offer: Offer) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -39,7 +39,7 @@ pub(super) async fn client_config(tls: &EndpointTls, offer: Offer) -> Result<Arc
 }
 
 /// The name that the certificate must be for.
-pub(super) fn server_name(tls: &EndpointTls, host: &str) -> Result<ServerName<'static>, String> {
+pub(crate) fn server_name(tls: &EndpointTls, host: &str) -> Result<ServerName<'static>, String> {
     let name = tls.server_name.as_deref().unwrap_or(host);
     ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is no name that a certificate can be for"))
 }

@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 pub struct Node {
     pub cores: Cores,
@@ -85,6 +86,7 @@ impl Node {
         let address = free_address();
         edits.push(put(Kind::Listener, "main", json!({ "bind": address.to_string() })));
         let cores = Cores::start(&settings, &telemetry).unwrap();
+        tokio::spawn(telemetry.health.clone().watch(CancellationToken::new()));
         let mut node = Self { cores, snapshot: Arc::default(), address, telemetry };
         node.change(edits).await.unwrap();
         node

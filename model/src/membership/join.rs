@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Entries, Entry, Member};
 use crate::resource::service::{DnsRecords, Target as Written, TargetUrl};
 use crate::resource::{Labels, is_default};
-use crate::snapshot::{Endpoint, Gate, Service, Target};
+use crate::snapshot::{Endpoint, Gate, Placement, Service, Target};
 
 /// A target that a service has found by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +36,9 @@ impl Service {
                 Some(same) if ***same == endpoint => Arc::clone(same),
                 _ => Arc::new(endpoint),
             };
-            Target { endpoint, weight: found.weight }
+            Target { endpoint, weight: found.weight, placement: None }
         });
-        Self { targets: self.targets.iter().cloned().chain(found).collect(), ..self.clone() }
+        self.with_targets(self.targets.iter().cloned().chain(found).collect(), Some(self))
     }
 
     /// A certificate is not for an address, but for the name that it was found by.
@@ -56,7 +56,11 @@ impl Service {
         let said = |target: &Target| entries.get(&target.endpoint.url).map(|entry| &*entry.member);
         let kept = self.targets.iter().filter_map(|target| match said(target) {
             Some(member) if member.draining => None,
-            Some(member) => Some(Target { weight: member.weight.unwrap_or(target.weight), ..target.clone() }),
+            Some(member) => Some(Target {
+                weight: member.weight.unwrap_or(target.weight),
+                placement: placement(target.placement.as_ref(), member),
+                ..target.clone()
+            }),
             None => Some(target.clone()),
         });
         let mut targets: Vec<Target> = kept.collect();
@@ -73,9 +77,10 @@ impl Service {
                 Some(same) if self.would_make(&same.endpoint) => Arc::clone(&same.endpoint),
                 _ => Arc::new(self.endpoint(url)),
             };
-            targets.push(Target { endpoint, weight: entry.member.weight.unwrap_or(1) });
+            let placement = placement(None, &entry.member);
+            targets.push(Target { endpoint, weight: entry.member.weight.unwrap_or(1), placement });
         }
-        Self { targets: targets.into(), ..self.clone() }
+        self.with_targets(targets.into(), Some(previous.unwrap_or(self)))
     }
 
     /// How connections of this service to an address are.
@@ -95,6 +100,14 @@ impl Service {
         let tls = endpoint.url.https.then_some(&self.tls);
         (endpoint.protocol, endpoint.proxy_protocol, endpoint.tls.as_ref()) == (self.protocol, self.proxy_protocol, tls)
     }
+}
+
+/// What tells a target from others, with the labels that are said about it.
+fn placement(written: Option<&Arc<Placement>>, member: &Member) -> Option<Arc<Placement>> {
+    let Some(labels) = &member.labels else { return written.cloned() };
+    let placement =
+        Placement { labels: labels.clone(), ..written.map(|written| (**written).clone()).unwrap_or_default() };
+    (placement != Placement::default()).then(|| Arc::new(placement))
 }
 
 /// One target of a service as it is in effect, and where that comes from.

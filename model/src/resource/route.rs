@@ -110,6 +110,9 @@ pub struct Backend {
     /// Share of the requests, relative to the other backends; 0 sends none. Default: 1. At most 1000000.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: u32,
+    /// Only targets of the service with all of these labels get its requests. Default: every target.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: Labels,
     /// Another host or path for this service, each in place of what the route says.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rewrite: Rewrite,
@@ -240,7 +243,15 @@ impl Backend {
     #[must_use]
     pub fn of(service: Name) -> Self {
         let (request_headers, response_headers, mirrors) = Default::default();
-        Self { service, weight: 1, rewrite: Rewrite::default(), request_headers, response_headers, mirrors }
+        Self {
+            service,
+            weight: 1,
+            labels: Labels::new(),
+            rewrite: Rewrite::default(),
+            request_headers,
+            response_headers,
+            mirrors,
+        }
     }
 }
 

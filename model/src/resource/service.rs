@@ -9,8 +9,10 @@ use crate::problem::Fault;
 
 mod connections;
 mod discovery;
+mod health_check;
 mod limits;
 mod load_balancing;
+mod outlier_detection;
 mod retries;
 mod target;
 mod timeouts;
@@ -18,8 +20,10 @@ mod tls;
 
 pub use connections::Connections;
 pub use discovery::{Discovery, DnsDiscovery, DnsName, DnsRecords, NameServer, Scheme};
+pub use health_check::{GrpcCheck, HealthCheck, HttpCheck, StatusRange, TcpCheck};
 pub use limits::Limits;
-pub use load_balancing::LoadBalancing;
+pub use load_balancing::{BalancingPolicy, HashKey, LoadBalancing};
+pub use outlier_detection::{Latency, OutlierDetection, SuccessRate};
 pub use retries::{Backoff, GrpcCode, Retries, RetryBudget, RetryOn};
 pub use target::{Target, TargetUrl};
 pub use timeouts::Timeouts;
@@ -50,6 +54,11 @@ pub struct Service {
     /// How a target is chosen. Default: least_request.
     #[serde(default, skip_serializing_if = "is_default")]
     pub load_balancing: LoadBalancing,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub outlier_detection: Box<OutlierDetection>,
+    /// Default: none, only what requests come to tells whether a target is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<Box<HealthCheck>>,
     /// How long the gateway waits for its targets.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,
@@ -120,6 +129,11 @@ impl Written for Service {
         if let Some(discovery) = &self.discovery {
             discovery.check(faults);
         }
+        self.load_balancing.check(faults);
+        self.outlier_detection.check(faults);
+        if let Some(check) = &self.health_check {
+            check.check(faults);
+        }
         self.timeouts.check(faults);
         self.retries.check(faults);
         self.limits.check(faults);
@@ -145,7 +159,7 @@ impl Written for Service {
 
     fn into_resource(mut self) -> Resource {
         if let Some(url) = self.url.take() {
-            self.targets = vec![Target { url, weight: 1 }];
+            self.targets = vec![Target::of(url)];
         }
         Resource::Service(self)
     }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::edge::{Forwarding, ProxyHeaders};
 use super::tls::Holding;
 use super::{
-    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Mirror, Route, RouteSettings,
-    Service, Snapshot, Split, Target,
+    Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Mirror, Placement, Route,
+    RouteSettings, Service, Snapshot, Split, Subset, Target,
 };
 use crate::config::{Changed, Config};
 use crate::filter::Filters;
@@ -134,6 +134,9 @@ impl Snapshot {
                     self.hold(name, &resource, Holding::Ends);
                 }
                 self.discovered.remove(name);
+                if let Some(slot) = self.services.slot(name).filter(|_| is_gone) {
+                    self.checked.remove(&slot);
+                }
                 is_gone.then(|| self.services.remove(name));
             }
             Kind::Policy => {
@@ -253,14 +256,17 @@ impl Snapshot {
             .flat_map(|previous| previous.targets.iter())
             .map(|target| (&target.endpoint.url, &target.endpoint))
             .collect();
-        let mut compiled = Service {
+        let compiled = Service {
             name: name.clone(),
             targets: Arc::default(),
             discovery: written.discovery.clone().map(|resource::service::Discovery::Dns(dns)| Arc::new(dns)),
             protocol,
             proxy_protocol: written.proxy_protocol,
             tls: self.endpoint_tls(&written.tls),
-            load_balancing: written.load_balancing,
+            load_balancing: written.load_balancing.clone(),
+            hash_table: None,
+            outlier_detection: Arc::from(written.outlier_detection.clone()),
+            health_check: written.health_check.clone().map(Arc::from),
             timeouts: written.timeouts,
             deadline_header: written.deadline_header.as_ref().map(|field| field.0.clone()),
             retries: written.retries.clone(),
@@ -277,13 +283,19 @@ impl Snapshot {
                 Some(known) if ***known == endpoint => Arc::clone(known),
                 _ => Arc::new(endpoint),
             };
-            Target { endpoint, weight: target.weight }
+            Target { endpoint, weight: target.weight, placement: placement(target) }
         };
-        compiled.targets = written.targets.iter().map(compile).collect();
+        let targets = written.targets.iter().map(compile).collect();
+        let compiled = compiled.with_targets(targets, previous.as_deref());
         if let Some(discovery) = &compiled.discovery {
             self.discovered.insert(name.clone(), Arc::clone(discovery));
         }
-        self.services.put(Arc::new(compiled));
+        let is_checked = compiled.health_check.is_some();
+        let slot = self.services.put(Arc::new(compiled));
+        match is_checked {
+            true => self.checked.insert(slot),
+            false => self.checked.remove(&slot),
+        };
         Ok(())
     }
 
@@ -350,8 +362,9 @@ impl Snapshot {
                     faults.extend(found.into_iter().map(|fault| fault.below(&format!("/backends/{index}"))));
                 }
                 (Ok(filters), Some(service)) if backend.weight > 0 => {
+                    let subset = Subset::of(&backend.labels);
                     let (filters, mirrors) = (filters.map(Box::new), self.mirrors(&backend.mirrors));
-                    backends.push(Backend { service, weight: backend.weight, filters, mirrors });
+                    backends.push(Backend { service, weight: backend.weight, filters, mirrors, subset });
                 }
                 // Missing ones were reported with the references.
                 (Ok(_), _) => {}
@@ -360,7 +373,7 @@ impl Snapshot {
         if !faults.is_empty() {
             return Err(faults);
         }
-        if let [Backend { service, filters: None, mirrors, .. }] = &backends[..]
+        if let [Backend { service, filters: None, subset: None, mirrors, .. }] = &backends[..]
             && mirrors.is_empty()
         {
             return Ok(Action::Forward(*service));
@@ -377,6 +390,12 @@ impl Snapshot {
         };
         written.iter().filter_map(mirror).collect()
     }
+}
+
+fn placement(target: &resource::service::Target) -> Option<Arc<Placement>> {
+    let (labels, zone) = (target.labels.clone(), target.zone.clone());
+    let placement = Placement { labels, priority: target.priority, zone };
+    (placement != Placement::default()).then(|| Arc::new(placement))
 }
 
 /// The age of a route whose slot the router holds.

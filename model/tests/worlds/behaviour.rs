@@ -92,7 +92,9 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
     );
     for (_, it) in snapshot.services.iter() {
         let policies = steps(snapshot, &it.policies);
-        let how = (it.protocol, it.load_balancing, it.timeouts, &it.retries, it.limits, it.connections, it.enabled);
+        let health = (&it.outlier_detection, &it.health_check);
+        let how =
+            (it.protocol, &it.load_balancing, it.timeouts, &it.retries, it.limits, it.connections, it.enabled, health);
         told.push(format!("service {} {:?} {how:?} {policies:?}", it.name, it.targets));
     }
     let mirrors = |mirrors: &[Mirror]| -> Vec<_> {
@@ -104,7 +106,7 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
             Action::Split(split) => {
                 let backend = |one: &Backend| {
                     let mirrors = mirrors(&one.mirrors);
-                    format!("{} {} {:?} {mirrors:?}", service(&one.service), one.weight, one.filters)
+                    format!("{} {} {:?} {:?} {mirrors:?}", service(&one.service), one.weight, one.filters, one.subset)
                 };
                 let backends: Vec<_> = split.backends.iter().map(backend).collect();
                 format!("{backends:?} of {}", split.total_weight)

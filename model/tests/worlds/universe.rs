@@ -169,7 +169,7 @@ fn service(draw: &mut Draw<'_>) -> Value {
     let mut spec = match &urls[..] {
         [] => json!({"url": "http://10.0.0.9:9000"}),
         urls => {
-            let targets: Vec<Value> = urls.iter().map(|url| json!({"url": url, "weight": draw.below(3)})).collect();
+            let targets: Vec<Value> = urls.iter().map(|url| target(draw, url)).collect();
             json!({"targets": targets})
         }
     };
@@ -178,7 +178,25 @@ fn service(draw: &mut Draw<'_>) -> Value {
     let client_certificate = draw.one(Kind::Certificate);
     spec["tls"] = json!({"ca_bundle": ca_bundle, "client_certificate": client_certificate});
     spec["protocol"] = draw.of(&["auto", "http1", "http2"]).into();
-    spec["load_balancing"] = draw.of(&["least_request", "round_robin"]).into();
+    spec["load_balancing"] = draw.of(&[
+        json!("least_request"),
+        json!("round_robin"),
+        json!({"policy": "peak_ewma", "slow_start": "10s"}),
+        json!({"policy": "ring_hash", "key": {"header": "X-User"}}),
+        json!({"policy": "maglev", "key": "consumer", "panic_threshold": "0%"}),
+    ]);
+    spec["outlier_detection"] = draw.of(&[
+        json!({}),
+        json!({"consecutive_failures": 0, "success_rate": {"stdev_factor": 2.5}}),
+        json!({"base_ejection_time": "1s", "latency": {"factor": 3.0}}),
+    ]);
+    if draw.one_in(3) {
+        spec["health_check"] = draw.of(&[
+            json!({"tcp": {}, "interval": "1s"}),
+            json!({"http": {"path": "/health", "expected_status": ["200-299", "401"], "expected_body": "ok"}}),
+            json!({"grpc": {"service": "shop.Orders"}, "healthy_threshold": 1}),
+        ]);
+    }
     spec["timeouts"] = json!({"connect": draw.of(&["2s", "1s"])});
     if draw.one_in(4) {
         spec["connections"] = json!({"max_age": draw.of(&["1h", "90s"]), "max_requests": draw.below(9) + 1});
@@ -203,6 +221,16 @@ fn service(draw: &mut Draw<'_>) -> Value {
         });
     }
     spec
+}
+
+fn target(draw: &mut Draw<'_>, url: &str) -> Value {
+    let mut target = json!({"url": url, "weight": draw.below(3)});
+    if draw.one_in(3) {
+        target["labels"] = json!({"version": draw.of(&["1", "2"])});
+        target["zone"] = draw.of(&["a", "b"]).into();
+        target["priority"] = draw.below(2).into();
+    }
+    target
 }
 
 fn route(draw: &mut Draw<'_>) -> Value {
@@ -262,6 +290,9 @@ fn backend(draw: &mut Draw<'_>, service: &str) -> Value {
     if draw.one_in(4) {
         spec["rewrite"] = rewrite(draw);
         spec["request_headers"] = json!({"set": {"X-Backend": service}, "remove": ["X-Test"]});
+    }
+    if draw.one_in(4) {
+        spec["labels"] = json!({"version": draw.of(&["1", "2"])});
     }
     if draw.one_in(4) {
         let services = draw.existing(Kind::Service);

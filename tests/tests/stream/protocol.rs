@@ -176,7 +176,7 @@ async fn one_revision_is_under_way_at_a_time_and_a_drifted_node_gets_a_snapshot_
     assert_eq!(node.revision().await.begin.base, None);
     // A heartbeat makes up for an ack that was lost.
     let serving = Some(revision(control.head()));
-    node.say(FromNode::Heartbeat(NodeHeartbeat { serving, unix_time_ms: 0 })).await;
+    node.say(FromNode::Heartbeat(NodeHeartbeat { serving, ..NodeHeartbeat::default() })).await;
     control.publish(vec![put("a", 204)]).await;
     assert_eq!(node.revision().await.begin.base.map(|base| base.number), Some(control.head().0 - 1));
 }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Fault;
+use crate::resource::{Labels, is_default};
 use crate::value::written_as_string;
 
 /// One address of a service.
@@ -19,6 +20,17 @@ pub struct Target {
     /// Share of the requests, relative to the other targets; 0 sends none. Default: 1. At most 1000.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: u32,
+    /// What it is, for routes that send requests only to targets with certain labels. Default: none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: Labels,
+    /// Targets of priority 0 get all requests as long as enough of them are healthy: what those that are left cannot take,
+    /// each up to 1.4 of its share, goes to priority 1, and so on. Default: 0. At most 15.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: u8,
+    /// Where it stands. A node that was told its own zone sends requests to targets of the same priority in that zone as
+    /// long as enough of them are healthy, as with priorities. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
 }
 
 impl Target {
@@ -27,11 +39,21 @@ impl Target {
         (weight > 1000).then(|| Fault::new(pointer, "invalid-value", message()).hint("weights are 0 to 1000"))
     }
 
+    /// A target that is nothing but an address.
+    pub(super) fn of(url: TargetUrl) -> Self {
+        Self { url, weight: 1, labels: Labels::new(), priority: 0, zone: None }
+    }
+
     /// The faults of a list of targets.
     pub(super) fn check_all(targets: &[Self], faults: &mut Vec<Fault>) {
         let mut known = HashSet::with_capacity(targets.len());
         for (index, target) in targets.iter().enumerate() {
             faults.extend(Self::check_weight(target.weight, &format!("/targets/{index}/weight")));
+            if target.priority > 15 {
+                let message = format!("a priority of {} is out of range", target.priority);
+                let fault = Fault::new(format!("/targets/{index}/priority"), "invalid-value", message);
+                faults.push(fault.hint("priorities are 0 to 15, and 0 is the first"));
+            }
             if !known.insert(&target.url) {
                 let message = format!("the target {} is listed twice", target.url);
                 let fault = Fault::new(format!("/targets/{index}/url"), "duplicate-value", message);
