@@ -3,7 +3,7 @@
 //! There is one task for each discovery, however many services have the same. When to ask, and what counts when there is
 //! no good answer, is a matter of [`crate::dns`]; how targets get to the cores is one of [`crate::membership`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -85,12 +85,9 @@ impl Discoveries {
 
     /// Gives up what no service of the snapshot wants to know.
     pub fn settle(&self, snapshot: &Snapshot, sources: &Sources) {
-        let wanted: BTreeSet<_> = snapshot.discovered.values().map(Arc::as_ptr).collect();
-        let is_wanted = |discovery: &Arc<DnsDiscovery>| {
-            wanted.contains(&Arc::as_ptr(discovery)) || snapshot.discovered.values().any(|other| other == discovery)
-        };
+        let wanted: HashSet<&Arc<DnsDiscovery>> = snapshot.discovered.values().collect();
         let mut followed = self.followed.lock();
-        for (discovery, _) in followed.extract_if(|discovery, _| !is_wanted(discovery)) {
+        for (discovery, _) in followed.extract_if(|discovery, _| !wanted.contains(discovery)) {
             sources.find(&discovery, None);
         }
         let tallies = snapshot.discovered.iter().filter_map(|(name, discovery)| {
@@ -197,7 +194,7 @@ fn report(discovery: &DnsDiscovery, known: &Known, is_troubled: &mut bool, lost:
             tracing::warn!(dns.name = name, targets, "there is no such name, or no such record of it");
         }
         None if *is_troubled => {
-            tracing::info!(dns.name = name, targets = known.records.len(), "there are answers again")
+            tracing::info!(dns.name = name, targets = known.records.len(), "there are answers again");
         }
         _ => {}
     }
