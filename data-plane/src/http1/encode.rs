@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::{BufMut, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
@@ -16,7 +15,7 @@ const FIELD_BYTES: usize = 40;
 
 /// Writes the head of a request. The length of the body is written from `length`, not from the fields.
 pub fn request_head(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     method: &Method,
     target: &PathAndQuery,
     host: Option<&HeaderValue>,
@@ -37,9 +36,9 @@ pub fn request_head(
     }
     // `TE` is about this connection, and says so (RFC 9110 section 10.1.4).
     if has.te && !has.upgrade {
-        out.put_slice(b"connection: te\r\n");
+        out.extend_from_slice(b"connection: te\r\n");
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// How the head of a response says how long its body is.
@@ -55,7 +54,7 @@ pub enum Announced {
 
 /// Writes the head of a response. `connection` goes into it unless it has such a field already.
 pub fn response_head(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     status: StatusCode,
     headers: &Fields,
     announced: Announced,
@@ -82,15 +81,15 @@ pub fn response_head(
     if !has.date {
         date.put(out, unix_ms);
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes an interim response (RFC 9110 section 15.2): it has neither a body nor a word about the connection.
-pub fn interim_head(out: &mut BytesMut, status: StatusCode, headers: &Fields) {
+pub fn interim_head(out: &mut Vec<u8>, status: StatusCode, headers: &Fields) {
     let reason = status.canonical_reason().unwrap_or_default();
     put(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
     fields(out, headers);
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Which fields a message has, of those that something hangs on.
@@ -104,7 +103,7 @@ struct Has {
 }
 
 /// Writes the fields but for those about the length.
-fn fields(out: &mut BytesMut, headers: &Fields) -> Has {
+fn fields(out: &mut Vec<u8>, headers: &Fields) -> Has {
     let mut has = Has::default();
     headers.write(out, |name| {
         match name {
@@ -120,24 +119,24 @@ fn fields(out: &mut BytesMut, headers: &Fields) -> Has {
     has
 }
 
-fn put(out: &mut BytesMut, pieces: &[&[u8]]) {
+fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {
     for piece in pieces {
         out.extend_from_slice(piece);
     }
 }
 
-fn framing(out: &mut BytesMut, length: Length) {
+fn framing(out: &mut Vec<u8>, length: Length) {
     match length {
         Length::Exact(length) => {
             put(out, &[b"content-length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
         }
-        Length::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
+        Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Length::UntilClose => {}
     }
 }
 
 /// The line before the data of a chunk.
-pub fn chunk_size(out: &mut BytesMut, length: usize) {
+pub fn chunk_size(out: &mut Vec<u8>, length: usize) {
     let mut digits = [0; 16];
     let (mut rest, mut place) = (length, digits.len());
     while rest > 0 {
@@ -149,12 +148,12 @@ pub fn chunk_size(out: &mut BytesMut, length: usize) {
 }
 
 /// The end of a chunked body, with the trailers.
-pub fn last_chunk(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
-    out.put_slice(b"0\r\n");
+pub fn last_chunk(out: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
+    out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {
         put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The `Date` of a core's responses (RFC 9110 section 6.6.1), formatted once a second.
@@ -165,7 +164,7 @@ pub struct Date {
 }
 
 impl Date {
-    fn put(&self, out: &mut BytesMut, unix_ms: u64) {
+    fn put(&self, out: &mut Vec<u8>, unix_ms: u64) {
         let second = unix_ms / 1000;
         let mut line = self.line.borrow_mut();
         if self.second.replace(second) != second || line.is_empty() {

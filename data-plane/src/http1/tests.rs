@@ -145,7 +145,7 @@ proptest! {
             trailers.insert("x-checksum", value.parse().expect("a value"));
             trailers
         });
-        let mut sent = BytesMut::new();
+        let mut sent = Vec::new();
         for chunk in &chunks {
             chunk_size(&mut sent, chunk.len());
             sent.extend_from_slice(chunk);

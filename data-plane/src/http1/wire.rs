@@ -6,8 +6,9 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::thread::LocalKey;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -38,27 +39,45 @@ const MAX_INTERIM: u8 = 16;
 const SPARE_BUFFERS: usize = 64;
 
 thread_local! {
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static SPARE_INPUT: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static SPARE_OUTPUT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty buffer with room for this much.
-fn take_buffer(room: usize) -> BytesMut {
-    let mut buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+/// An empty buffer with room to read this much.
+fn take_input(room: usize) -> BytesMut {
+    let mut buffer = SPARE_INPUT.with_borrow_mut(Vec::pop).unwrap_or_default();
     buffer.reserve(room);
     buffer
 }
 
-/// Gives a buffer up, unless it has grown large or messages still hold something of it.
-fn leave_buffer(buffer: &mut BytesMut) {
+/// An empty buffer with room for a head.
+fn take_output() -> Vec<u8> {
+    SPARE_OUTPUT.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(READ_BYTES))
+}
+
+/// Gives a buffer up that holds nothing, unless it has grown large or messages still hold something of it.
+fn leave_input(buffer: &mut BytesMut) {
+    let mut buffer = std::mem::take(buffer);
+    if buffer.try_reclaim(READ_BYTES) && buffer.capacity() <= 2 * READ_BYTES {
+        keep(&SPARE_INPUT, buffer);
+    }
+}
+
+/// Gives a buffer up with what it holds, unless it has grown large.
+fn leave_output(buffer: &mut Vec<u8>) {
     let mut buffer = std::mem::take(buffer);
     buffer.clear();
-    if buffer.try_reclaim(READ_BYTES) && buffer.capacity() <= 2 * READ_BYTES {
-        SPARE.with_borrow_mut(|spare| {
-            if spare.len() < SPARE_BUFFERS {
-                spare.push(buffer);
-            }
-        });
+    if (READ_BYTES..=2 * READ_BYTES).contains(&buffer.capacity()) {
+        keep(&SPARE_OUTPUT, buffer);
     }
+}
+
+fn keep<T>(spare: &'static LocalKey<RefCell<Vec<T>>>, buffer: T) {
+    spare.with_borrow_mut(|spare| {
+        if spare.len() < SPARE_BUFFERS {
+            spare.push(buffer);
+        }
+    });
 }
 
 /// What has passed on a connection, for who looks at it from outside.
@@ -115,7 +134,7 @@ pub struct Wire {
     interim: u8,
     /// The peer waits for a word before it sends the body.
     owes_continue: bool,
-    output: BytesMut,
+    output: Vec<u8>,
     /// Behind `output`, and what ends it.
     tail: Bytes,
     tail_end: &'static [u8],
@@ -143,7 +162,7 @@ impl Wire {
             message: 0,
             interim: 0,
             owes_continue: false,
-            output: BytesMut::new(),
+            output: Vec::new(),
             tail: Bytes::new(),
             tail_end: b"",
             owes_flush: false,
@@ -211,7 +230,7 @@ impl Wire {
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let filled = self.poll_read(context);
         if filled.is_pending() && self.input.is_empty() {
-            leave_buffer(&mut self.input);
+            leave_input(&mut self.input);
         }
         filled
     }
@@ -224,7 +243,7 @@ impl Wire {
             // Without traffic there is nothing to hold memory for.
             ready!(self.stream.poll_read_ready(context));
             match self.input.is_empty() {
-                true => self.input = take_buffer(self.read_bytes),
+                true => self.input = take_input(self.read_bytes),
                 false => self.input.reserve(self.read_bytes),
             }
         }
@@ -321,9 +340,9 @@ impl Wire {
     }
 
     /// Where heads are written.
-    pub fn output(&mut self) -> &mut BytesMut {
-        if self.output.is_empty() {
-            self.output = take_buffer(READ_BYTES);
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        if self.output.capacity() == 0 {
+            self.output = take_output();
         }
         &mut self.output
     }
@@ -379,11 +398,11 @@ impl Wire {
             }
             let of_output = count.min(self.output.len());
             let of_tail = (count - of_output).min(self.tail.len());
-            self.output.advance(of_output);
+            self.output.drain(..of_output);
             self.tail.advance(of_tail);
             self.tail_end = &self.tail_end[count - of_output - of_tail..];
         }
-        leave_buffer(&mut self.output);
+        leave_output(&mut self.output);
         self.tail = Bytes::new();
         self.tail_end = b"";
         self.owes_flush = true;
@@ -418,7 +437,7 @@ impl Wire {
                 Err(_) => return Poll::Ready(Some(Err(Failure::Broken))),
             }
             if std::mem::take(&mut self.owes_continue) {
-                self.output.put_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                self.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
             // What cannot be sent at once goes out before the answer does; an error of it is found by the answer.
             let _ = self.poll_flush_interim(context);

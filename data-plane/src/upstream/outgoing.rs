@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bytes::BytesMut;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version, header};
 use model::fields::Fields;
@@ -38,7 +37,7 @@ impl Outgoing {
         if self.headers.contains_key(header::UPGRADE) { Purpose::Upgrade } else { Purpose::Any }
     }
 
-    pub(super) fn write_http1(&self, out: &mut BytesMut, pool: &Pool, length: Length) {
+    pub(super) fn write_http1(&self, out: &mut Vec<u8>, pool: &Pool, length: Length) {
         let host = (!self.headers.contains_key(header::HOST)).then_some(&pool.host);
         request_head(out, &self.method, &self.target, host, &self.headers, length);
     }
