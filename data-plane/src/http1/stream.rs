@@ -2,12 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
+use tokio_util::io::poll_read_buf;
 
 /// What a connection runs on.
 #[derive(Debug)]
@@ -18,19 +20,53 @@ pub enum Stream {
 
 impl Stream {
     /// Whether there may be something to read. It spares a connection without traffic the memory to read into.
-    pub fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(stream) => stream.poll_read_ready(context).map(|_| ()),
-            Self::Tls(_) => Poll::Ready(()),
+            Self::Plain(stream) => stream.poll_read_ready(context),
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Reads what there is room for behind what was read already, after [`Self::poll_read_ready`] had its say.
+    pub fn poll_read_ahead(&mut self, context: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => loop {
+                match read_ready(stream, input) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(stream.poll_read_ready(context))?,
+                    read => return Poll::Ready(read),
+                }
+            },
+            Self::Tls(stream) => poll_read_buf(Pin::new(stream), context, input),
+        }
+    }
+
+    /// Whether nothing has come that was not read, as far as the runtime knows.
+    pub fn is_quiet(&self) -> bool {
+        self.tcp().try_io(Interest::READABLE, || Ok(())).is_err()
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
         }
     }
 
     pub fn socket(&self) -> SockRef<'_> {
-        match self {
-            Self::Plain(stream) => SockRef::from(stream),
-            Self::Tls(stream) => SockRef::from(stream.get_ref().0),
-        }
+        SockRef::from(self.tcp())
     }
+}
+
+/// Reads if the runtime knows of something to read.
+fn read_ready(stream: &TcpStream, input: &mut BytesMut) -> io::Result<usize> {
+    let room = input.capacity() - input.len();
+    let mut count = 0;
+    let tried = stream.try_io(Interest::READABLE, || {
+        count = stream.try_read_buf(input)?;
+        // Less than there was room for is all there was: another read waits for more, and does not ask the kernel.
+        if (1..room).contains(&count) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    if count > 0 { Ok(count) } else { tried.map(|()| 0) }
 }
 
 impl AsyncRead for Stream {

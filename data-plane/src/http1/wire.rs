@@ -12,7 +12,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::io::poll_read_buf;
 
 use super::encode;
 use super::framing::{Decoder, Length, Part};
@@ -239,16 +238,16 @@ impl Wire {
         if self.is_ended {
             return Poll::Ready(Ok(0));
         }
+        // Without traffic there is nothing to hold memory for.
+        ready!(self.stream.poll_read_ready(context))?;
         if self.input.capacity() == self.input.len() {
-            // Without traffic there is nothing to hold memory for.
-            ready!(self.stream.poll_read_ready(context));
             match self.input.is_empty() {
                 true => self.input = take_input(self.read_bytes),
                 false => self.input.reserve(self.read_bytes),
             }
         }
         let room = self.input.capacity() - self.input.len();
-        let count = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut self.input))?;
+        let count = ready!(self.stream.poll_read_ahead(context, &mut self.input))?;
         self.is_ended = count == 0;
         if count == room {
             self.read_bytes = (self.read_bytes * 2).min(MAX_READ_BYTES);
@@ -272,14 +271,9 @@ impl Wire {
     /// Whether the peer is silent and there, as far as can be told without asking the kernel.
     pub fn is_at_rest(&mut self) -> bool {
         let context = &mut Context::from_waker(Waker::noop());
-        self.is_between_messages() && {
-            let is_quiet = match &self.stream {
-                Stream::Plain(stream) => stream.poll_read_ready(context).is_pending(),
-                Stream::Tls(stream) => stream.get_ref().0.poll_read_ready(context).is_pending(),
-            };
-            // What comes unasked may be a word of TLS about itself.
-            is_quiet || (self.poll_fill(context).is_pending() && self.input.is_empty())
-        }
+        // What comes unasked may be a word of TLS about itself.
+        self.is_between_messages()
+            && (self.stream.is_quiet() || (self.poll_fill(context).is_pending() && self.input.is_empty()))
     }
 
     /// Whether the peer has closed the connection or says something, as the kernel knows it at this moment.
