@@ -179,10 +179,10 @@ pub(crate) struct Mention {
 /// A parsed and checked resource of any kind, without its name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resource {
-    Listener(Listener),
+    Listener(Box<Listener>),
     Certificate(Certificate),
     CaBundle(CaBundle),
-    Service(Service),
+    Service(Box<Service>),
     Route(Box<Route>),
     Policy(Policy),
     Consumer(Consumer),

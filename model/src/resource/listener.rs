@@ -174,6 +174,6 @@ impl Written for Listener {
     }
 
     fn into_resource(self) -> Resource {
-        Resource::Listener(self)
+        Resource::Listener(Box::new(self))
     }
 }

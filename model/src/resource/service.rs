@@ -161,6 +161,6 @@ impl Written for Service {
         if let Some(url) = self.url.take() {
             self.targets = vec![Target::of(url)];
         }
-        Resource::Service(self)
+        Resource::Service(Box::new(self))
     }
 }

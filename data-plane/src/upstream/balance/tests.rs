@@ -15,7 +15,7 @@ const POLICIES: [&str; 5] = ["round_robin", "least_request", "peak_ewma", "ring_
 const WELL: Condition = Condition { is_healthy: true, warmth: 1.0 };
 const ILL: Condition = Condition { is_healthy: false, warmth: 1.0 };
 
-fn service(load_balancing: Value, targets: &[Value]) -> Arc<Service> {
+fn service(load_balancing: &Value, targets: &[Value]) -> Arc<Service> {
     let named = |(number, target): (usize, &Value)| {
         let mut target = target.clone();
         target["url"] = json!(format!("http://10.0.0.{number}:80"));
@@ -37,7 +37,7 @@ fn weighted(weights: &[u32]) -> Vec<Value> {
 }
 
 fn balancer(policy: &str, weights: &[u32]) -> Balancer {
-    of_service(&service(json!(policy), &weighted(weights)))
+    of_service(&service(&json!(policy), &weighted(weights)))
 }
 
 fn weights() -> impl Strategy<Value = Vec<u32>> {
@@ -125,7 +125,7 @@ proptest! {
     #[test]
     fn a_hash_keeps_its_target(hash in any::<u64>(), is_ring in any::<bool>()) {
         let policy = if is_ring { "ring_hash" } else { "maglev" };
-        let service = service(json!(policy), &weighted(&[1, 2, 3, 1]));
+        let service = service(&json!(policy), &weighted(&[1, 2, 3, 1]));
         let (one, other) = (of_service(&service), of_service(&service));
         let pick = |balancer: &Balancer, tried: &[usize]| balancer.pick(tried, Some(hash), |_| 0).expect("a target");
         let first = pick(&one, &[]);
@@ -142,7 +142,7 @@ proptest! {
 /// However often targets come and go, those that stay get their share.
 #[test]
 fn turns_go_on_when_other_targets_change() {
-    let all = service(json!("round_robin"), &weighted(&[1, 1, 1, 1]));
+    let all = service(&json!("round_robin"), &weighted(&[1, 1, 1, 1]));
     let some = Arc::new(all.with_targets(all.targets[..3].into(), None));
     let health = Health::default().service(&all.name);
     let mut turning = Balancer::new(&all, None, &health, None, None);
@@ -171,7 +171,7 @@ fn only_targets_of_the_subset_are_chosen() {
     let targets = ["v1", "v2", "v1", "v2"].map(|version| json!({"labels": {"version": version, "tier": "a"}}));
     let route = json!({"backends": [{"service": "shop", "labels": {"version": "v2"}}, {"service": "shop"}]});
     for policy in POLICIES {
-        let service = service(json!(policy), &targets);
+        let service = service(&json!(policy), &targets);
         let edits = vec![
             Edit::Put { kind: Kind::Service, name: "shop".into(), spec: json!({"url": "http://10.0.0.1:80"}) },
             Edit::Put { kind: Kind::Route, name: "shop".into(), spec: route.clone() },
@@ -207,7 +207,7 @@ fn ill(which: &'static [usize]) -> impl Fn(usize) -> Condition {
 fn the_next_priority_takes_what_the_first_cannot() {
     let priorities = [0, 0, 0, 0, 1, 1, 2];
     let targets = priorities.map(|priority| json!({"priority": priority}));
-    let targets = &service(json!("round_robin"), &targets).targets;
+    let targets = &service(&json!("round_robin"), &targets).targets;
     assert_eq!(percents(targets, None, ill(&[])), [25, 25, 25, 25, 0, 0, 0]);
     // Three of four can take everything: 1.4 times 75%.
     assert_eq!(percents(targets, None, ill(&[0])), [0, 33, 33, 33, 0, 0, 0]);
@@ -221,7 +221,7 @@ fn the_next_priority_takes_what_the_first_cannot() {
 #[test]
 fn the_own_zone_comes_first() {
     let zones = ["a", "a", "b", "b"].map(|zone| json!({"zone": zone}));
-    let targets = &service(json!("round_robin"), &zones).targets;
+    let targets = &service(&json!("round_robin"), &zones).targets;
     assert_eq!(percents(targets, None, ill(&[])), [25, 25, 25, 25]);
     assert_eq!(percents(targets, Some("a"), ill(&[])), [50, 50, 0, 0]);
     assert_eq!(percents(targets, Some("a"), ill(&[1])), [70, 0, 15, 15]);
@@ -231,13 +231,13 @@ fn the_own_zone_comes_first() {
 
 #[test]
 fn a_target_that_has_just_come_gets_little_and_then_its_share() {
-    let targets = &service(json!("round_robin"), &weighted(&[1, 1])).targets;
+    let targets = &service(&json!("round_robin"), &weighted(&[1, 1])).targets;
     let warm = |warmth| move |target| if target == 0 { WELL } else { Condition { is_healthy: true, warmth } };
     assert_eq!(percents(targets, None, warm(0.0)), [91, 9]);
     assert_eq!(percents(targets, None, warm(0.5)), [65, 35]);
     assert_eq!(percents(targets, None, warm(1.0)), [50, 50]);
     // Of what its hash says it takes the same part.
-    let service = service(json!("maglev"), &weighted(&[1, 1]));
+    let service = service(&json!("maglev"), &weighted(&[1, 1]));
     let (cold, whole) = (of_service(&service), of_service(&service));
     cold.refresh(warm(0.0));
     let mut got = 0;
