@@ -6,25 +6,21 @@ use axum::extract::{FromRequestParts, OriginalUri, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use model::membership::{EffectiveTarget, Entry, Member, Membership, effective, effective_one};
-use model::problem::{Fault, push_pointer};
+use model::membership::{EffectiveTarget, Member, Membership, effective, effective_one};
 use model::resource::service::{Target, TargetUrl};
 use model::resource::{Key, Kind, Name, Resource};
 use model::snapshot::Snapshot;
 use model::value::Span;
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::ApiState;
-use super::error::{
-    Error, INVALID_CONFIGURATION, INVALID_PARAMETERS, TOO_MANY_TARGETS, UNKNOWN_RESOURCE, UNKNOWN_TARGET, fault,
-};
+use super::error::{Error, INVALID_CONFIGURATION, TOO_MANY_TARGETS, UNKNOWN_RESOURCE, UNKNOWN_TARGET};
 use super::gateways::AtGateway;
 use super::json::Json;
-use super::merge_patch::merge;
-use super::request::{JsonBody, Params, WrittenName, path_parameter};
+use super::request::{JsonBody, Params, WrittenName};
 use super::resources::{limit_of, next_page};
 use super::table::Operation;
 use super::view::{PageView, WaitState, WaitView};
@@ -32,6 +28,12 @@ use super::write::{Author, Share, WaitFor, at_revision, store_error, unknown_gat
 use crate::nodes::{Goal, WaitOutcome};
 use crate::store::TargetRecord;
 use crate::targets::{DeriveEdits, Edit, Write, WriteError, Written};
+
+mod body;
+mod name;
+
+use body::{each, merged, must_be_there, named, read, unknown};
+use name::TargetName;
 
 const FAMILY: &str = "targets";
 const JSON: &[&str] = &["application/json"];
@@ -193,60 +195,6 @@ impl FromRequestParts<ApiState> for AtService {
             return Err(unknown_resource(&key));
         }
         Ok(Self { gateway: name, head, service: key.name })
-    }
-}
-
-/// A target as it is named in an address or a body.
-#[derive(Clone, Debug)]
-struct TargetName {
-    text: String,
-    /// What it may stand for: itself, or the two schemes.
-    urls: Vec<TargetUrl>,
-}
-
-impl TargetName {
-    fn parse(text: &str) -> Result<Self, String> {
-        let parse = |url: String| url.parse::<TargetUrl>();
-        let urls = if text.contains("://") {
-            vec![parse(text.to_owned())?]
-        } else {
-            let http = parse(format!("http://{text}"))?;
-            let is_with_port = text.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'));
-            if !is_with_port {
-                return Err(format!("`{text}` is no target: write host and port, `10.0.0.11:9000`, or the whole URL"));
-            }
-            vec![http, parse(format!("https://{text}"))?]
-        };
-        Ok(Self { text: text.to_owned(), urls })
-    }
-
-    /// The target that is meant, and whether it is there.
-    fn find(&self, service: &Name, head: &Snapshot, said: &Membership) -> Result<(TargetUrl, bool), WriteError> {
-        let written = head.services.find(service).map(|service| service.targets.clone()).unwrap_or_default();
-        let is_there = |url: &&TargetUrl| {
-            said.get(service, url).is_some() || written.iter().any(|target| target.endpoint.url == **url)
-        };
-        let there: Vec<&TargetUrl> = self.urls.iter().filter(is_there).collect();
-        match there[..] {
-            [one] => Ok((one.clone(), true)),
-            [] => Ok((self.urls[0].clone(), false)),
-            _ => {
-                let message = format!("the service has `{}` with `http` and with `https`", self.text);
-                let fault = Fault::new("", "ambiguous-target", message).hint("name it by its whole URL");
-                Err(WriteError::Invalid { service: service.clone(), faults: vec![fault] })
-            }
-        }
-    }
-}
-
-impl FromRequestParts<ApiState> for TargetName {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Error> {
-        let text = path_parameter(parts, state, "target").await?;
-        Self::parse(&text).map_err(|reason| {
-            Error::new(&INVALID_PARAMETERS, reason.clone()).errors(vec![fault("/target", "invalid-parameter", reason)])
-        })
     }
 }
 
@@ -447,90 +395,6 @@ fn written(at: &AtService) -> Vec<Target> {
         Some(Ok(Resource::Service(service))) => service.targets,
         _ => Vec::new(),
     }
-}
-
-/// The targets that a body names, with what it says about each.
-fn named(service: &Name, body: Value) -> Result<Vec<(TargetName, Value)>, WriteError> {
-    let invalid = |faults| WriteError::Invalid { service: service.clone(), faults };
-    let Value::Object(fields) = body else {
-        let fault = Fault::new("", "invalid-type", "the body is no object");
-        return Err(invalid(vec![fault.hint("write `{\"http://10.0.0.11:9000\": {\"weight\": 2}}`")]));
-    };
-    let mut faults = Vec::new();
-    let mut named = Vec::with_capacity(fields.len());
-    for (text, body) in fields {
-        match TargetName::parse(&text) {
-            Ok(name) => named.push((name, body)),
-            Err(reason) => faults.push(Fault::new(pointer_to(&text), "invalid-value", reason)),
-        }
-    }
-    if faults.is_empty() { Ok(named) } else { Err(invalid(faults)) }
-}
-
-/// The edits of all targets that a body names; or all that is wrong with them.
-fn each(
-    service: &Name,
-    head: &Snapshot,
-    said: &Membership,
-    named: &[(TargetName, Value)],
-    member: impl Fn(&TargetUrl, Value) -> Result<Option<Member>, WriteError>,
-) -> Result<Vec<Edit>, WriteError> {
-    let mut edits = Vec::with_capacity(named.len());
-    let mut known = std::collections::HashSet::with_capacity(named.len());
-    let mut all = Vec::new();
-    for (name, body) in named {
-        let edit = name.find(service, head, said).and_then(|(target, _)| {
-            if !known.insert(target.clone()) {
-                let fault = Fault::new("", "duplicate-value", format!("the target {target} is named twice"));
-                return Err(WriteError::Invalid { service: service.clone(), faults: vec![fault] });
-            }
-            Ok(Edit { service: service.clone(), member: member(&target, body.clone())?, target })
-        });
-        match edit {
-            Ok(edit) => edits.push(edit),
-            Err(WriteError::Invalid { faults, .. }) => {
-                all.extend(faults.into_iter().map(|fault| fault.below(&pointer_to(&name.text))));
-            }
-            Err(other) => return Err(other),
-        }
-    }
-    if all.is_empty() { Ok(edits) } else { Err(WriteError::Invalid { service: service.clone(), faults: all }) }
-}
-
-fn pointer_to(field: &str) -> String {
-    let mut pointer = String::new();
-    push_pointer(&mut pointer, field);
-    pointer
-}
-
-fn merged(service: &Name, entry: Option<&Entry>, patch: Value) -> Result<Member, WriteError> {
-    let known = entry.map(|entry| serde_json::to_value(&*entry.member).expect("texts and numbers are JSON"));
-    let mut body = known.unwrap_or_else(|| Value::Object(Map::new()));
-    merge(&mut body, patch);
-    read(service, body)
-}
-
-fn read(service: &Name, body: Value) -> Result<Member, WriteError> {
-    let reading = model::written::read::<Member>(body);
-    let faults = match reading {
-        Ok(member) => match member.faults() {
-            faults if faults.is_empty() => return Ok(member),
-            faults => faults,
-        },
-        Err(faults) => faults,
-    };
-    Err(WriteError::Invalid { service: service.clone(), faults })
-}
-
-fn must_be_there(service: &Name, head: &Snapshot) -> Result<(), WriteError> {
-    match head.services.slot(service) {
-        Some(_) => Ok(()),
-        None => Err(WriteError::UnknownService(service.clone())),
-    }
-}
-
-fn unknown(service: &Name, target: &TargetName) -> WriteError {
-    WriteError::UnknownTarget { service: service.clone(), target: target.text.clone() }
 }
 
 fn write_error(error: WriteError) -> Error {
