@@ -309,9 +309,9 @@ async fn window_games() {
 /// head names it as often as a frame can.
 #[tokio::test]
 async fn header_bomb() {
+    let node = node(json!({})).await;
+    let plain = requests(&node, 500).await;
     for length in [1, 4000] {
-        let node = node(json!({})).await;
-        let plain = requests(&node, 500).await;
         let bystander = Bystander::begin(node.address).await;
         let before = memory_now();
         let meter = Meter::start(plain, &bystander);
@@ -346,9 +346,9 @@ async fn stalled_streams() {
     const CLIENTS: u32 = 4;
     const STREAMS: u32 = 100;
     const STREAM_BYTES: u64 = 2 * 64 * 1024;
+    let node = node(json!({ "idle_time": "3s" })).await;
+    let plain = requests(&node, 500).await;
     for window in [0, (1 << 31) - 1] {
-        let node = node(json!({ "idle_time": "3s" })).await;
-        let plain = requests(&node, 500).await;
         let bystander = Bystander::begin(node.address).await;
         let before = memory_now();
         let meter = Meter::start(plain, &bystander);
