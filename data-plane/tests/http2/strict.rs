@@ -221,6 +221,9 @@ async fn fields_are_lower_case_and_none_of_the_connection() {
     for value in ["a\r\nb", "a\rb", "a\nb", "a\0b", "\na", "a\0"] {
         cases.push(case("8.2.1", "a value with CR, LF or NUL", &[get(&[("a", value)])], NO_FIELD));
     }
+    for value in [" a", "a ", "\ta", "a\t", " "] {
+        cases.push(case("8.2.1", "a value with space around it", &[get(&[("a", value)])], MALFORMED));
+    }
     run(cases).await;
 }
 
