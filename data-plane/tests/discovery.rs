@@ -10,7 +10,6 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType::{A, SRV};
@@ -149,10 +148,5 @@ async fn a_revision_is_served_though_no_name_server_answers() {
     let node = node_with(&dns, json!({ "name": "orders.test", "records": "a", "port": 1 })).await;
     assert_eq!(status(&node).await, 503);
     dns.say_records(ORDERS, A, vec![address(ORDERS, 60, "127.0.0.1")]);
-    within(async {
-        while targets(&node) != ["http://127.0.0.1:1 1"] {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until(|| targets(&node) == ["http://127.0.0.1:1 1"]).await;
 }

@@ -1,5 +1,6 @@
 //! Targets of services beside the configuration: who is one, who drains, what each gets. No revision is made by it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, OriginalUri, State};
@@ -285,8 +286,7 @@ async fn put_all(
     let edits = Arc::new(move |head: &Snapshot, said: &Membership| {
         must_be_there(&service, head)?;
         let mut edits = each(&service, head, said, &named, |_, body| read(&service, body).map(Some))?;
-        let kept: Vec<TargetUrl> = edits.iter().map(|edit| edit.target.clone()).collect();
-        let kept: std::collections::HashSet<&TargetUrl> = kept.iter().collect();
+        let kept: HashSet<TargetUrl> = edits.iter().map(|edit| edit.target.clone()).collect();
         let gone = said.of(&service).into_iter().flatten().filter(|(target, _)| !kept.contains(target));
         edits.extend(gone.map(|(target, _)| Edit { service: service.clone(), target: target.clone(), member: None }));
         Ok(edits)
