@@ -12,6 +12,8 @@ pub mod dns;
 pub mod grpc_web;
 pub mod health;
 mod http1;
+mod http2;
+mod interim;
 pub mod last_good;
 mod listener;
 mod membership;

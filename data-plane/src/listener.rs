@@ -20,6 +20,7 @@ pub mod connection;
 mod frames;
 pub mod http;
 mod http1;
+mod http2;
 mod io;
 mod names;
 mod origin;

@@ -35,12 +35,13 @@ pub struct Reply {
 
 /// Answers one request.
 pub async fn answer(connection: &Rc<Connection>, request: Received, body: Body) -> Reply {
-    let Intake { head, client, version, upgrade, body, spelled, fault } = intake::take(request, body, connection);
+    let Intake { head, client, version, upgrade, interim, body, spelled, fault } =
+        intake::take(request, body, connection);
     let mut record = Record::begin(connection, head, client, version);
     let mut chain = Chain::default();
     let passed = match fault {
         Some(rejection) => Err(rejection),
-        None => pass(&mut record, &mut chain, spelled, forward::Onward { body, upgrade }).await,
+        None => pass(&mut record, &mut chain, spelled, forward::Onward { body, upgrade, interim }).await,
     };
     let mut reply = passed.unwrap_or_else(|rejection| reject::reply(&rejection, &mut record));
     if record.is_filtered {

@@ -4,7 +4,6 @@
 //! another core. What is bounded here: connections and their age for each endpoint, the size of response heads,
 //! the wait for a connection and for the head of a response. Bodies are bounded by whoever reads them.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use model::snapshot::{Snapshot, Subset};
 use crate::body::{Body, Room};
 use crate::clock::Clock;
 use crate::dns::Names;
+use crate::interim::SharedInterim;
 use crate::proxy_protocol::Addresses;
 use crate::telemetry::CoreTelemetry;
 use backend::Backends;
@@ -43,6 +43,7 @@ mod outgoing;
 mod pool;
 mod resolve;
 mod retry;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -50,9 +51,6 @@ pub(crate) mod tls;
 
 /// What is kept on a core of the bodies of requests that may be sent again.
 const MAX_REPLAY_BYTES: usize = 16 * 1024 * 1024;
-
-/// Interim responses on their way to a client, who runs in the same task.
-pub type Interim = Rc<RefCell<Vec<ResponseHead>>>;
 
 /// A request as a service gets it: fields that belong to the client's connection are gone.
 pub struct UpstreamRequest {
@@ -62,8 +60,9 @@ pub struct UpstreamRequest {
     /// request that may switch protocols.
     pub headers: Fields,
     pub body: Body,
-    /// Where interim responses go (RFC 9110 section 15.2); without it nobody wants them.
-    pub interim: Option<Interim>,
+    /// Where interim responses go (RFC 9110 section 15.2); without it nobody wants them. A client that waits for leave
+    /// to send the body gets it from the service, or finds that it need not send it.
+    pub interim: Option<SharedInterim>,
     /// Whose request it is, for services that are told so ahead of it.
     pub ends: Option<Box<Addresses>>,
     pub time: TimeLimits,

@@ -409,53 +409,6 @@ async fn what_a_client_says_to_a_proxy_of_its_own_stays_here() {
 }
 
 #[tokio::test]
-async fn a_client_may_wait_for_leave_to_send_its_body() {
-    let node = node_to(backend::echo().await).await;
-    let mut stream = TcpStream::connect(node.address).await.unwrap();
-    let head = "POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 4\r\n\r\n";
-    stream.write_all(head.as_bytes()).await.unwrap();
-    assert_eq!(read_until(&mut stream, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
-    stream.write_all(b"body").await.unwrap();
-    let got = echoed(&read_all(&mut stream).await);
-    assert_eq!((&got["body"], field(&got, "expect").len()), (&json!("body"), 0));
-}
-
-/// RFC 9110 section 15.2: what comes before the answer is passed on, but for leave to send what the client has sent.
-#[tokio::test]
-async fn interim_responses_reach_the_client_before_the_answer_and_no_client_of_http_1_0() {
-    let (hints, answer) = (
-        "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: x\r\nx: 1\r\n\r\n",
-        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
-    );
-    let (go, wait) = tokio::sync::oneshot::channel::<()>();
-    let wait = std::sync::Arc::new(tokio::sync::Mutex::new(Some(wait)));
-    let address = backend::sockets(move |mut stream| {
-        let wait = wait.clone();
-        async move {
-            backend::read_head(&mut stream).await;
-            stream.write_all(format!("HTTP/1.1 100 Continue\r\n\r\n{hints}").as_bytes()).await.unwrap();
-            if let Some(wait) = wait.lock().await.take() {
-                wait.await.unwrap();
-            }
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        }
-    })
-    .await;
-    let node = node_to(address).await;
-    let mut client = TcpStream::connect(node.address).await.unwrap();
-    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-    let early = support::read_until(&mut client, "\r\n\r\n").await;
-    assert_eq!(early, "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n");
-    go.send(()).unwrap();
-    assert!(support::read_all(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
-    // In one piece with the answer.
-    let both = node.raw("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
-    assert_eq!((both.matches("HTTP/1.1 103").count(), both.matches("HTTP/1.1 200").count()), (1, 1), "{both}");
-    let old = node.raw("GET / HTTP/1.0\r\nhost: x\r\n\r\n").await;
-    assert_eq!((old.matches("HTTP/1.1 103").count(), old.matches("HTTP/1.1 200").count()), (0, 1), "{old}");
-}
-
-#[tokio::test]
 async fn requests_behind_each_other_reach_their_own_answers() {
     let node = node_to(backend::echo().await).await;
     let requests: String = (0..20).map(|n| format!("GET /{n} HTTP/1.1\r\nhost: x\r\n\r\n")).collect();

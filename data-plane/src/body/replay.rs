@@ -151,7 +151,7 @@ mod tests {
 
     fn source(pieces: &[Vec<u8>], trailers: bool) -> Body {
         let room = Room::new(usize::MAX / 2);
-        let mut copies = super::super::Copies::default();
+        let mut copies = super::super::copy::Copies::default();
         let body = Body::of(Source::Copy(copies.add(None, &room)));
         for piece in pieces {
             copies.took(&Frame::data(Bytes::copy_from_slice(piece)));

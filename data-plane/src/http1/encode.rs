@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
@@ -160,17 +161,30 @@ pub fn last_chunk(out: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
 #[derive(Debug, Default)]
 pub struct Date {
     second: Cell<u64>,
-    line: RefCell<Vec<u8>>,
+    line: RefCell<Bytes>,
 }
 
 impl Date {
+    const NAME: &str = "date: ";
+
     fn put(&self, out: &mut Vec<u8>, unix_ms: u64) {
+        self.renew(unix_ms);
+        out.extend_from_slice(&self.line.borrow());
+    }
+
+    /// For HTTP/2.
+    pub fn value(&self, unix_ms: u64) -> HeaderValue {
+        self.renew(unix_ms);
+        let line = self.line.borrow();
+        let value = line.slice(Self::NAME.len()..line.len() - 2);
+        HeaderValue::from_maybe_shared(value).expect("a date is a field value")
+    }
+
+    fn renew(&self, unix_ms: u64) {
         let second = unix_ms / 1000;
-        let mut line = self.line.borrow_mut();
-        if self.second.replace(second) != second || line.is_empty() {
+        if self.second.replace(second) != second || self.line.borrow().is_empty() {
             let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
-            *line = format!("date: {date}\r\n").into_bytes();
+            self.line.replace(format!("{}{date}\r\n", Self::NAME).into());
         }
-        out.extend_from_slice(&line);
     }
 }

@@ -6,13 +6,13 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::thread::LocalKey;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use http_body::Frame;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
+use super::buffers::{READ_BYTES, leave_input, leave_output, take_input, take_output};
 use super::encode;
 use super::framing::{Decoder, Length, Part};
 use super::head::{Bounds, Fault, RequestHead, ResponseHead};
@@ -20,8 +20,7 @@ use super::lines::Reader;
 use super::stream::Stream;
 use crate::body::Failure;
 
-/// What is read at once, at least and at most: a body that fills what it is given gets more.
-const READ_BYTES: usize = 8 * 1024;
+/// What is read at once, at most: a body that fills what it is given gets more.
 const MAX_READ_BYTES: usize = 64 * 1024;
 
 /// Unsent bytes from which on a body has to wait.
@@ -31,53 +30,7 @@ const OUTPUT_BYTES: usize = 16 * 1024;
 const COPY_BYTES: usize = 4 * 1024;
 
 /// Interim responses to one request (RFC 9110 section 15.2): enough for any use, and not without end.
-const MAX_INTERIM: u8 = 16;
-
-/// Buffers that a core keeps for the next connection that has something to read or to say: those that were used last are
-/// still in the cache of the processor.
-const SPARE_BUFFERS: usize = 64;
-
-thread_local! {
-    static SPARE_INPUT: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-    static SPARE_OUTPUT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// An empty buffer with room to read this much.
-fn take_input(room: usize) -> BytesMut {
-    let mut buffer = SPARE_INPUT.with_borrow_mut(Vec::pop).unwrap_or_default();
-    buffer.reserve(room);
-    buffer
-}
-
-/// An empty buffer with room for a head.
-fn take_output() -> Vec<u8> {
-    SPARE_OUTPUT.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(READ_BYTES))
-}
-
-/// Gives a buffer up that holds nothing, unless it has grown large or messages still hold something of it.
-fn leave_input(buffer: &mut BytesMut) {
-    let mut buffer = std::mem::take(buffer);
-    if buffer.try_reclaim(READ_BYTES) && buffer.capacity() <= 2 * READ_BYTES {
-        keep(&SPARE_INPUT, buffer);
-    }
-}
-
-/// Gives a buffer up with what it holds, unless it has grown large.
-fn leave_output(buffer: &mut Vec<u8>) {
-    let mut buffer = std::mem::take(buffer);
-    buffer.clear();
-    if (READ_BYTES..=2 * READ_BYTES).contains(&buffer.capacity()) {
-        keep(&SPARE_OUTPUT, buffer);
-    }
-}
-
-fn keep<T>(spare: &'static LocalKey<RefCell<Vec<T>>>, buffer: T) {
-    spare.with_borrow_mut(|spare| {
-        if spare.len() < SPARE_BUFFERS {
-            spare.push(buffer);
-        }
-    });
-}
+pub const MAX_INTERIM: u8 = 16;
 
 /// What has passed on a connection, for who looks at it from outside.
 #[derive(Debug, Default)]
@@ -119,20 +72,18 @@ pub enum Lost {
 /// One connection.
 #[derive(Debug)]
 pub struct Wire {
-    stream: Stream,
-    traffic: Rc<Traffic>,
+    pub(super) stream: Stream,
+    pub(super) traffic: Rc<Traffic>,
     bounds: Bounds,
-    input: BytesMut,
+    pub(super) input: BytesMut,
     read_bytes: usize,
     /// The peer sends nothing more.
     is_ended: bool,
     reader: Reader,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     /// Counts the messages of the peer.
-    message: u64,
+    pub(super) message: u64,
     interim: u8,
-    /// The peer waits for a word before it sends the body.
-    owes_continue: bool,
     output: Vec<u8>,
     /// Behind `output`, and what ends it.
     tail: Bytes,
@@ -160,7 +111,6 @@ impl Wire {
             decoder: Decoder::Done,
             message: 0,
             interim: 0,
-            owes_continue: false,
             output: Vec::new(),
             tail: Bytes::new(),
             tail_end: b"",
@@ -179,7 +129,6 @@ impl Wire {
             if let Some(lines) = self.reader.read(&mut self.input, &self.bounds)? {
                 let head = RequestHead::parse(lines)?;
                 self.begin(head.length);
-                self.owes_continue = head.expects_continue;
                 return Poll::Ready(Ok(head));
             }
             ready!(self.poll_more(context))?;
@@ -316,7 +265,7 @@ impl Wire {
         if is_read { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         if let Some(waker) = self.released.take() {
             waker.wake();
         }
@@ -410,14 +359,17 @@ impl Wire {
     }
 
     /// The next frame of the body of a message.
-    fn poll_frame(&mut self, message: u64, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+    pub(super) fn poll_frame(
+        &mut self,
+        message: u64,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if self.message != message {
             return Poll::Ready(Some(Err(Failure::Broken)));
         }
         loop {
             match self.decoder.next(&mut self.input) {
                 Ok(Some(part)) => {
-                    self.owes_continue = false;
                     if self.decoder.is_done() {
                         self.release();
                     }
@@ -430,11 +382,6 @@ impl Wire {
                 Ok(None) => {}
                 Err(_) => return Poll::Ready(Some(Err(Failure::Broken))),
             }
-            if std::mem::take(&mut self.owes_continue) {
-                self.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            }
-            // What cannot be sent at once goes out before the answer does; an error of it is found by the answer.
-            let _ = self.poll_flush_interim(context);
             match ready!(self.poll_fill(context)) {
                 Ok(0) if self.decoder.ended() => return Poll::Ready(None),
                 Ok(0) | Err(_) => return Poll::Ready(Some(Err(Failure::Broken))),
@@ -442,91 +389,9 @@ impl Wire {
             }
         }
     }
-
-    fn poll_flush_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.output.starts_with(b"HTTP/1.1 100 ") { self.poll_flush(context) } else { Poll::Ready(Ok(())) }
-    }
-
-    /// The answer is under way: no word is owed any more.
-    pub fn answers(&mut self) {
-        self.owes_continue = false;
-    }
 }
 
 fn is_closing(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), ConnectionReset | BrokenPipe | ConnectionAborted | UnexpectedEof)
-}
-
-/// The body of the message that is being read on a connection.
-#[derive(Debug)]
-pub struct Incoming {
-    wire: SharedWire,
-    message: u64,
-}
-
-impl Incoming {
-    pub fn new(wire: &SharedWire) -> Self {
-        Self { wire: Rc::clone(wire), message: wire.borrow().message }
-    }
-
-    pub fn is_end(&self) -> bool {
-        let wire = self.wire.borrow();
-        wire.message == self.message && wire.decoder.is_done()
-    }
-
-    /// How many bytes are left, where that is known.
-    pub fn remaining(&self) -> Option<u64> {
-        self.wire.borrow().decoder.remaining()
-    }
-
-    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        self.wire.borrow_mut().poll_frame(self.message, context)
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        self.wire.borrow_mut().release();
-    }
-}
-
-/// A connection after a switch of protocols: bytes as they are.
-#[derive(Debug)]
-pub struct Switched(pub SharedWire);
-
-impl AsyncRead for Switched {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let wire = &mut *self.0.borrow_mut();
-        if !wire.input.is_empty() {
-            let count = wire.input.len().min(buffer.remaining());
-            buffer.put_slice(&wire.input.split_to(count));
-            return Poll::Ready(Ok(()));
-        }
-        wire.input = BytesMut::new();
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut wire.stream).poll_read(context, buffer))?;
-        wire.traffic.received(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Switched {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let wire = &mut *self.0.borrow_mut();
-        ready!(wire.poll_flush(context))?;
-        let written = Pin::new(&mut wire.stream).poll_write(context, bytes);
-        wire.traffic.written(&written);
-        written
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let wire = &mut *self.0.borrow_mut();
-        ready!(wire.poll_flush(context))?;
-        Pin::new(&mut wire.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_shutdown(context)
-    }
 }

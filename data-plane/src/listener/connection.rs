@@ -10,14 +10,13 @@ use http::HeaderValue;
 use model::exchange::{Client, Scheme};
 
 use super::OpenListener;
-use super::http::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::terms::Terms;
 use super::tls::Negotiated;
 use super::tunnel::{self, Tunnel};
 use crate::cores::core::Core;
 use crate::http1::Traffic;
 use crate::proxy_protocol::Addresses;
-use crate::upstream::Interim;
 
 /// One connection of a client.
 pub struct Connection {
@@ -43,8 +42,6 @@ pub struct Connection {
     pub requests: Cell<u64>,
     /// How much had come in when the last request ended.
     pub idle_from: Cell<u64>,
-    /// What comes before the answer that is awaited.
-    pub interim: Interim,
     /// What the connection becomes after the response that is being written.
     pub tunnel: RefCell<Option<Tunnel>>,
     /// It has become that.
@@ -73,7 +70,6 @@ impl Connection {
             withheld: Rc::default(),
             requests: Cell::new(0),
             idle_from: Cell::new(0),
-            interim: Interim::default(),
             tunnel: RefCell::default(),
             is_tunnel: Cell::new(false),
             leaving: Cell::new(false),

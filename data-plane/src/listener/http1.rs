@@ -18,6 +18,7 @@ use crate::body::Body;
 use crate::http1::{
     Announced, Incoming, Length, Lost, Pump, RequestHead, SharedWire, Stream, Wire, interim_head, response_head,
 };
+use crate::interim::SharedInterim;
 use crate::proxy::intake::Received;
 use crate::proxy::{self, Reply};
 
@@ -85,6 +86,7 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, input: BytesMut) 
 }
 
 async fn requests(connection: &Rc<Connection>, wire: &SharedWire) -> Next {
+    let interim = SharedInterim::default();
     loop {
         let head = match poll_fn(|context| wire.borrow_mut().poll_request(context)).await {
             Ok(head) => head,
@@ -101,12 +103,12 @@ async fn requests(connection: &Rc<Connection>, wire: &SharedWire) -> Next {
                 return Next::Close;
             }
         };
-        let mut turn = pin!(turn(connection, wire, head));
+        let mut turn = pin!(turn(connection, wire, &interim, head));
         let next = poll_fn(|context| match turn.as_mut().poll(context) {
             Poll::Ready(next) => Poll::Ready(next),
             Poll::Pending => {
                 let mut wire = wire.borrow_mut();
-                if put_interim(connection, &mut wire) {
+                if put_interim(&interim, &mut wire) {
                     // What cannot be sent at once goes out before the answer; that the client is gone is found there.
                     let _ = wire.poll_flush(context);
                 }
@@ -121,33 +123,38 @@ async fn requests(connection: &Rc<Connection>, wire: &SharedWire) -> Next {
 }
 
 /// Queues what the service says before its answer; whether there is anything.
-fn put_interim(connection: &Rc<Connection>, wire: &mut Wire) -> bool {
-    let mut interim = connection.interim.borrow_mut();
-    for head in interim.iter_mut() {
+fn put_interim(interim: &SharedInterim, wire: &mut Wire) -> bool {
+    let said = interim.take();
+    let has_some = !said.is_empty();
+    for mut head in said {
         proxy::fields::clean_response(&mut head.headers);
         interim_head(wire.output(), head.status, &head.headers);
     }
-    let has_some = !interim.is_empty();
-    interim.clear();
     has_some
 }
 
 /// One request and its answer.
-async fn turn(connection: &Rc<Connection>, wire: &SharedWire, request: RequestHead) -> Next {
-    let RequestHead { method, uri, version, fields, length, is_persistent, expects_continue: _ } = request;
+async fn turn(connection: &Rc<Connection>, wire: &SharedWire, interim: &SharedInterim, request: RequestHead) -> Next {
+    let RequestHead { method, uri, version, fields, length, is_persistent, expects_continue } = request;
     let asked = Asked {
         version,
         is_head: method == Method::HEAD,
         wants_trailers: proxy::fields::wants_trailers(&fields),
         is_persistent,
     };
-    let body = match length {
+    let mut body = match length {
         Length::Exact(0) => Body::empty(),
         _ => Body::http1(Incoming::new(wire)),
     };
-    let received = Received { method, uri, version, headers: fields };
+    if expects_continue {
+        interim.expect_leave();
+        body = body.with_leave(interim);
+    }
+    // A client of HTTP/1.0 knows of no answer but the one.
+    let interim_for_it = (version == Version::HTTP_11).then(|| SharedInterim::clone(interim));
+    let received = Received { method, uri, version, headers: fields, interim: interim_for_it };
     let Reply { head, body } = proxy::answer(connection, received, body).await;
-    let (mut pump, stays) = begin_answer(connection, wire, &asked, &head, body);
+    let (mut pump, stays) = begin_answer(connection, wire, interim, &asked, &head, body);
     if let Err(broken) = poll_fn(|context| pump.poll(wire, context)).await {
         tracing::debug!(client.address = %connection.client.address, ?broken, "an answer broke off");
         return Next::Close;
@@ -177,14 +184,15 @@ struct Asked {
 fn begin_answer(
     connection: &Rc<Connection>,
     wire: &SharedWire,
+    interim: &SharedInterim,
     asked: &Asked,
     head: &ResponseHead,
     body: Body,
 ) -> (Pump, bool) {
     let is_read_by_somebody = Rc::strong_count(wire) > 1;
     let mut wire = wire.borrow_mut();
-    put_interim(connection, &mut wire);
-    wire.answers();
+    put_interim(interim, &mut wire);
+    interim.forget_leave();
     if !is_read_by_somebody {
         wire.skip_body();
     }

@@ -1,12 +1,11 @@
 //! What holds for the connections of a listener: its limits, its TLS, and the codecs set up for them once. A change of
 //! the listener makes new terms; connections keep those that they began with.
 
-use hyper::server::conn::http2;
 use model::resource::listener::Limits;
 use model::snapshot::{Forwarding, Listener, ProxyHeaders};
 
-use super::http::{self, OnThisCore};
 use super::tls::ListenerTls;
+use super::{http, http2};
 use crate::http1::Bounds;
 
 /// What holds for the connections of a listener, on one core.
@@ -16,7 +15,7 @@ pub struct Terms {
     pub proxy_headers: Option<ProxyHeaders>,
     pub forwarding: Forwarding,
     pub bounds: Bounds,
-    pub http2: http2::Builder<OnThisCore>,
+    pub http2: h2::server::Builder,
 }
 
 impl Terms {
@@ -29,7 +28,7 @@ impl Terms {
             proxy_headers: listener.proxy_headers.clone(),
             forwarding: listener.forwarding.clone(),
             bounds: http::bounds(&limits),
-            http2: http::http2(&limits),
+            http2: http2::codec(&limits),
         }
     }
 }

@@ -7,13 +7,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
 use super::connection::Connection;
 use crate::clock::Clock;
 use crate::http1::{SharedWire, Switched, Traffic};
+use crate::http2;
 use crate::proxy::record::Record;
 use crate::upstream::Upgraded;
 
@@ -37,10 +36,9 @@ impl Tunnel {
     }
 
     /// The same on a stream of HTTP/2, once the answer that opens it is on its way.
-    pub async fn run_on_stream(self, connection: Rc<Connection>, client: OnUpgrade) {
-        let Ok(client) = client.await else { return };
+    pub async fn run_on_stream(self, connection: &Rc<Connection>, client: http2::Switched) {
         let traffic = Rc::<Traffic>::default();
-        let client = Counted { stream: TokioIo::new(client), traffic: traffic.clone() };
+        let client = Counted { stream: client, traffic: traffic.clone() };
         self.pass(&connection.core.clock, &traffic, 0, client).await;
     }
 

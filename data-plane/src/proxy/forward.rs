@@ -12,6 +12,7 @@ use super::record::Record;
 use super::{Reply, fields, grpc, mirror};
 use crate::body::Body;
 use crate::grpc_web;
+use crate::interim::SharedInterim;
 use crate::proxy_protocol::Addresses;
 use crate::upstream::{End, TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse};
 
@@ -20,6 +21,7 @@ pub struct Onward {
     pub body: Body,
     /// The protocol that the client would like to switch to.
     pub upgrade: Option<HeaderValue>,
+    pub interim: Option<SharedInterim>,
 }
 
 /// Sends the request to its service and makes the reply from what comes back.
@@ -117,7 +119,7 @@ fn request(record: &mut Record, onward: Onward, time: TimeLimits, idle: Duration
         target: record.rewritten.take().unwrap_or_else(|| record.exchange.request.target.clone()),
         headers,
         body,
-        interim: (record.version == Version::HTTP_11).then(|| record.connection.interim.clone()),
+        interim: onward.interim,
         ends: None,
         time,
         hash: record.hash,

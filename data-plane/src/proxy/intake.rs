@@ -16,6 +16,7 @@ use model::router::{host, path};
 use super::fields::{self, Survey};
 use super::{forwarded, spelling};
 use crate::body::{Body, Failure};
+use crate::interim::SharedInterim;
 use crate::listener::connection::Connection;
 use crate::memory::Pressure;
 use crate::upstream::UpstreamError;
@@ -26,6 +27,8 @@ pub struct Received {
     pub uri: Uri,
     pub version: Version,
     pub headers: Fields,
+    /// Where it is said what comes before the answer, if the client knows of that.
+    pub interim: Option<SharedInterim>,
 }
 
 /// A request that has come in.
@@ -36,6 +39,7 @@ pub struct Intake {
     pub version: Version,
     /// The protocol that the client would like to switch to.
     pub upgrade: Option<HeaderValue>,
+    pub interim: Option<SharedInterim>,
     pub body: Body,
     /// The target as it came, if its path came in another spelling than the canonical one.
     pub spelled: Option<Box<spelling::Received>>,
@@ -46,7 +50,7 @@ pub struct Intake {
 /// Takes a request in.
 pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Intake {
     let limits = &connection.terms.limits;
-    let Received { method, uri, version, mut headers } = received;
+    let Received { method, uri, version, mut headers, interim } = received;
     let survey = Survey::of(&headers);
     let upgrade = fields::wanted_upgrade(&headers, &survey, version, &method);
     let read = check_bounds(&survey, &uri, http_body::Body::size_hint(&body).lower(), limits)
@@ -62,7 +66,8 @@ pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Inta
         Err(rejection) => (String::new(), (PathAndQuery::from_static("/"), None), Some(rejection)),
     };
     let body = settle_trailers(body, version, connection);
-    Intake { head: RequestHead { method, host, target, headers }, client, version, upgrade, body, spelled, fault }
+    let head = RequestHead { method, host, target, headers };
+    Intake { head, client, version, upgrade, interim, body, spelled, fault }
 }
 
 /// Trailers have a place behind every body of HTTP/2, and behind one of HTTP/1.1 whose length nobody knows.

@@ -13,15 +13,17 @@ use model::fields::Fields;
 
 use super::admission::{Place, Seat};
 use super::connect::{Purpose, Terms};
-use super::connection::Stream;
 use super::forward::Task;
 use super::http1::Http1;
 use super::lease::{Flight, Lease};
+use super::outgoing::Upload;
 use super::pool::Channel;
 use super::retry::Outcome;
+use super::stream::Stream;
 use super::{UpstreamError, UpstreamResponse};
 use crate::body::{Body, Failure};
 use crate::http1::Lost;
+use crate::http2::Incoming;
 
 /// A connection that takes longer speaks against its target before it has failed.
 const SLOW_CONNECT: Duration = Duration::from_millis(500);
@@ -99,11 +101,14 @@ impl Task {
         let mut sending = connection.begin(&self.outgoing, body, &flight.pool);
         let answer = {
             let response =
-                pin!(poll_fn(|context| connection.poll_response(&mut sending, self.interim.as_ref(), context)));
+                pin!(poll_fn(|context| connection.poll_response(&mut sending, self.interim.as_deref(), context)));
             self.wait(sent, response).await
         };
         match answer {
             Some(Ok(head)) => {
+                if self.awaits_leave() {
+                    sending.give_up_body();
+                }
                 connection.answered(sending, &head);
                 let body = connection.body(head.length);
                 let head = ResponseHead { status: head.status, headers: head.fields };
@@ -117,37 +122,54 @@ impl Task {
                 };
                 Err(self.lost(lost.to_string(), outcome, None))
             }
+            None => Err(self.unheard(connection.is_held_up())),
+        }
+    }
+
+    async fn send_http2(&self, mut stream: Stream, flight: Flight, body: Body) -> Result<Answer, Failed> {
+        let sent = self.core.clock.now();
+        let mut sending = match stream.send(&self.outgoing, body, &flight.pool) {
+            Ok(sending) => sending,
+            Err((error, body)) => return Err(self.lost(error.to_string(), Outcome::Unsent, Some(body))),
+        };
+        let answer = {
+            let response = pin!(poll_fn(|context| sending.poll_response(self.interim.as_deref(), context)));
+            self.wait(sent, response).await
+        };
+        match answer {
+            Some(Ok(response)) => {
+                if self.awaits_leave() {
+                    sending.give_up_body();
+                }
+                stream.answered(sending, self.core.clock.now().monotonic_ns);
+                let (parts, incoming) = response.into_parts();
+                let body = Body::http2(Incoming::new(incoming, &parts.headers));
+                let head = ResponseHead { status: parts.status, headers: Fields::from(&parts.headers) };
+                Ok(self.answered(sent, flight, head, body, Channel::Http2(stream)))
+            }
+            Some(Err(lost)) => Err(self.lost(lost.to_string(), lost.outcome(), None)),
             None => {
-                let is_upload_late = self.upload.as_ref().is_some_and(|upload| upload.ended_ns().is_none());
-                // The target has taken all there was: it is the client who keeps it waiting.
-                Err(match is_upload_late && !connection.is_held_up() {
-                    true => Failed::last(UpstreamError::RequestBody(Failure::TooSlow)),
-                    false => self.late(),
-                })
+                let failed = self.unheard(sending.is_held_up());
+                if failed.error.is_of_target() {
+                    stream.timed_out(sent.monotonic_ns);
+                }
+                Err(failed)
             }
         }
     }
 
-    async fn send_http2(&self, stream: Stream, flight: Flight, body: Body) -> Result<Answer, Failed> {
-        let sent = self.core.clock.now();
-        let mut sender = stream.sender();
-        let mut sending = pin!(sender.try_send_request(self.outgoing.http2(body, &flight.pool)));
-        match self.wait(sent, sending.as_mut()).await {
-            Some(Ok(response)) => {
-                stream.answered(self.core.clock.now().monotonic_ns);
-                let (parts, incoming) = response.into_parts();
-                let head = ResponseHead { status: parts.status, headers: Fields::from(&parts.headers) };
-                Ok(self.answered(sent, flight, head, Body::incoming(incoming), Channel::Http2(stream)))
-            }
-            Some(Err(mut failed)) => {
-                let unsent = failed.take_message().map(http::Request::into_body);
-                let outcome = if unsent.is_some() { Outcome::Unsent } else { outcome_of(failed.error()) };
-                Err(self.lost(chain(failed.error()), outcome, unsent))
-            }
-            None => {
-                stream.timed_out(sent.monotonic_ns);
-                Err(self.late())
-            }
+    /// Whether the client still waits for leave to send the body.
+    pub(super) fn awaits_leave(&self) -> bool {
+        self.interim.as_ref().is_some_and(|interim| interim.awaits_leave())
+    }
+
+    /// There was no answer in time.
+    fn unheard(&self, is_held_up: bool) -> Failed {
+        let is_upload_late = self.upload.as_ref().is_some_and(|upload| upload.ended_ns().is_none());
+        // The target has taken all there was: it is the client who keeps it waiting.
+        match is_upload_late && !is_held_up && !self.awaits_leave() {
+            true => Failed::last(UpstreamError::RequestBody(Failure::TooSlow)),
+            false => self.late(),
         }
     }
 
@@ -178,7 +200,8 @@ impl Task {
             end_ns.map_or(rest, |end_ns| rest.min(left(end_ns)))
         };
         let mut deadline = self.core.clock.deadline_from(sent, bounded(sent, timeout));
-        let mut bytes = 0;
+        let taken = |upload: &Upload| (upload.bytes(), self.awaits_leave());
+        let mut before = (0, self.awaits_leave());
         loop {
             tokio::select! {
                 biased;
@@ -194,14 +217,14 @@ impl Task {
                     timeout.saturating_sub(Duration::from_nanos(since_ns))
                 }
                 // A service that takes nothing more of the request is as good as one that does not answer.
-                None if upload.bytes() == bytes => return None,
+                None if taken(upload) == before => return None,
                 None => timeout,
             };
             let rest = bounded(now, rest);
             if rest.is_zero() {
                 return None;
             }
-            bytes = upload.bytes();
+            before = taken(upload);
             deadline.reset_from(now, rest);
         }
     }
@@ -237,24 +260,4 @@ impl Failed {
     fn last(error: UpstreamError) -> Self {
         Self { error, outcome: Outcome::Final, unsent: None }
     }
-}
-
-/// What a stream that ended without a response came to.
-fn outcome_of(error: &hyper::Error) -> Outcome {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    match causes.filter_map(|cause| cause.downcast_ref::<h2::Error>()).next() {
-        // Streams that a service may have worked on are not told of its leaving: they end as they end.
-        Some(error) if error.is_remote() && error.is_go_away() => Outcome::Refused,
-        Some(error) if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => Outcome::Refused,
-        Some(error) if error.is_remote() || error.is_io() => Outcome::Reset,
-        // What it sent was no HTTP.
-        Some(_) => Outcome::Final,
-        None => Outcome::Reset,
-    }
-}
-
-/// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

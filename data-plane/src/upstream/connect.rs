@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hyper::rt::{Read, Write};
-use hyper_util::rt::TokioIo;
 use model::resource::service::{Connections, Protocol, ProxyVersion};
 use model::snapshot::{EndpointTls, Service};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -179,10 +177,10 @@ impl Pool {
 
     async fn speak_http2<T>(&self, stream: T, open: Open, terms: Terms) -> Result<Connected, String>
     where
-        TokioIo<T>: Read + Write + Unpin + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let now_ns = self.core.clock.now().monotonic_ns;
-        let connection = Http2::handshake(TokioIo::new(stream), open, terms.life(now_ns), now_ns).await;
+        let connection = Http2::handshake(stream, open, terms.life(now_ns), now_ns).await;
         connection.map(Connected::Http2).map_err(|error| error.to_string())
     }
 }

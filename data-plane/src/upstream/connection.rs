@@ -1,16 +1,16 @@
 //! Connections to a target: the count of all of them, and those of HTTP/2, each driven by a task of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use hyper::client::conn::http2;
-use hyper::rt::{Read, Write};
+use bytes::Bytes;
+use h2::client;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connect::Life;
-use crate::body::Body;
 use crate::telemetry::EndpointCounts;
 
 /// Requests on one HTTP/2 connection at a time, unless the service allows fewer.
@@ -44,34 +44,37 @@ impl Drop for Open {
 /// An HTTP/2 connection, shared by its requests. It ends in good order when it was dropped by the pool and
 /// all of them.
 pub(super) struct Http2 {
-    pub(super) sender: http2::SendRequest<Body>,
-    streams: Cell<usize>,
+    sender: RefCell<client::SendRequest<Bytes>>,
+    pub(super) streams: Cell<usize>,
     most_streams: Rc<Cell<usize>>,
     pub(super) expires_ns: u64,
     /// Requests that it may serve yet.
-    requests_left: Cell<u32>,
+    pub(super) requests_left: Cell<u32>,
     pub(super) idle_since_ns: Cell<u64>,
     /// When the last response came on it.
-    heard_ns: Cell<u64>,
-    is_silent: Cell<bool>,
+    pub(super) heard_ns: Cell<u64>,
+    pub(super) is_silent: Cell<bool>,
 }
 
 impl Http2 {
-    pub(super) async fn handshake<T>(io: T, open: Open, life: Life, now_ns: u64) -> hyper::Result<Self>
+    pub(super) async fn handshake<T>(stream: T, open: Open, life: Life, now_ns: u64) -> Result<Self, h2::Error>
     where
-        T: Read + Write + Unpin + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let (sender, connection) = http2::Builder::new(OnThisCore)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        let (sender, connection) = client::Builder::new()
+            .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEADER_LIST_BYTES)
-            .max_send_buf_size(SEND_BUFFER_BYTES)
-            .handshake(io)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
+            // Until it says how many it allows.
+            .initial_max_send_streams(MAX_STREAMS)
+            .enable_push(false)
+            .handshake(stream)
             .await?;
         let most_streams = Rc::new(Cell::new(MAX_STREAMS));
         tokio::task::spawn_local(Drive { connection, most_streams: Rc::clone(&most_streams), _open: open });
         Ok(Self {
-            sender,
+            sender: RefCell::new(sender),
             streams: Cell::new(0),
             most_streams,
             expires_ns: life.expires_ns,
@@ -82,9 +85,19 @@ impl Http2 {
         })
     }
 
+    /// What begins a stream. Each request has one of its own: one that waits for its turn holds no other up.
+    pub(super) fn sender(&self) -> client::SendRequest<Bytes> {
+        self.sender.borrow().clone()
+    }
+
     /// Whether further requests may go out on it.
     pub(super) fn is_good(&self, now_ns: u64) -> bool {
-        !self.is_silent.get() && self.requests_left.get() > 0 && !self.sender.is_closed() && now_ns < self.expires_ns
+        !self.is_silent.get() && self.requests_left.get() > 0 && now_ns < self.expires_ns && self.is_open()
+    }
+
+    fn is_open(&self) -> bool {
+        let ready = self.sender.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Ok(())))
     }
 
     pub(super) fn streams(&self) -> usize {
@@ -96,78 +109,24 @@ impl Http2 {
     }
 }
 
-/// One request on an HTTP/2 connection.
-pub(super) struct Stream(Rc<Http2>);
-
-impl Stream {
-    pub(super) fn begin(connection: &Rc<Http2>) -> Self {
-        connection.streams.set(connection.streams.get() + 1);
-        connection.requests_left.set(connection.requests_left.get() - 1);
-        Self(Rc::clone(connection))
-    }
-
-    pub(super) fn sender(&self) -> http2::SendRequest<Body> {
-        self.0.sender.clone()
-    }
-
-    /// The head of a response came.
-    pub(super) fn answered(&self, now_ns: u64) {
-        self.0.heard_ns.set(now_ns);
-    }
-
-    /// No response came in time. If there was none to any other request either since this one was sent, the peer
-    /// may be gone without a word, and the connection gets no further requests. Pings would tell as well, but
-    /// services exist that take them for an attack.
-    pub(super) fn timed_out(&self, sent_ns: u64) {
-        if self.0.heard_ns.get() <= sent_ns {
-            self.0.is_silent.set(true);
-        }
-    }
-
-    pub(super) fn end(self, now_ns: u64) {
-        self.0.idle_since_ns.set(now_ns);
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-    }
-}
-
 /// Drives an HTTP/2 connection and keeps in view how many streams the service allows.
-struct Drive<T: Read + Write + Unpin + 'static> {
-    connection: http2::Connection<T, Body, OnThisCore>,
+struct Drive<T: AsyncRead + AsyncWrite + Unpin> {
+    connection: client::Connection<T, Bytes>,
     most_streams: Rc<Cell<usize>>,
     _open: Open,
 }
 
-impl<T: Read + Write + Unpin + 'static> Future for Drive<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> Future for Drive<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let end = Pin::new(&mut self.connection).poll(context);
         // A service that allows none at all would make the pool open connection after connection.
-        self.most_streams.set(self.connection.current_max_send_streams().clamp(1, MAX_STREAMS));
+        self.most_streams.set(self.connection.max_concurrent_send_streams().clamp(1, MAX_STREAMS));
         end.map(|end| {
             if let Err(error) = end {
                 tracing::debug!(%error, "a connection to a target broke");
             }
         })
-    }
-}
-
-/// Runs what hyper spawns on the core that it was spawned on.
-#[derive(Clone)]
-pub(super) struct OnThisCore;
-
-impl<F> hyper::rt::Executor<F> for OnThisCore
-where
-    F: Future + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
     }
 }

@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::EXPECT;
 use model::resource::service::Retries;
 use smallvec::{SmallVec, smallvec};
 
@@ -15,8 +17,9 @@ use super::outgoing::{Outgoing, Upload};
 use super::pool::{Core, Speaks};
 use super::retry::{Efforts, Outcome, Verdict, judge, verdict, wait};
 use super::time::Told;
-use super::{Interim, TimeLimits, Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
+use super::{TimeLimits, Unanswered, UpstreamError, UpstreamRequest, UpstreamResponse};
 use crate::body::{Body, Replay};
+use crate::interim::SharedInterim;
 use crate::proxy_protocol::Addresses;
 
 /// One request and what all attempts for it have in common. The future that holds it is moved once for each
@@ -26,7 +29,7 @@ pub(super) struct Task {
     pub(super) backend: Rc<Backend>,
     pub(super) choice: Choice,
     pub(super) outgoing: Outgoing,
-    pub(super) interim: Option<Interim>,
+    pub(super) interim: Option<SharedInterim>,
     pub(super) upload: Option<Rc<Upload>>,
     pub(super) ends: Option<Box<Addresses>>,
     pub(super) time: TimeLimits,
@@ -49,9 +52,12 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, choice: Choice, request: UpstreamRequest) -> Self {
-        let UpstreamRequest { method, target, headers, body, interim, ends, time, hash: _ } = request;
+        let UpstreamRequest { method, target, mut headers, body, interim, ends, time, hash: _ } = request;
         let terms = &backend.service.retries;
         let is_repeatable = terms.attempts > 0 && terms.may_repeat(&method);
+        if interim.as_ref().is_some_and(|interim| interim.awaits_leave()) {
+            headers.append(&EXPECT, &HeaderValue::from_static("100-continue"));
+        }
         let outgoing = Outgoing { method, target, headers };
         let (mut body, upload) = Upload::follow(body, &core.clock);
         let mut replay = None;
@@ -215,6 +221,10 @@ impl Task {
                 is_fresh = true;
             }
             self.tell_time();
+            // A client that has begun to send does not wait for leave any more.
+            if !self.awaits_leave() {
+                self.outgoing.headers.remove(EXPECT);
+            }
             attempted = self.attempt(body, seat, is_fresh).await;
             self.tell_health(&attempted);
         }

@@ -9,10 +9,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Method, StatusCode};
+use http::Method;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Interim;
 use super::connect::Life;
 use super::connection::Open;
 use super::outgoing::Outgoing;
@@ -20,12 +19,13 @@ use super::pool::Pool;
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::http1::{Bounds, Broken, Incoming, Length, Lost, Pump, ResponseHead, SharedWire, Stream, Switched, Wire};
+use crate::interim::Interim;
 
 /// Bounds of the head of a response.
 const BOUNDS: Bounds = Bounds { head_bytes: 64 * 1024, target_bytes: 64 * 1024, fields: 256 };
 
 /// A service may answer before it has read the request: the client gets this long to finish sending.
-const LINGER: Duration = Duration::from_secs(10);
+pub(super) const LINGER: Duration = Duration::from_secs(10);
 
 /// An HTTP/1.1 connection. Dropping it closes it.
 pub(super) struct Http1 {
@@ -54,6 +54,13 @@ pub struct Upgraded {
 pub(super) struct Sending {
     pump: Option<Pump>,
     method: Method,
+}
+
+impl Sending {
+    /// The client waits for leave that nobody has given: what is left of the request will not come.
+    pub(super) fn give_up_body(&mut self) {
+        self.pump = None;
+    }
 }
 
 impl Http1 {
@@ -124,10 +131,8 @@ impl Http1 {
             if !head.is_interim() {
                 return Poll::Ready(Ok(head));
             }
-            // Leave to send the body is between the gateway and the service, which was not asked for it.
-            if let Some(interim) = interim.filter(|_| head.status != StatusCode::CONTINUE) {
-                let head = model::exchange::ResponseHead { status: head.status, headers: head.fields };
-                interim.borrow_mut().push(head);
+            if let Some(interim) = interim {
+                interim.say(model::exchange::ResponseHead { status: head.status, headers: head.fields });
             }
         }
     }

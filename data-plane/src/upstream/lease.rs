@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use super::admission::{Place, Seat};
 use super::backend::Backend;
-use super::connection::Stream;
 use super::http1::Http1;
 use super::outgoing::Upload;
 use super::pool::{Channel, Pool};
@@ -49,7 +48,12 @@ impl End for Lease {
             (Channel::Http1(connection), Ending::Complete) => connection.linger(&flight.pool.core.clock),
             // It is in the midst of a message, and closed for that.
             (Channel::Http1(connection), Ending::Failed(_) | Ending::Dropped) => drop::<Http1>(connection),
-            (Channel::Http2(stream), ..) => Stream::end(stream, flight.pool.core.swept_ns.get()),
+            (Channel::Http2(stream), Ending::Complete) => {
+                stream.linger(&flight.pool.core.clock, flight.pool.core.swept_ns.get());
+            }
+            (Channel::Http2(stream), Ending::Failed(_) | Ending::Dropped) => {
+                stream.end(flight.pool.core.swept_ns.get());
+            }
         }
     }
 }

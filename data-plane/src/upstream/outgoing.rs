@@ -43,14 +43,19 @@ impl Outgoing {
     }
 
     /// The host goes into the pseudo-header.
-    pub(super) fn http2(&self, body: Body, pool: &Pool) -> Request<Body> {
+    pub(super) fn http2(&self, body: &Body, pool: &Pool) -> Request<()> {
         let mut headers = self.headers.to_map();
         let authority = headers.remove(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        // As over HTTP/1.1: a body of no bytes is told of only where a method has a meaning for one.
+        let is_told = |length: &u64| *length > 0 || matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
+        if let Some(length) = http_body::Body::size_hint(body).exact().filter(is_told) {
+            headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+        }
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(if pool.endpoint.url.https { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(authority.unwrap_or_else(|| pool.authority.clone()));
         parts.path_and_query = Some(self.target.clone());
-        let mut message = Request::new(body);
+        let mut message = Request::new(());
         *message.method_mut() = self.method.clone();
         *message.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
         *message.headers_mut() = headers;

@@ -15,9 +15,10 @@ use rustls::ClientConfig;
 
 use super::UpstreamError;
 use super::connect::{Connected, Purpose, Terms};
-use super::connection::{Http2, Stream};
+use super::connection::Http2;
 use super::http1::Http1;
 use super::resolve::Resolver;
+use super::stream::Stream;
 use crate::body::Room;
 use crate::clock::Clock;
 use crate::proxy_protocol::Addresses;

@@ -112,6 +112,18 @@ impl Core {
     }
 }
 
+/// Runs what hyper spawns on the core that it was spawned on.
+#[derive(Clone)]
+struct OnThisCore;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisCore {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
 /// So long for the head of the response.
 fn within(head: Duration) -> TimeLimits {
     TimeLimits { head, exchange: None, whole: None, is_call: false }

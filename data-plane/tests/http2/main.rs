@@ -8,6 +8,7 @@ mod frames;
 mod grpc;
 mod grpc_routes;
 mod grpc_web;
+mod interim;
 mod poisoning;
 mod semantics;
 mod strict;

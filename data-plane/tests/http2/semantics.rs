@@ -145,29 +145,6 @@ async fn the_authority_of_a_target_is_the_host() {
     }
 }
 
-/// Section 10.1.1: the gateway itself gives leave, and its service is not asked.
-#[tokio::test]
-async fn an_expectation_is_met_here() {
-    let node = Node::start(to(backend::echo().await)).await;
-    for over in BOTH {
-        let sent = request(Method::POST, "/", &[("expect", "100-continue"), ("content-length", "4")], "body");
-        let got: Value = serde_json::from_str(&text(over.send(&node, sent).await).await).unwrap();
-        assert_eq!(got["body"], "body", "{over:?}");
-        assert!(!got["headers"].as_array().unwrap().iter().any(|field| field[0] == "expect"), "{over:?}");
-    }
-}
-
-/// Section 15.2: a client of HTTP/2 gets the answer, whatever came before it.
-#[tokio::test]
-async fn what_comes_before_an_answer_does_not_stand_for_it() {
-    let answer = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-    let node = Node::start(to(backend::sends(answer).await)).await;
-    for over in BOTH {
-        let response = over.send(&node, request(Method::GET, "/", &[], "")).await;
-        assert_eq!((response.status().as_u16(), text(response).await.as_str()), (200, "ok"), "{over:?}");
-    }
-}
-
 /// Server-sent events: each reaches the client before the next is sent, and the end of the client the service.
 #[tokio::test]
 async fn events_come_one_by_one() {

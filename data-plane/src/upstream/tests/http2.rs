@@ -12,7 +12,6 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::upstream::connection::OnThisCore;
 
 fn prior_knowledge(address: SocketAddr) -> Value {
     json!({"url": format!("http://{address}"), "protocol": "http2"})

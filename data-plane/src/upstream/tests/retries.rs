@@ -10,7 +10,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::*;
-use crate::upstream::connection::OnThisCore;
 use crate::upstream::{End, TimeLimits};
 
 /// Answers with these statuses, one for each request, and with 200 from then on; what it was sent is told.

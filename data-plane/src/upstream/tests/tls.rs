@@ -16,7 +16,6 @@ use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::upstream::connection::OnThisCore;
 
 /// A service behind TLS that answers with the version of HTTP it was asked in. Returns its certificate in PEM.
 async fn secure(name: &str, protocols: &[&str]) -> (SocketAddr, String) {
