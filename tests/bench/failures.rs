@@ -111,7 +111,7 @@ fn balancing(options: &Options, report: &mut Report) -> Result<()> {
     let micros = format!("{SLOW_TAKES_US}{}", format!(",{TAKES_US}").repeat(MANY - 1));
     let (_process, _, ports) = start_targets(folder.path(), MANY, &micros)?;
     let mut rows = Vec::new();
-    for policy in ["round_robin", "least_request", "ewma"] {
+    for policy in ["round_robin", "least_request", "peak_ewma"] {
         let proxy = sluice(options, &ports, &format!("load_balancing: {policy}, "))?;
         plan(&proxy, 1500, 1000).run()?;
         let outcome = plan(&proxy, 1500, if options.quick { 3000 } else { 10_000 }).run()?;
