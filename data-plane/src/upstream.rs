@@ -37,6 +37,7 @@ mod connect;
 mod connection;
 mod error;
 mod forward;
+mod hedged;
 mod http1;
 mod lease;
 mod outgoing;

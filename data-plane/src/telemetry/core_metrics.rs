@@ -55,6 +55,7 @@ pub struct ServiceCounts {
     mirror_drops: Codes,
     retries: Codes,
     retries_denied: Cell<u64>,
+    hedges_won: Cell<u64>,
     failures: Codes,
     duration: Histogram,
 }
@@ -236,6 +237,11 @@ impl ServiceCounts {
         add(&self.retries_denied, 1);
     }
 
+    /// A second attempt beside a slow one had its answer sooner.
+    pub fn hedge_won(&self) {
+        add(&self.hedges_won, 1);
+    }
+
     /// There was no answer, for the reason of this code.
     pub fn failed(&self, code: &'static str) {
         self.failures.count(code);
@@ -255,6 +261,7 @@ impl ServiceCounts {
             mirrored: self.mirrored.get(),
             retries: self.retries.0.borrow().iter().copied().collect(),
             retries_denied: self.retries_denied.get(),
+            hedges_won: self.hedges_won.get(),
             mirror_drops: self.mirror_drops.0.borrow().iter().copied().collect(),
             duration: self.duration.read(),
         }

@@ -163,6 +163,10 @@ impl Reading {
         let denied = denied.map(|(name, counts)| (vec![name], counts.retries_denied));
         let help = "Requests that were not sent again because the retry budget was used up";
         out.counters("sluice_upstream_retries_denied", help, None, denied)?;
+        let won = services().filter(|(_, counts)| counts.hedges_won > 0);
+        let won = won.map(|(name, counts)| (vec![name], counts.hedges_won));
+        let help = "Second attempts beside slow ones that were answered sooner";
+        out.counters("sluice_upstream_hedges_won", help, None, won)?;
         let mirrored = services().filter(|(_, counts)| counts.mirrored > 0);
         let mirrored = mirrored.map(|(name, counts)| (vec![name], counts.mirrored));
         out.counters("sluice_mirrored_requests", "Copies of requests sent to the service", None, mirrored)?;

@@ -43,6 +43,8 @@ pub struct ServiceShard {
     pub retries: BTreeMap<&'static str, u64>,
     /// Those that would have been, but for the budget.
     pub retries_denied: u64,
+    /// Second attempts beside slow ones that had their answers sooner.
+    pub hedges_won: u64,
     /// Copies of requests that it got beside the service that answers.
     pub mirrored: u64,
     /// Of copies that came to nothing, by code.
@@ -117,6 +119,7 @@ impl ServiceShard {
             in_flight,
             retries,
             retries_denied,
+            hedges_won,
             mirrored,
             mirror_drops,
             duration,
@@ -131,6 +134,7 @@ impl ServiceShard {
             *self.retries.entry(code).or_default() += count;
         }
         self.retries_denied += retries_denied;
+        self.hedges_won += hedges_won;
         self.mirrored += mirrored;
         for (code, count) in mirror_drops {
             *self.mirror_drops.entry(code).or_default() += count;

@@ -1,5 +1,6 @@
 //! One attempt at one target: a connection, the request on it, and the wait for the head of the response.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use super::connect::{Purpose, Terms};
 use super::forward::Task;
 use super::http1::Http1;
 use super::lease::{Flight, Lease};
-use super::outgoing::Upload;
+use super::outgoing::{Outgoing, Upload};
 use super::pool::Channel;
 use super::retry::Outcome;
 use super::stream::Stream;
@@ -24,9 +25,21 @@ use super::{UpstreamError, UpstreamResponse};
 use crate::body::{Body, Failure};
 use crate::http1::Lost;
 use crate::http2::Incoming;
+use crate::interim::Interim;
 
 /// A connection that takes longer speaks against its target before it has failed.
 const SLOW_CONNECT: Duration = Duration::from_millis(500);
+
+/// Where one attempt goes, and with what.
+pub(super) struct Try<'t> {
+    pub(super) target: usize,
+    /// On no connection that was there before.
+    pub(super) is_fresh: bool,
+    pub(super) outgoing: &'t Outgoing,
+    pub(super) interim: Option<&'t Interim>,
+    /// It has been counted as a failure of its target before it ended.
+    pub(super) is_suspected: &'t Cell<bool>,
+}
 
 /// The head of a response and where it came from.
 pub(super) struct Answer {
@@ -49,20 +62,20 @@ pub(super) struct Failed {
 
 impl Task {
     /// Sends the request to one target, on a connection that is there or on a new one.
-    pub(super) async fn attempt(&self, body: Body, seat: Option<Seat>, is_fresh: bool) -> Result<Answer, Failed> {
-        let pool = &self.backend.pools[self.target];
+    pub(super) async fn attempt(&self, this: &Try<'_>, body: Body, seat: Option<Seat>) -> Result<Answer, Failed> {
+        let pool = &self.backend.pools[this.target];
         let flight = Flight::begin(pool, &self.backend, seat);
-        let pooled = if is_fresh { None } else { pool.take(self.purpose) };
+        let pooled = if this.is_fresh { None } else { pool.take(self.purpose) };
         match pooled {
             // What must not be sent twice is not sent where nobody may be: that costs a call of the kernel.
             Some(Channel::Http1(connection)) if !self.is_repeatable && connection.is_left() => {}
-            Some(channel) => return self.send(channel, flight, body).await,
+            Some(channel) => return self.send(this, channel, flight, body).await,
             None => {}
         }
-        Box::pin(self.send_on_new(flight, body)).await
+        Box::pin(self.send_on_new(this, flight, body)).await
     }
 
-    async fn send_on_new(&self, flight: Flight, body: Body) -> Result<Answer, Failed> {
+    async fn send_on_new(&self, this: &Try<'_>, flight: Flight, body: Body) -> Result<Answer, Failed> {
         let timeout = self.backend.service.timeouts.connect.get();
         let terms = Terms::of(&self.backend.service);
         let opened = {
@@ -72,14 +85,14 @@ impl Task {
                 opened = open.as_mut() => opened,
                 () = self.core.clock.deadline(SLOW_CONNECT) => {
                     // Whoever waits goes on waiting, but nobody else needs to begin.
-                    self.is_suspected.set(true);
-                    self.backend.fell_short(self.target);
+                    this.is_suspected.set(true);
+                    self.backend.fell_short(this.target);
                     open.await
                 }
             }
         };
         match opened {
-            Ok(channel) => self.send(channel, flight, body).await,
+            Ok(channel) => self.send(this, channel, flight, body).await,
             Err(error) => {
                 if matches!(error, UpstreamError::Unreachable(_) | UpstreamError::ConnectTimeout) {
                     self.backend.counts.connect_failed();
@@ -89,19 +102,24 @@ impl Task {
         }
     }
 
-    async fn send(&self, channel: Channel, flight: Flight, body: Body) -> Result<Answer, Failed> {
+    async fn send(&self, this: &Try<'_>, channel: Channel, flight: Flight, body: Body) -> Result<Answer, Failed> {
         match channel {
-            Channel::Http1(connection) => self.send_http1(connection, flight, body).await,
-            Channel::Http2(stream) => Box::pin(self.send_http2(stream, flight, body)).await,
+            Channel::Http1(connection) => self.send_http1(this, connection, flight, body).await,
+            Channel::Http2(stream) => Box::pin(self.send_http2(this, stream, flight, body)).await,
         }
     }
 
-    async fn send_http1(&self, mut connection: Http1, flight: Flight, body: Body) -> Result<Answer, Failed> {
+    async fn send_http1(
+        &self,
+        this: &Try<'_>,
+        mut connection: Http1,
+        flight: Flight,
+        body: Body,
+    ) -> Result<Answer, Failed> {
         let sent = self.core.clock.now();
-        let mut sending = connection.begin(&self.outgoing, body, &flight.pool);
+        let mut sending = connection.begin(this.outgoing, body, &flight.pool);
         let answer = {
-            let response =
-                pin!(poll_fn(|context| connection.poll_response(&mut sending, self.interim.as_deref(), context)));
+            let response = pin!(poll_fn(|context| connection.poll_response(&mut sending, this.interim, context)));
             self.wait(sent, response).await
         };
         match answer {
@@ -126,14 +144,20 @@ impl Task {
         }
     }
 
-    async fn send_http2(&self, mut stream: Stream, flight: Flight, body: Body) -> Result<Answer, Failed> {
+    async fn send_http2(
+        &self,
+        this: &Try<'_>,
+        mut stream: Stream,
+        flight: Flight,
+        body: Body,
+    ) -> Result<Answer, Failed> {
         let sent = self.core.clock.now();
-        let mut sending = match stream.send(&self.outgoing, body, &flight.pool) {
+        let mut sending = match stream.send(this.outgoing, body, &flight.pool) {
             Ok(sending) => sending,
             Err((error, body)) => return Err(self.lost(error.to_string(), Outcome::Unsent, Some(body))),
         };
         let answer = {
-            let response = pin!(poll_fn(|context| sending.poll_response(self.interim.as_deref(), context)));
+            let response = pin!(poll_fn(|context| sending.poll_response(this.interim, context)));
             self.wait(sent, response).await
         };
         match answer {

@@ -17,6 +17,7 @@ use super::balance::latency::Latency;
 use super::balance::{Balancer, Condition};
 use super::pool::{Core, Pool};
 use super::retry::budget::Budget;
+use super::retry::hedging::Recent;
 use crate::health::{ServiceHealth, Tally, TargetHealth};
 use crate::telemetry::ServiceCounts;
 
@@ -51,6 +52,7 @@ pub(super) struct Backend {
 pub(super) struct History {
     pub(super) budget: Budget,
     pub(super) queue: Queue,
+    pub(super) recent: Recent,
 }
 
 /// What a core knows of a target from the requests to it for one service.
@@ -126,6 +128,18 @@ impl Backend {
         }
         if self.service.load_balancing.policy == BalancingPolicy::PeakEwma {
             member.latency.answered(head_ns, self.core.clock.now().monotonic_ns);
+        }
+    }
+
+    /// An attempt at a target was given up after this time, because another had an answer sooner.
+    #[cold]
+    pub(super) fn gave_up(&self, target: usize, after_ns: u64) {
+        let member = &self.members[target];
+        if let Some(tally) = &member.tally {
+            tally.answered(after_ns);
+        }
+        if self.service.load_balancing.policy == BalancingPolicy::PeakEwma {
+            member.latency.answered(after_ns, self.core.clock.now().monotonic_ns);
         }
     }
 

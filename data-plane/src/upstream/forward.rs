@@ -10,7 +10,7 @@ use model::resource::service::Retries;
 use smallvec::{SmallVec, smallvec};
 
 use super::admission::Place;
-use super::attempt::{Answer, Failed};
+use super::attempt::{Answer, Failed, Try};
 use super::backend::{Backend, Choice};
 use super::connect::Purpose;
 use super::outgoing::{Outgoing, Upload};
@@ -33,19 +33,19 @@ pub(super) struct Task {
     pub(super) upload: Option<Rc<Upload>>,
     pub(super) ends: Option<Box<Addresses>>,
     pub(super) time: TimeLimits,
-    told: Told,
+    pub(super) told: Told,
     pub(super) purpose: Purpose,
     /// The service may get it more than once.
     pub(super) is_repeatable: bool,
     /// For the first attempt.
     body: Body,
     /// For the next ones, if the body may be needed again.
-    replay: Option<Replay>,
+    pub(super) replay: Option<Replay>,
     /// The target of the last attempt.
     pub(super) target: usize,
     /// The last attempt has been counted as a failure of its target before it ended.
     pub(super) is_suspected: Cell<bool>,
-    attempts: u8,
+    pub(super) attempts: Cell<u8>,
     /// Where requests at the service are limited.
     place: Option<Place>,
 }
@@ -85,13 +85,13 @@ impl Task {
             replay,
             target: 0,
             is_suspected: Cell::new(false),
-            attempts: 0,
+            attempts: Cell::new(0),
             place: None,
             backend,
         }
     }
 
-    fn terms(&self) -> &Retries {
+    pub(super) fn terms(&self) -> &Retries {
         &self.backend.service.retries
     }
 
@@ -113,7 +113,7 @@ impl Task {
                     () = deadline => {
                         let error = time.error(core.clock.now());
                         // Without an attempt it is the queue that took the time.
-                        if error.is_of_target() && self.attempts > 0 && !self.is_suspected.get() {
+                        if error.is_of_target() && self.attempts.get() > 0 && !self.is_suspected.get() {
                             backend.fell_short(self.target);
                         }
                         Err(error)
@@ -123,7 +123,7 @@ impl Task {
         };
         let place = self.place.take();
         answer.and_then(|answer| self.receive(answer, place)).map_err(|error| {
-            let target = (self.attempts > 0).then(|| Rc::clone(&backend.pools[self.target].target));
+            let target = (self.attempts.get() > 0).then(|| Rc::clone(&backend.pools[self.target].target));
             self.unanswered(error, target)
         })
     }
@@ -137,43 +137,60 @@ impl Task {
             (self.backend.pick(&self.choice, &[]).ok_or(UpstreamError::NoTarget)?, None)
         };
         self.backend.history.budget.request();
-        (self.target, self.attempts) = (target, 1);
+        self.target = target;
+        self.attempts.set(1);
         let body = std::mem::replace(&mut self.body, Body::empty());
         self.tell_time();
-        let mut attempted = self.attempt(body, seat, false).await;
-        self.tell_health(&attempted);
-        if attempted.as_ref().map_or(true, |answer| self.judge(answer).is_some()) {
-            attempted = Box::pin(self.insist(attempted)).await;
+        let mut beside = None;
+        let mut attempted = match self.hedge_after() {
+            None => self.attempt(&self.at_target(false), body, seat).await,
+            Some(after) => {
+                let hedged = Box::pin(self.attempt_hedged(body, seat, after)).await;
+                (self.target, beside) = (hedged.target, hedged.beside);
+                hedged.attempted
+            }
+        };
+        self.tell_health(self.target, &attempted, self.is_suspected.replace(false));
+        if !self.is_good(&attempted) {
+            attempted = Box::pin(self.insist(attempted, beside)).await;
         }
         // What comes now is for the client, and nothing is sent again.
         self.replay = None;
         attempted.map_err(|failed| failed.error)
     }
 
-    /// What an attempt says about its target.
-    fn tell_health(&self, attempted: &Result<Answer, Failed>) {
-        let is_suspected = self.is_suspected.replace(false);
+    /// An attempt at the target that was chosen last.
+    pub(super) fn at_target(&self, is_fresh: bool) -> Try<'_> {
+        let Self { target, outgoing, interim, is_suspected, .. } = self;
+        Try { target: *target, is_fresh, outgoing, interim: interim.as_deref(), is_suspected }
+    }
+
+    /// What an attempt says about its target, which it may have said before it ended.
+    pub(super) fn tell_health(&self, target: usize, attempted: &Result<Answer, Failed>, is_suspected: bool) {
         match attempted {
-            Ok(answer) => self.backend.answered(self.target, answer.head.status, answer.head_ns),
+            Ok(answer) => self.backend.answered(target, answer.head.status, answer.head_ns),
             // Connections end, which says nothing of the target.
             Err(Failed { outcome: Outcome::Unsent | Outcome::Stale | Outcome::Refused, .. }) => {}
-            Err(failed) if failed.error.is_of_target() && !is_suspected => self.backend.fell_short(self.target),
+            Err(failed) if failed.error.is_of_target() && !is_suspected => self.backend.fell_short(target),
             Err(_) => {}
         }
     }
 
-    pub(super) fn attempts(&self) -> u8 {
-        self.attempts
+    /// Whether it is an answer to be content with.
+    pub(super) fn is_good(&self, attempted: &Result<Answer, Failed>) -> bool {
+        attempted.as_ref().is_ok_and(|answer| self.judge(answer).is_none())
     }
 
     fn judge(&self, answer: &Answer) -> Option<Outcome> {
         judge(self.terms(), &answer.head, !answer.body.is_empty())
     }
 
-    /// Goes on after an attempt that did not do, as long as that is of use, and gives what the last one came to.
-    async fn insist(&mut self, mut attempted: Result<Answer, Failed>) -> Result<Answer, Failed> {
+    /// Goes on after an attempt that did not do, as long as that is of use, and gives what the last one came to. There may
+    /// have been another attempt `beside` it.
+    async fn insist(&mut self, mut attempted: Result<Answer, Failed>, beside: Option<usize>) -> Result<Answer, Failed> {
         let backend = Rc::clone(&self.backend);
         let mut tried: SmallVec<[usize; 6]> = smallvec![self.target];
+        tried.extend(beside);
         let mut is_fresh = false;
         loop {
             let (outcome, unsent) = match &mut attempted {
@@ -184,7 +201,7 @@ impl Task {
                 Err(failed) => (failed.outcome, failed.unsent.take()),
             };
             let body = unsent.or_else(|| self.body_again());
-            let efforts = Efforts { attempts: self.attempts, is_fresh, is_at_hand: body.is_some() };
+            let efforts = Efforts { attempts: self.attempts.get(), is_fresh, is_at_hand: body.is_some() };
             let verdict = verdict(self.terms(), &self.outgoing.method, outcome, efforts);
             let Some(body) = body.filter(|_| verdict != Verdict::GiveUp) else { return attempted };
             let seat;
@@ -196,7 +213,7 @@ impl Task {
                 let is_new = !tried.contains(&next);
                 let is_waste = !is_new
                     && matches!(&attempted, Err(failed) if matches!(failed.error, UpstreamError::ConnectTimeout));
-                let wait = wait(self.terms().backoff, outcome, self.attempts - 1, is_new, fastrand::f64());
+                let wait = wait(self.terms().backoff, outcome, self.attempts.get() - 1, is_new, fastrand::f64());
                 // A target that cannot be connected to has had all the time that it may take.
                 if is_waste || !self.may_go_on(wait, costs) {
                     return attempted;
@@ -204,7 +221,7 @@ impl Task {
                 (self.target, seat) = (next, new_seat);
                 tried.push(next);
                 backend.counts.retried(outcome.name());
-                self.attempts += 1;
+                self.attempts.set(self.attempts.get() + 1);
                 if let Ok(answer) = attempted {
                     self.put_aside(answer);
                 }
@@ -215,7 +232,7 @@ impl Task {
             } else {
                 if outcome == Outcome::Stale {
                     backend.counts.retried(outcome.name());
-                    self.attempts += 1;
+                    self.attempts.set(self.attempts.get() + 1);
                 }
                 seat = backend.seat_again(self.target);
                 is_fresh = true;
@@ -225,8 +242,8 @@ impl Task {
             if !self.awaits_leave() {
                 self.outgoing.headers.remove(EXPECT);
             }
-            attempted = self.attempt(body, seat, is_fresh).await;
-            self.tell_health(&attempted);
+            attempted = self.attempt(&self.at_target(is_fresh), body, seat).await;
+            self.tell_health(self.target, &attempted, self.is_suspected.replace(false));
         }
     }
 
@@ -237,7 +254,7 @@ impl Task {
     }
 
     /// Whether there is time for another attempt, and something left in the budget of the service if it costs that.
-    fn may_go_on(&self, wait: Duration, costs: bool) -> bool {
+    pub(super) fn may_go_on(&self, wait: Duration, costs: bool) -> bool {
         let now_ns = self.core.clock.now().monotonic_ns;
         let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
         if self.time.whole.is_some_and(|end| now_ns.saturating_add(wait_ns) >= end.at_ns) {
@@ -251,7 +268,7 @@ impl Task {
     }
 
     /// The body from its beginning, if all of it is at hand.
-    fn body_again(&self) -> Option<Body> {
+    pub(super) fn body_again(&self) -> Option<Body> {
         match (&self.upload, &self.replay) {
             (None, _) => Some(Body::empty()),
             (Some(_), replay) => replay.as_ref().and_then(Replay::body),
@@ -261,7 +278,7 @@ impl Task {
     /// Counts a request without an answer.
     fn unanswered(&self, error: UpstreamError, target: Option<Rc<str>>) -> Unanswered {
         self.backend.failed(&error, target.as_deref(), self.core.clock.now().monotonic_ns);
-        Unanswered { error, target, attempts: self.attempts }
+        Unanswered { error, target, attempts: self.attempts.get() }
     }
 }
 

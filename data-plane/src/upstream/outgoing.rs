@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::http1::{Length, request_head};
 
 /// A request without its body. It is the same for all attempts.
+#[derive(Clone)]
 pub(super) struct Outgoing {
     pub(super) method: Method,
     pub(super) target: PathAndQuery,

@@ -9,6 +9,7 @@ use model::exchange::ResponseHead;
 use model::resource::service::{Backoff, Retries, RetryOn};
 
 pub(super) mod budget;
+pub(super) mod hedging;
 
 /// What became of an attempt that gave no answer, or none to be content with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

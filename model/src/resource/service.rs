@@ -24,7 +24,7 @@ pub use health_check::{GrpcCheck, HealthCheck, HttpCheck, StatusRange, TcpCheck}
 pub use limits::Limits;
 pub use load_balancing::{BalancingPolicy, HashKey, LoadBalancing};
 pub use outlier_detection::{Latency, OutlierDetection, SuccessRate};
-pub use retries::{Backoff, GrpcCode, Retries, RetryBudget, RetryOn};
+pub use retries::{Backoff, GrpcCode, Hedging, Retries, RetryBudget, RetryOn};
 pub use target::{Target, TargetUrl};
 pub use timeouts::Timeouts;
 pub use tls::{UpstreamTls, Verify};

@@ -219,6 +219,9 @@ fn service(draw: &mut Draw<'_>) -> Value {
             "methods": draw.some(&["GET", "POST"]),
             "budget": {"percent": draw.of(&["20%", "0.5%"])},
         });
+        if draw.one_in(2) && spec["retries"]["attempts"] != 0 {
+            spec["retries"]["hedging"] = json!({"percentile": draw.of(&["95%", "99%"]), "min_delay": "20ms"});
+        }
     }
     spec
 }

@@ -13,7 +13,7 @@ use super::*;
 use crate::upstream::{End, TimeLimits};
 
 /// Answers with these statuses, one for each request, and with 200 from then on; what it was sent is told.
-async fn scripted(statuses: &'static [&'static str]) -> (SocketAddr, Rc<RefCell<Vec<String>>>) {
+pub(super) async fn scripted(statuses: &'static [&'static str]) -> (SocketAddr, Rc<RefCell<Vec<String>>>) {
     let seen = Rc::new(RefCell::new(Vec::new()));
     let log = Rc::clone(&seen);
     let address = serve(move |mut stream, _| {
@@ -60,7 +60,7 @@ fn with_retries(address: SocketAddr, retries: impl Into<Value>) -> Value {
     json!({"url": format!("http://{address}"), "retries": retries})
 }
 
-fn put(body: Body) -> UpstreamRequest {
+pub(super) fn put(body: Body) -> UpstreamRequest {
     UpstreamRequest { method: Method::PUT, ..post("/thing?a=b", body) }
 }
 

@@ -44,6 +44,28 @@ pub struct Retries {
     pub buffer_bytes: u32,
     #[serde(skip_serializing_if = "is_default")]
     pub budget: RetryBudget,
+    /// A second attempt beside a first one that takes long. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedging: Option<Hedging>,
+}
+
+/// A second attempt beside a first one that takes long, at another target: the first answer to be content with goes to the
+/// client, and what is left of the other is cancelled. It is for the requests that may reach the service more than once
+/// (`methods`), whose body is at hand by then (`buffer_bytes`); it counts as one of `attempts`, and as a retry in `budget`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hedging {
+    /// The second attempt begins when the first takes longer than this part of such requests did of late, each until the
+    /// head of its response, as each core sees them. Default: `95%`. 50% to 99.9%.
+    #[serde(skip_serializing_if = "is_default_percentile")]
+    pub percentile: Percentage,
+    /// But no sooner than this. Cores look every 10 ms. Default: 10ms. At least 1ms.
+    #[serde(skip_serializing_if = "is_default_min_delay")]
+    pub min_delay: Span,
+    /// It begins after this as long as fewer than 50 such requests were answered. Default: 100ms. At least `min_delay`, at
+    /// most 1m.
+    #[serde(skip_serializing_if = "is_default_initial_delay")]
+    pub initial_delay: Span,
 }
 
 /// A failure after which a request may be tried again.
@@ -108,11 +130,16 @@ const DEFAULT_BASE: Span = Span::from_millis(25);
 const DEFAULT_MAX: Span = Span::from_millis(250);
 const DEFAULT_PERCENT: Percentage = Percentage::whole(20);
 const DEFAULT_FLOOR: u32 = 3;
+const DEFAULT_PERCENTILE: Percentage = Percentage::whole(95);
+const DEFAULT_MIN_DELAY: Span = Span::from_millis(10);
+const DEFAULT_INITIAL_DELAY: Span = Span::from_millis(100);
 
 const MOST_ATTEMPTS: u8 = 5;
 const MOST_BUFFER: u32 = 1024 * 1024;
 const MOST_WAIT: Span = Span::from_secs(60);
 const MOST_FLOOR: u32 = 100;
+const LEAST_PERCENTILE: u64 = 500;
+const MOST_PERCENTILE: u64 = 999;
 
 impl Default for Retries {
     fn default() -> Self {
@@ -125,6 +152,7 @@ impl Default for Retries {
             backoff: Backoff::default(),
             buffer_bytes: DEFAULT_BUFFER,
             budget: RetryBudget::default(),
+            hedging: None,
         }
     }
 }
@@ -138,6 +166,35 @@ impl Default for Backoff {
 impl Default for RetryBudget {
     fn default() -> Self {
         Self { percent: DEFAULT_PERCENT, per_second: DEFAULT_FLOOR }
+    }
+}
+
+impl Default for Hedging {
+    fn default() -> Self {
+        Self { percentile: DEFAULT_PERCENTILE, min_delay: DEFAULT_MIN_DELAY, initial_delay: DEFAULT_INITIAL_DELAY }
+    }
+}
+
+impl Hedging {
+    fn check(&self, attempts: u8, faults: &mut Vec<Fault>) {
+        let Self { percentile, min_delay, initial_delay } = self;
+        let mut wrong = |field: &str, message: String, hint: &str| {
+            faults.push(Fault::new(format!("/retries/hedging{field}"), "invalid-value", message).hint(hint));
+        };
+        if !(LEAST_PERCENTILE..=MOST_PERCENTILE).contains(&percentile.of(1000)) {
+            wrong("/percentile", format!("{percentile} is out of range"), "write 50% to 99.9%");
+        }
+        if min_delay.as_millis() == 0 {
+            wrong("/min_delay", "every request would be sent twice".to_owned(), "write 1ms or more");
+        }
+        if initial_delay > &MOST_WAIT || initial_delay < min_delay {
+            wrong("/initial_delay", format!("{initial_delay} is out of range"), "write `min_delay` to 1m");
+        }
+        if attempts == 0 {
+            let message = "a second attempt is one of `attempts`, of which there are none";
+            let fault = Fault::new("/retries/hedging", "conflicting-fields", message);
+            faults.push(fault.hint("write `attempts: 1` or more, or leave `hedging` away"));
+        }
     }
 }
 
@@ -178,6 +235,9 @@ impl Retries {
         if self.budget.per_second > MOST_FLOOR {
             out_of_range("/budget/per_second", self.budget.per_second.to_string(), format!("write 0 to {MOST_FLOOR}"));
         }
+        if let Some(hedging) = &self.hedging {
+            hedging.check(self.attempts, faults);
+        }
         if self.backoff.base > self.backoff.max {
             let message = format!("a first wait of {} is longer than the longest", self.backoff.base);
             let fault = Fault::new("/retries/backoff/base", "conflicting-fields", message);
@@ -212,4 +272,16 @@ fn is_default_percent(percent: &Percentage) -> bool {
 
 fn is_default_floor(per_second: &u32) -> bool {
     *per_second == DEFAULT_FLOOR
+}
+
+fn is_default_percentile(percentile: &Percentage) -> bool {
+    *percentile == DEFAULT_PERCENTILE
+}
+
+fn is_default_min_delay(span: &Span) -> bool {
+    *span == DEFAULT_MIN_DELAY
+}
+
+fn is_default_initial_delay(span: &Span) -> bool {
+    *span == DEFAULT_INITIAL_DELAY
 }
