@@ -54,6 +54,8 @@ impl Balancer {
         zone: Option<&Arc<str>>,
         previous: Option<(&Self, &[Option<usize>])>,
     ) -> Self {
+        let targets = service.targets.iter();
+        let plain: Box<[u32]> = targets.map(|target| if is_in(subset, target) { target.weight } else { 0 }).collect();
         let way = match (service.load_balancing.policy, &service.hash_table) {
             _ if service.targets.len() == 1 => Way::Only,
             (_, Some(table)) => Way::ByHash(Arc::clone(table)),
@@ -62,16 +64,13 @@ impl Balancer {
                     Way::InTurn(turns) => Some((turns.borrow(), places)),
                     _ => None,
                 });
-                let weights = service.targets.iter().map(|target| target.weight);
                 Way::InTurn(RefCell::new(match before {
-                    Some((turns, places)) => turns.moved(places),
-                    None => Turns::new(weights),
+                    Some((turns, places)) => turns.moved(places, &plain),
+                    None => Turns::new(&plain),
                 }))
             }
             _ => Way::LeastLoaded,
         };
-        let targets = service.targets.iter();
-        let plain = targets.map(|target| if is_in(subset, target) { target.weight } else { 0 }).collect();
         Self {
             service: Arc::clone(service),
             subset: subset.cloned(),
@@ -98,8 +97,11 @@ impl Balancer {
         self.seen.set(self.health.generation());
         let is_in = |target: &Target| is_in(self.subset.as_ref(), target);
         let threshold = self.service.load_balancing.panic_threshold;
-        *self.shares.borrow_mut() =
-            Shares::of(&self.service.targets, is_in, self.zone.as_deref(), threshold, condition);
+        let shares = Shares::of(&self.service.targets, is_in, self.zone.as_deref(), threshold, condition);
+        if let Way::InTurn(turns) = &self.way {
+            turns.borrow_mut().follow(&shares.weights);
+        }
+        *self.shares.borrow_mut() = shares;
     }
 
     /// The target for a request that `tried` already could not be sent to. `hash` is that of its key, and `load` tells
@@ -110,7 +112,9 @@ impl Balancer {
             Way::Only => (tried.is_empty() && shares.weights[0] > 0).then_some(0),
             Way::LeastLoaded if tried.is_empty() => shares.less_loaded_of_two(load),
             Way::LeastLoaded => shares.any_but(tried),
-            Way::InTurn(turns) => turns.borrow_mut().next(&shares.weights, tried),
+            Way::InTurn(turns) if tried.is_empty() => turns.borrow_mut().next(),
+            // Out of turn, or the target that gets the next request as well would be the one that could not take this.
+            Way::InTurn(_) => shares.any_but(tried),
             Way::ByHash(table) => {
                 let hash = hash.unwrap_or_else(|| fastrand::u64(..));
                 table.find(hash, |target| !tried.contains(&target) && shares.has(target, table.draw(hash, target)))
