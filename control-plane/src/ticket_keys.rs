@@ -4,6 +4,8 @@
 //! the key of the present period, open with that of the one before, and know the next: whatever the order in which
 //! replicas and nodes notice that a period is over, nobody meets a ticket that cannot be opened. What is older is
 //! deleted, so that it cannot be used to read what was recorded.
+//!
+//! One key has a period that never comes, and stays: it is for cookies, which hold nothing that is to be kept from anybody.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +21,9 @@ use crate::store::{Store, StoreError, TicketKey};
 /// How long a key seals. Nodes tell clients to keep tickets for so long.
 const PERIOD: Duration = Duration::from_secs(12 * 3600);
 
+/// The period of the key that stays.
+const LASTING: u64 = i64::MAX.cast_unsigned();
+
 /// How often it is looked whether a period is over.
 const POLL: Duration = Duration::from_secs(60);
 
@@ -28,8 +33,14 @@ pub struct TicketKeys {
     gateways: Mutex<BTreeMap<String, watch::Sender<Secrets>>>,
 }
 
-/// The keys of a gateway. The first seals, all open.
-pub type Secrets = Arc<[Bytes]>;
+/// The keys of a gateway.
+#[derive(Clone, Default, PartialEq)]
+pub struct Secrets {
+    /// The first seals, all open.
+    pub tickets: Vec<Bytes>,
+    /// The one that stays.
+    pub lasting: Bytes,
+}
 
 impl TicketKeys {
     /// Has keys for the present period, of all gateways that there are.
@@ -61,11 +72,14 @@ impl TicketKeys {
     }
 
     async fn turn(&self, gateway: &str, period: u64) -> Result<Secrets, StoreError> {
-        let fresh = [period, period + 1].map(|period| TicketKey { period, secret: random() });
+        let fresh = [period, period + 1, LASTING].map(|period| TicketKey { period, secret: random() });
         let stored = self.store.turn_ticket_keys(gateway, period.saturating_sub(1), &fresh).await?;
-        let (before, mut usable): (Vec<_>, Vec<_>) = stored.iter().partition(|key| key.period < period);
+        let bytes = |key: &TicketKey| Bytes::copy_from_slice(&key.secret);
+        let lasting = stored.iter().find(|key| key.period == LASTING).map(bytes).unwrap_or_default();
+        let periods = stored.iter().filter(|key| key.period != LASTING);
+        let (before, mut usable): (Vec<_>, Vec<_>) = periods.partition(|key| key.period < period);
         usable.extend(before);
-        Ok(usable.iter().map(|key| Bytes::copy_from_slice(&key.secret)).collect())
+        Ok(Secrets { tickets: usable.into_iter().map(bytes).collect(), lasting })
     }
 
     fn set(&self, gateway: &str, secrets: Secrets) -> watch::Receiver<Secrets> {

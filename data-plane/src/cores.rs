@@ -31,6 +31,7 @@ use crate::memory::Pressure;
 use crate::settings::Settings;
 use crate::sync::{Adopt, TicketSecret};
 use crate::telemetry::Telemetry;
+use crate::upstream::CookieKey;
 
 pub(crate) mod core;
 mod ports;
@@ -54,6 +55,7 @@ struct Shared {
     serving: tokio::sync::Mutex<Serving>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     ticket_keys: TicketKeys,
+    cookie_key: CookieKey,
     health: Health,
     broken: CancellationToken,
 }
@@ -79,6 +81,7 @@ impl Cores {
         let (failed, failures) = std::sync::mpsc::channel();
         let broken = CancellationToken::new();
         let names = Names::of_system(Handle::current());
+        let cookie_key = CookieKey::alone();
         let mut orders = Vec::new();
         let mut threads = Vec::new();
         for number in 0..settings.cores.get() {
@@ -89,6 +92,7 @@ impl Cores {
                 settings: settings.clone(),
                 telemetry: telemetry.clone(),
                 names: names.clone(),
+                cookie_key: cookie_key.clone(),
                 retire: retire.clone(),
                 failed: failed.clone(),
                 broken: broken.clone(),
@@ -107,6 +111,7 @@ impl Cores {
             serving: tokio::sync::Mutex::default(),
             threads: Mutex::new(threads),
             ticket_keys: TicketKeys::alone(),
+            cookie_key,
             health: telemetry.health.clone(),
             broken,
         });
@@ -141,6 +146,11 @@ impl Cores {
     /// Seals session tickets with the first of these keys from now on, and opens those of all of them.
     pub fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
         self.0.ticket_keys.replace(secrets);
+    }
+
+    /// Makes and knows sticky cookies by this key from now on.
+    pub fn use_cookie_key(&self, secret: &TicketSecret) {
+        self.0.cookie_key.replace(secret);
     }
 
     /// Serves `snapshot` from now on: returns when every core does. If an address cannot be listened on,
@@ -233,6 +243,10 @@ impl Adopt for Cores {
 
     fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
         Cores::use_ticket_keys(self, secrets);
+    }
+
+    fn use_cookie_key(&self, secret: &TicketSecret) {
+        Cores::use_cookie_key(self, secret);
     }
 
     fn unhealthy(&self) -> Vec<proto::UnhealthyTarget> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use model::snapshot::Snapshot;
 use parking_lot::{Condvar, Mutex};
 
+pub mod cookie_key;
 mod files;
 pub mod reader;
 mod record;

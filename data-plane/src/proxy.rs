@@ -89,6 +89,9 @@ async fn pass(
     if let Some(key) = service.and_then(|service| service.load_balancing.hash_key()) {
         record.hash = hash_of(key, &record.exchange, Some(&found));
     }
+    if let Some(sticky) = service.and_then(|service| service.sticky.as_ref()) {
+        record.tag = sticky.read(&record.exchange);
+    }
     record.is_filtered = route.filters_of(record.exchange.backend).next().is_some();
     match &route.action {
         Action::Respond(fixed) => Ok(fixed_reply(fixed, &record.exchange.request.method)),

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
+use crate::last_good::cookie_key::LastCookieKey;
 use crate::last_good::targets::LastTargets;
 use crate::last_good::{LastGood, Position, Record};
 pub use crate::listener::tickets::Secret as TicketSecret;
@@ -52,6 +53,9 @@ pub trait Adopt: Send + std::marker::Sync + 'static {
 
     /// Seals session tickets with the first of these keys from now on, and opens those of all of them.
     fn use_ticket_keys(&self, secrets: &[TicketSecret]);
+
+    /// Makes and knows sticky cookies by this key from now on.
+    fn use_cookie_key(&self, secret: &TicketSecret);
 
     /// The targets that get no requests, for the control plane.
     fn unhealthy(&self) -> Vec<proto::UnhealthyTarget> {
@@ -131,6 +135,7 @@ pub struct Sync<A> {
     timing: Timing,
     last_good: LastGood,
     lane: Lane,
+    cookie_key: LastCookieKey,
     status: watch::Sender<Status>,
     held: Option<Arc<Snapshot>>,
     /// What was served last, while only the machine keeps it out.
@@ -161,12 +166,17 @@ impl<A: Adopt> Sync<A> {
             let identity = Identity::load(&data_dir, node_id, &gateway)?;
             let (last_good, found) = LastGood::open(&directory)?;
             let (last_targets, membership) = LastTargets::open(&directory)?;
-            Ok((identity, last_good, found, last_targets, membership))
+            let (cookie_key, secret) = LastCookieKey::open(&directory)?;
+            Ok((identity, last_good, found, (last_targets, membership), (cookie_key, secret)))
         });
         let opened = opened.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let (identity, last_good, found, last_targets, membership) =
+        let (identity, last_good, found, (last_targets, membership), (cookie_key, secret)) =
             opened.map_err(|source| StartError::DataDirectory { path: settings.data_dir.clone(), source })?;
+        if let Some(secret) = secret {
+            adopt.use_cookie_key(&secret);
+        }
         let mut sync = Self {
+            cookie_key,
             lane: Lane::start(last_targets, membership, &adopt),
             adopt: Arc::new(adopt),
             identity,

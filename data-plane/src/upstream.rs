@@ -25,11 +25,13 @@ use forward::Task;
 use pool::Core;
 use resolve::Resolver;
 
+pub use affinity::CookieKey;
 pub use error::UpstreamError;
 pub use http1::Upgraded;
 pub use time::{End, TimeLimits};
 
 mod admission;
+mod affinity;
 mod attempt;
 mod backend;
 mod balance;
@@ -69,6 +71,8 @@ pub struct UpstreamRequest {
     pub time: TimeLimits,
     /// The hash of its key, for services that go by one.
     pub hash: Option<u64>,
+    /// The number in its sticky cookie, for services that have one.
+    pub tag: Option<u64>,
 }
 
 /// What a service answered.
@@ -84,6 +88,8 @@ pub struct UpstreamResponse {
     pub head_ns: u64,
     /// How often it was tried: 1, or more if something failed.
     pub attempts: u8,
+    /// The number that the client shall have in its sticky cookie from now on, if the service has one, and it has not.
+    pub tag: Option<u64>,
 }
 
 /// Why there is no answer, and which target should have given it.
@@ -109,10 +115,17 @@ pub struct Upstreams {
 
 impl Upstreams {
     #[must_use]
-    pub fn new(clock: &Clock, telemetry: &Rc<CoreTelemetry>, names: Names, zone: Option<&str>) -> Self {
+    pub fn new(
+        clock: &Clock,
+        telemetry: &Rc<CoreTelemetry>,
+        names: Names,
+        cookie_key: CookieKey,
+        zone: Option<&str>,
+    ) -> Self {
         let core = Rc::new(Core {
             clock: clock.clone(),
             telemetry: Rc::clone(telemetry),
+            cookie_key,
             resolver: Resolver::new(clock, names),
             swept_ns: std::cell::Cell::new(clock.now().monotonic_ns),
             replay_room: Room::new(MAX_REPLAY_BYTES),
@@ -134,7 +147,7 @@ impl Upstreams {
     ) -> impl Future<Output = Result<UpstreamResponse, Unanswered>> + use<> {
         let backend = self.backends.of(snapshot, service);
         let mut task = backend.map(|backend| {
-            let choice = backend.choice(subset, request.hash);
+            let choice = backend.choice(subset, &request);
             Task::new(&self.core, backend, choice, request)
         });
         async move { task.as_mut().ok_or(UpstreamError::NoTarget)?.run().await }

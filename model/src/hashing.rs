@@ -124,7 +124,7 @@ pub fn hash_of(key: &HashKey, exchange: &Exchange, found: Option<&Found<'_>>) ->
 }
 
 /// The value of the first cookie of this name (RFC 6265 section 4.2.1).
-fn cookie<'e>(exchange: &'e Exchange, name: &str) -> Option<&'e [u8]> {
+pub(crate) fn cookie<'e>(exchange: &'e Exchange, name: &str) -> Option<&'e [u8]> {
     let pairs =
         exchange.request.headers.get_all(http::header::COOKIE).flat_map(|field| field.split(|byte| *byte == b';'));
     pairs.map(<[u8]>::trim_ascii).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
@@ -136,7 +136,7 @@ fn identity(url: &TargetUrl) -> u64 {
     url.host.bytes().chain([0]).chain(port).chain(scheme).fold(FNV_BASIS, fnv).finish()
 }
 
-fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().copied().fold(FNV_BASIS, fnv).finish()
 }
 

@@ -33,12 +33,14 @@ mod compile;
 mod edge;
 mod gate;
 mod spelling;
+mod sticky;
 mod ties;
 mod tls;
 
 pub use edge::{Forwarding, ProxyHeaders};
 pub use gate::{Gate, Gates};
 pub use spelling::Spelling;
+pub use sticky::Sticky;
 pub use tls::{CaBundle, Certificate, ClientCertificates, EndpointTls, ListenerTls};
 
 /// The compiled form of one revision of one gateway.
@@ -95,6 +97,8 @@ pub struct Service {
     /// For targets with `https`.
     pub tls: EndpointTls,
     pub load_balancing: LoadBalancing,
+    /// The cookie by which clients come back to their targets.
+    pub sticky: Option<Arc<Sticky>>,
     /// Of the targets, for policies that go by the hash of a key.
     pub hash_table: Option<Arc<HashTable>>,
     pub outlier_detection: Arc<OutlierDetection>,

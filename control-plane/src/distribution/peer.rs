@@ -146,8 +146,8 @@ impl Peer {
     }
 
     async fn send_ticket_keys(&mut self) -> Result<(), Status> {
-        let secrets = self.ticket_keys.borrow_and_update().to_vec();
-        self.send(FromControl::TicketKeys(proto::TicketKeys { secrets })).await
+        let Secrets { tickets: secrets, lasting } = self.ticket_keys.borrow_and_update().clone();
+        self.send(FromControl::TicketKeys(proto::TicketKeys { secrets, lasting })).await
     }
 
     async fn send_encoding(&self, encoding: &Encoding) -> Result<(), Status> {

@@ -26,7 +26,7 @@ use crate::memory::Pressure;
 use crate::proxy::mirror::Copies;
 use crate::settings::Settings;
 use crate::telemetry::{CoreTelemetry, Seat};
-use crate::upstream::Upstreams;
+use crate::upstream::{CookieKey, Upstreams};
 
 /// How often a core looks after what has become old.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -105,11 +105,11 @@ pub async fn run(
     settings: &Settings,
     timers: Handle,
     seat: Seat,
-    names: Names,
+    known: (Names, CookieKey),
     orders: Rc<Mutex<mpsc::UnboundedReceiver<Order>>>,
     retire: Sender<Arc<Snapshot>>,
 ) {
-    let core = Core::new(settings, seat, names, retire);
+    let core = Core::new(settings, seat, known, retire);
     run_part(&core.failed, core.clock.clone().run(timers));
     // As a task it is looked at when there is something for it; what stands here is looked at with every event.
     let obeying = tokio::task::spawn_local(async move { core.obey(&mut *orders.lock().await).await });
@@ -119,10 +119,15 @@ pub async fn run(
 }
 
 impl Core {
-    fn new(settings: &Settings, seat: Seat, names: Names, retire: Sender<Arc<Snapshot>>) -> Rc<Self> {
+    fn new(
+        settings: &Settings,
+        seat: Seat,
+        (names, cookie_key): (Names, CookieKey),
+        retire: Sender<Arc<Snapshot>>,
+    ) -> Rc<Self> {
         let clock = Clock::new();
         let telemetry = seat.take(&clock);
-        let upstreams = Upstreams::new(&clock, &telemetry, names, settings.zone.as_deref());
+        let upstreams = Upstreams::new(&clock, &telemetry, names, cookie_key, settings.zone.as_deref());
         Rc::new(Self {
             clock,
             via: settings.via,

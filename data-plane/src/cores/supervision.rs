@@ -16,6 +16,7 @@ use super::core::{self, Order};
 use crate::dns::Names;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
+use crate::upstream::CookieKey;
 
 /// A core that fails more often than this within the time is not started again.
 const MAX_FAILURES: usize = 3;
@@ -32,6 +33,7 @@ pub(super) struct Post {
     pub(super) settings: Settings,
     pub(super) telemetry: Telemetry,
     pub(super) names: Names,
+    pub(super) cookie_key: CookieKey,
     pub(super) retire: std::sync::mpsc::Sender<Arc<Snapshot>>,
     /// Whoever opens the listeners for a core that has taken the place of another.
     pub(super) failed: std::sync::mpsc::Sender<usize>,
@@ -56,7 +58,8 @@ pub(super) fn run(post: &Post, orders: mpsc::UnboundedReceiver<Order>) {
         };
         let seat = post.telemetry.seat();
         let (timers, names, retire) = (post.timers.clone(), post.names.clone(), post.retire.clone());
-        let life = core::run(&post.settings, timers, seat, names, orders.clone(), retire);
+        let known = (names, post.cookie_key.clone());
+        let life = core::run(&post.settings, timers, seat, known, orders.clone(), retire);
         let is_done = catch_unwind(AssertUnwindSafe(|| runtime.block_on(life))).is_ok();
         // Outside of the panic, so that connections end like those of a node that stops; and without waiting for files
         // that are being read.

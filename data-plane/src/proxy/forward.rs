@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderValue, StatusCode, Version};
 use model::exchange::ResponseHead;
 use model::policy::grpc_web::format_of_grpc;
@@ -73,7 +73,11 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
         (record.target, record.attempts) = (unanswered.target, unanswered.attempts);
         unanswered.error.rejection()
     })?;
+    let tag = response.tag;
     let mut reply = reply(record, response, wants_upgrade, idle)?;
+    if let Some(tag) = tag {
+        stick(record, &mut reply, tag);
+    }
     if record.speaks_grpc() {
         reply.body = reply.body.with_farewell(grpc::farewell);
     }
@@ -85,6 +89,14 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
         reply.body = grpc_web::response(reply.body, call);
     }
     Ok(reply)
+}
+
+/// Gives the client a cookie by which it comes back to its target.
+#[cold]
+fn stick(record: &Record, reply: &mut Reply, tag: u64) {
+    if let Some(sticky) = record.exchange.service().and_then(|service| service.sticky.as_ref()) {
+        reply.head.headers.append(&SET_COOKIE, &sticky.set(tag, record.exchange.client.scheme));
+    }
 }
 
 /// Every backend of the route has weight 0 (HTTPRoute, BackendRefs).
@@ -123,6 +135,7 @@ fn request(record: &mut Record, onward: Onward, time: TimeLimits, idle: Duration
         ends: None,
         time,
         hash: record.hash,
+        tag: record.tag,
     }
 }
 
@@ -132,8 +145,15 @@ fn reply(
     wants_upgrade: bool,
     idle: Duration,
 ) -> Result<Reply, Rejection> {
-    let UpstreamResponse { head: ResponseHead { status, mut headers }, body, upgrade, target, head_ns, attempts } =
-        response;
+    let UpstreamResponse {
+        head: ResponseHead { status, mut headers },
+        body,
+        upgrade,
+        target,
+        head_ns,
+        attempts,
+        tag: _,
+    } = response;
     record.target = Some(target);
     (record.upstream_ns, record.attempts) = (Some(head_ns), attempts);
     let core = &record.connection.core;

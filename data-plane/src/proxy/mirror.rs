@@ -62,6 +62,7 @@ pub fn mirror<'m>(
             ends: request.ends.clone(),
             time: TimeLimits { head: service.timeouts.request.get(), exchange: None, whole: Some(end), is_call: false },
             hash: None,
+            tag: None,
         };
         let (core, snapshot, slot) = (Rc::clone(core), Rc::clone(snapshot), mirror.service);
         tokio::task::spawn_local(async move {

@@ -36,6 +36,8 @@ pub struct Record {
     pub rewritten: Option<PathAndQuery>,
     /// The hash of its key, for services that go by one.
     pub hash: Option<u64>,
+    /// The number in its sticky cookie, for services that have one.
+    pub tag: Option<u64>,
     pub target: Option<Rc<str>>,
     pub upstream_ns: Option<u64>,
     /// How often the service was tried.
@@ -72,6 +74,7 @@ impl Record {
             is_filtered: false,
             rewritten: None,
             hash: None,
+            tag: None,
             target: None,
             upstream_ns: None,
             attempts: 0,

@@ -200,6 +200,11 @@ impl<A: Adopt> Sync<A> {
                     Ok(secrets) if !secrets.is_empty() => self.adopt.use_ticket_keys(&secrets),
                     _ => return Err(Lost::Protocol("ticket keys that are none")),
                 }
+                // An older control plane has none.
+                if let Ok(secret) = keys.lasting[..].try_into() {
+                    self.adopt.use_cookie_key(&secret);
+                    self.cookie_key.keep(&secret);
+                }
             }
         }
         Ok(())

@@ -256,19 +256,21 @@ impl Task {
     /// Makes the response of an answer, with its connection held until it was read.
     pub(super) fn receive(&self, answer: Answer, place: Option<Place>) -> Result<UpstreamResponse, UpstreamError> {
         let Answer { head, body, channel, flight, head_ns, end_ns } = answer;
-        let (target, attempts) = (Rc::clone(&flight.pool.target), self.attempts());
+        let (target, attempts) = (Rc::clone(&flight.pool.target), self.attempts.get());
+        let is_unknown = self.backend.service.sticky.is_some() && self.choice.own != Some(self.target);
+        let tag = is_unknown.then(|| self.backend.tags().of_targets[self.target]);
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             let mut body = Lease { flight, upload: self.upload.clone(), channel, place }.attach(body);
             if let Some(end_ns) = end_ns {
                 body = body.with_deadline(self.core.clock.deadline_at(end_ns));
             }
-            return Ok(UpstreamResponse { head, body, upgrade: None, target, head_ns, attempts });
+            return Ok(UpstreamResponse { head, body, upgrade: None, target, head_ns, attempts, tag });
         }
         let (Channel::Http1(connection), Purpose::Upgrade) = (channel, self.purpose) else {
             return Err(UpstreamError::BadResponse("it switched protocols unasked".into()));
         };
         let upgrade = Some(connection.switch());
-        Ok(UpstreamResponse { head, body: Body::empty(), upgrade, target, head_ns, attempts })
+        Ok(UpstreamResponse { head, body: Body::empty(), upgrade, target, head_ns, attempts, tag })
     }
 
     /// Gives up an answer for a better one. Its connection stays good if all of it is there already.

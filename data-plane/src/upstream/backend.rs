@@ -11,13 +11,14 @@ use model::slots::Slot;
 use model::snapshot::{Endpoint, Service, Snapshot, Subset};
 use model::value::Span;
 
-use super::UpstreamError;
 use super::admission::Queue;
+use super::affinity::Tags;
 use super::balance::latency::Latency;
 use super::balance::{Balancer, Condition};
 use super::pool::{Core, Pool};
 use super::retry::budget::Budget;
 use super::retry::hedging::Recent;
+use super::{UpstreamError, UpstreamRequest};
 use crate::health::{ServiceHealth, Tally, TargetHealth};
 use crate::telemetry::ServiceCounts;
 
@@ -44,6 +45,8 @@ pub(super) struct Backend {
     balancer: Balancer,
     /// For routes that send to targets with certain labels.
     subsets: RefCell<Subsets>,
+    /// For services with a sticky cookie, once there was a request.
+    tags: RefCell<Option<Rc<Tags>>>,
     warned_ns: Cell<Option<u64>>,
 }
 
@@ -61,6 +64,8 @@ struct Member {
     /// Where the service compares what its targets answer.
     tally: Option<Arc<Tally>>,
     latency: Latency,
+    /// Its number in sticky cookies, with the serial of the key that it was made with.
+    tag: Cell<Option<(u64, u64)>>,
 }
 
 /// What the target of one request is chosen by.
@@ -68,11 +73,35 @@ struct Member {
 pub(super) struct Choice {
     subset: Option<Rc<Balancer>>,
     hash: Option<u64>,
+    /// The target that the client had before.
+    pub(super) own: Option<usize>,
 }
 
 impl Backend {
-    pub(super) fn choice(&self, subset: Option<&Arc<Subset>>, hash: Option<u64>) -> Choice {
-        Choice { subset: subset.map(|subset| self.subset(subset)), hash }
+    pub(super) fn choice(&self, subset: Option<&Arc<Subset>>, request: &UpstreamRequest) -> Choice {
+        let own = request.tag.and_then(|tag| self.tags().target(tag));
+        Choice { subset: subset.map(|subset| self.subset(subset)), hash: request.hash, own }
+    }
+
+    /// The numbers of the targets in sticky cookies.
+    pub(super) fn tags(&self) -> Rc<Tags> {
+        let key = self.core.cookie_key.load();
+        let mut known = self.tags.borrow_mut();
+        if let Some(tags) = known.as_ref().filter(|tags| tags.serial == key.serial) {
+            return Rc::clone(tags);
+        }
+        let of_targets = self.members.iter().zip(&*self.service.targets).map(|(member, target)| {
+            let known = member.tag.get().filter(|(serial, _)| *serial == key.serial);
+            let tag = known.map_or_else(|| key.tag(&self.service.name, &target.endpoint.url), |(_, tag)| tag);
+            member.tag.set(Some((key.serial, tag)));
+            tag
+        });
+        Rc::clone(known.insert(Rc::new(Tags::new(key.serial, of_targets.collect()))))
+    }
+
+    /// Whether a client may come back to the target that it had.
+    fn takes_back(&self, own: usize, balancer: &Balancer, tried: &[usize]) -> bool {
+        !tried.contains(&own) && self.members[own].health.is_healthy() && balancer.holds(own)
     }
 
     fn subset(&self, subset: &Arc<Subset>) -> Rc<Balancer> {
@@ -92,6 +121,9 @@ impl Backend {
     /// The target for a request that could not be sent to those `tried` before.
     pub(super) fn pick(&self, choice: &Choice, tried: &[usize]) -> Option<usize> {
         let balancer = choice.subset.as_deref().unwrap_or(&self.balancer);
+        if choice.own.is_some_and(|own| self.takes_back(own, balancer, tried)) {
+            return choice.own;
+        }
         if balancer.is_behind() {
             self.refresh(balancer);
         }
@@ -265,6 +297,7 @@ impl Backends {
             core: Rc::clone(&self.core),
             subsets: RefCell::default(),
             service: Arc::clone(service),
+            tags: RefCell::default(),
             warned_ns: Cell::new(previous.and_then(|previous| previous.warned_ns.get())),
         }
     }
@@ -322,7 +355,10 @@ fn members(
         let before = previous.and_then(|(previous, places)| Some(&previous.members[places[number]?]));
         match before.filter(|before| before.tally.is_some() == counts && Arc::ptr_eq(&before.health, &health)) {
             Some(before) => Rc::clone(before),
-            None => Rc::new(Member { tally: counts.then(|| health.tally()), health, latency: Latency::default() }),
+            None => {
+                let tally = counts.then(|| health.tally());
+                Rc::new(Member { tally, health, latency: Latency::default(), tag: Cell::new(None) })
+            }
         }
     });
     members.collect()

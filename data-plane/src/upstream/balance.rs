@@ -83,6 +83,11 @@ impl Balancer {
         }
     }
 
+    /// Whether the choice is among targets of which this is one.
+    pub(super) fn holds(&self, target: usize) -> bool {
+        is_in(self.subset.as_ref(), &self.service.targets[target])
+    }
+
     /// Whether the shares are those of an earlier condition of the targets: then [`Balancer::refresh`] comes first.
     pub(super) fn is_behind(&self) -> bool {
         self.seen.get() != self.health.generation()

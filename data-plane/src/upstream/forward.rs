@@ -52,7 +52,7 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, choice: Choice, request: UpstreamRequest) -> Self {
-        let UpstreamRequest { method, target, mut headers, body, interim, ends, time, hash: _ } = request;
+        let UpstreamRequest { method, target, mut headers, body, interim, ends, time, hash: _, tag: _ } = request;
         let terms = &backend.service.retries;
         let is_repeatable = terms.attempts > 0 && terms.may_repeat(&method);
         if interim.as_ref().is_some_and(|interim| interim.awaits_leave()) {

@@ -14,6 +14,7 @@ use model::snapshot::Endpoint;
 use rustls::ClientConfig;
 
 use super::UpstreamError;
+use super::affinity::CookieKey;
 use super::connect::{Connected, Purpose, Terms};
 use super::connection::Http2;
 use super::http1::Http1;
@@ -32,6 +33,7 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     pub(super) telemetry: Rc<CoreTelemetry>,
     pub(super) resolver: Resolver,
+    pub(super) cookie_key: CookieKey,
     /// The time by which idle connections are judged: that of the last sweep, so that none reads the clock.
     pub(super) swept_ns: Cell<u64>,
     /// What may be kept of the bodies of requests that may be sent again.

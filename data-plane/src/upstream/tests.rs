@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
-use super::{TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
+use super::{CookieKey, TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::dns::Names;
@@ -54,7 +54,7 @@ impl Core {
         tokio::task::spawn_local(clock.clone().run(tokio::runtime::Handle::current()));
         let telemetry = Telemetry::without_log().seat().take(&clock);
         let names = Names::of_system(tokio::runtime::Handle::current());
-        let upstreams = Upstreams::new(&clock, &telemetry, names, None);
+        let upstreams = Upstreams::new(&clock, &telemetry, names, CookieKey::alone(), None);
         let core = Self { upstreams, telemetry, snapshot: RefCell::default() };
         core.put(service);
         Rc::new(core)
@@ -140,6 +140,7 @@ fn get(path: &str) -> UpstreamRequest {
         ends: None,
         time: within(Duration::from_secs(30)),
         hash: None,
+        tag: None,
     }
 }
 

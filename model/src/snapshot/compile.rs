@@ -13,7 +13,7 @@ use super::edge::{Forwarding, ProxyHeaders};
 use super::tls::Holding;
 use super::{
     Action, Backend, CompiledPolicy, Consumer, Endpoint, FixedResponse, Listener, Mirror, Placement, Route,
-    RouteSettings, Service, Snapshot, Split, Subset, Target,
+    RouteSettings, Service, Snapshot, Split, Sticky, Subset, Target,
 };
 use crate::config::{Changed, Config};
 use crate::filter::Filters;
@@ -264,6 +264,7 @@ impl Snapshot {
             proxy_protocol: written.proxy_protocol,
             tls: self.endpoint_tls(&written.tls),
             load_balancing: written.load_balancing.clone(),
+            sticky: written.load_balancing.sticky_cookie.as_ref().map(|cookie| Arc::new(Sticky::compile(name, cookie))),
             hash_table: None,
             outlier_detection: Arc::from(written.outlier_detection.clone()),
             health_check: written.health_check.clone().map(Arc::from),

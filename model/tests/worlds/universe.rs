@@ -184,6 +184,7 @@ fn service(draw: &mut Draw<'_>) -> Value {
         json!({"policy": "peak_ewma", "slow_start": "10s"}),
         json!({"policy": "ring_hash", "key": {"header": "X-User"}}),
         json!({"policy": "maglev", "key": "consumer", "panic_threshold": "0%"}),
+        json!({"sticky_cookie": {"name": "at", "max_age": "1h", "same_site": "none"}}),
     ]);
     spec["outlier_detection"] = draw.of(&[
         json!({}),

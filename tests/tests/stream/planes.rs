@@ -152,6 +152,7 @@ pub struct FakeCores {
     gate: watch::Sender<bool>,
     port_is_taken: watch::Sender<bool>,
     pub ticket_keys: watch::Sender<Vec<TicketSecret>>,
+    pub cookie_key: watch::Sender<Option<TicketSecret>>,
     pub targets: watch::Sender<Membership>,
 }
 
@@ -159,8 +160,8 @@ impl FakeCores {
     pub fn new() -> Self {
         let (served, gate) = (watch::Sender::new(None), watch::Sender::new(true));
         let port_is_taken = watch::Sender::new(false);
-        let (ticket_keys, targets) = (watch::Sender::default(), watch::Sender::default());
-        Self { adopted: Arc::default(), served, gate, port_is_taken, ticket_keys, targets }
+        let (ticket_keys, cookie_key, targets) = Default::default();
+        Self { adopted: Arc::default(), served, gate, port_is_taken, ticket_keys, cookie_key, targets }
     }
 
     pub fn with_port_taken() -> Self {
@@ -230,6 +231,10 @@ impl Adopt for FakeCores {
 
     fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
         self.ticket_keys.send_replace(secrets.to_vec());
+    }
+
+    fn use_cookie_key(&self, secret: &TicketSecret) {
+        self.cookie_key.send_replace(Some(*secret));
     }
 }
 

@@ -23,6 +23,35 @@ async fn all_nodes_have_the_same_keys_whatever_happens_to_the_control_plane() {
     other.stop().await;
 }
 
+async fn cookie_key(node: &Node) -> TicketSecret {
+    let mut key = node.cores.cookie_key.subscribe();
+    let waited = tokio::time::timeout(LONG, key.wait_for(Option::is_some)).await;
+    waited.expect("there is a key").expect("the node runs").expect("as it was waited for")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_cookies_stays_and_a_node_knows_it_by_itself() {
+    let control = ControlPlane::start().await;
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+    let one = Node::start(control.address, folders[0].path()).await;
+    let key = cookie_key(&one).await;
+    let keys = until(&one, "there are keys", |keys| !keys.is_empty()).await;
+    assert!(!keys.contains(&key), "it seals no tickets");
+    control.ticket_keys.turn_to(1_000_000).await.expect("the store works");
+    let control = control.stop().await.start().await;
+    let other = Node::start(control.address, folders[1].path()).await;
+    assert_eq!(cookie_key(&other).await, key);
+    let address = control.address;
+    let stopped = control.stop().await;
+    for (node, folder) in [(one, &folders[0]), (other, &folders[1])] {
+        node.stop().await;
+        let again = Node::start(address, folder.path()).await;
+        assert_eq!(cookie_key(&again).await, key, "without a control plane");
+        again.stop().await;
+    }
+    drop(stopped);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_move_on_and_the_one_before_still_opens() {
     let control = ControlPlane::start().await;

@@ -8,6 +8,7 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::sticky_cookie::StickyCookie;
 use crate::problem::Fault;
 use crate::resource::is_default;
 use crate::resource::route::HeaderField;
@@ -38,6 +39,9 @@ pub struct Settings {
     /// never given up all at once. Default: 50%.
     #[serde(default = "half", skip_serializing_if = "is_half")]
     pub panic_threshold: Percentage,
+    /// Clients come back to the target that they had. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky_cookie: Option<Box<StickyCookie>>,
 }
 
 /// The rule by which a target is chosen.
@@ -88,13 +92,17 @@ impl std::ops::Deref for LoadBalancing {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { policy: BalancingPolicy::default(), key: None, slow_start: None, panic_threshold: half() }
+        let (policy, panic_threshold) = (BalancingPolicy::default(), half());
+        Self { policy, key: None, slow_start: None, panic_threshold, sticky_cookie: None }
     }
 }
 
 impl LoadBalancing {
     pub(super) fn check(&self, faults: &mut Vec<Fault>) {
-        let Settings { policy, key, slow_start, panic_threshold: _ } = &self.0;
+        let Settings { policy, key, slow_start, panic_threshold: _, sticky_cookie } = &self.0;
+        if let Some(cookie) = sticky_cookie {
+            cookie.check(faults);
+        }
         let hashes = matches!(policy, BalancingPolicy::RingHash | BalancingPolicy::Maglev);
         if key.is_some() && !hashes {
             let message = "a key is what `ring_hash` and `maglev` go by";
@@ -202,6 +210,7 @@ mod tests {
                 json!({"policy": "maglev", "key": {"header": "x-user"}}),
             ),
             (json!({"policy": "ring_hash", "key": "consumer"}), json!({"policy": "ring_hash", "key": "consumer"})),
+            (json!({"sticky_cookie": {"path": "/"}}), json!({"sticky_cookie": {}})),
         ] {
             let read: LoadBalancing = written::read(written.clone()).unwrap_or_else(|_| panic!("{written}"));
             assert_eq!(serde_json::to_value(&read).expect("plain data"), kept);
