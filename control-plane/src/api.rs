@@ -24,6 +24,7 @@ use crate::publish::Publisher;
 use crate::store::Store;
 use crate::targets::Lanes;
 use crate::token::Tokens;
+use crate::trust::Trust;
 
 mod conditions;
 mod config;
@@ -33,6 +34,7 @@ pub mod error;
 mod explain;
 mod gateways;
 mod health;
+mod join_tokens;
 mod json;
 mod merge_patch;
 mod nodes;
@@ -65,6 +67,7 @@ pub struct ApiState {
     tokens: Arc<Tokens>,
     nodes: Arc<Nodes>,
     lanes: Arc<Lanes>,
+    trust: Arc<Trust>,
     /// Writes in flight: they are finished also when their client goes away.
     writes: TaskTracker,
 }
@@ -77,8 +80,9 @@ impl ApiState {
         tokens: Arc<Tokens>,
         nodes: Arc<Nodes>,
         lanes: Arc<Lanes>,
+        trust: Arc<Trust>,
     ) -> Self {
-        Self { publisher, store, tokens, nodes, lanes, writes: TaskTracker::new() }
+        Self { publisher, store, tokens, nodes, lanes, trust, writes: TaskTracker::new() }
     }
 }
 
@@ -158,6 +162,7 @@ async fn nothing_here(request: Request) -> Error {
             "explain",
             "revisions",
             "nodes",
+            "join-tokens",
             "target-changes",
         ];
         let known = KINDS.iter().map(|info| info.plural).chain(actions);

@@ -1,8 +1,10 @@
 //! Revisions out to the nodes, acknowledgements in: the server of the stream.
 //!
+//! Nodes come over TLS and are who their certificate says ([`entry`]); on loopback they may come over plain text.
 //! One task per node ([`peer`]) brings it from what it holds to the newest revision. What is sent is encoded
 //! once for all nodes ([`encodings`]).
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,11 +13,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use model::digest::Digest;
 use proto::distribution_server::{self, DistributionServer};
+use proto::join::NodeName;
 use proto::node_message::Message as FromNode;
-use proto::{ControlMessage, Hello, NodeMessage};
+use proto::{Certified, ControlMessage, EnrolRequest, Hello, NodeMessage, RenewRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,16 +30,20 @@ use crate::publish::Publisher;
 use crate::store::Head;
 use crate::targets::Lanes;
 use crate::ticket_keys::TicketKeys;
-use crate::token::{Role, Tokens};
+use crate::token::Tokens;
+use crate::trust::Trust;
+use crate::trust::shown::Shown;
 
 mod capabilities;
 mod encodings;
+mod entry;
 mod lane;
 mod peer;
 pub mod tls;
 
 use capabilities::Capabilities;
 use encodings::Encodings;
+use entry::Way;
 use lane::Lane;
 use peer::{Peer, Standing};
 use tls::Tls;
@@ -48,6 +56,8 @@ const MAX_STREAMS: u32 = 4;
 const MAX_MESSAGE: usize = 1024 * 1024;
 /// Messages of at most 256 KiB that wait for one node to read them.
 const OUTGOING: usize = 2;
+/// Nodes that are let in or renew at the same time: each asks the database.
+const MAX_ENROLLING: usize = 8;
 /// How long an identifier of a node may be.
 const MAX_WORD: usize = 255;
 
@@ -58,9 +68,11 @@ pub struct Distribution {
     nodes: Arc<Nodes>,
     ticket_keys: Arc<TicketKeys>,
     lanes: Arc<Lanes>,
+    trust: Arc<Trust>,
     encodings: Encodings,
     timing: Timing,
     peers: TaskTracker,
+    enrolling: Semaphore,
 }
 
 /// The pace of the conversation.
@@ -93,10 +105,12 @@ impl Distribution {
         nodes: Arc<Nodes>,
         ticket_keys: Arc<TicketKeys>,
         lanes: Arc<Lanes>,
+        trust: Arc<Trust>,
         timing: Timing,
     ) -> Arc<Self> {
         let encodings = Encodings::new(publisher.clone());
-        Arc::new(Self { publisher, tokens, nodes, ticket_keys, lanes, encodings, timing, peers: TaskTracker::new() })
+        let (peers, enrolling) = (TaskTracker::new(), Semaphore::new(MAX_ENROLLING));
+        Arc::new(Self { publisher, tokens, nodes, ticket_keys, lanes, trust, encodings, timing, peers, enrolling })
     }
 
     #[must_use]
@@ -104,9 +118,11 @@ impl Distribution {
         self.encodings.counted()
     }
 
-    /// Serves nodes on `listener` until `shutdown`, then ends their streams; they go on serving traffic.
+    /// Serves nodes on `listener` until `shutdown`, then ends their streams; they go on serving traffic. Plain text is
+    /// answered on loopback, and where there is no TLS.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Option<Tls>, shutdown: CancellationToken) {
         let tls = tls.map(Arc::new);
+        let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
         let connections = TaskTracker::new();
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -118,7 +134,7 @@ impl Distribution {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let connection = Arc::clone(&self).accept(stream, tls.clone(), shutdown.clone());
+                    let connection = Arc::clone(&self).accept(stream, tls.clone(), is_loopback, shutdown.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -137,28 +153,45 @@ impl Distribution {
         self.peers.wait().await;
     }
 
-    async fn accept(self: Arc<Self>, stream: TcpStream, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
+    async fn accept(
+        self: Arc<Self>,
+        stream: TcpStream,
+        tls: Option<Arc<Tls>>,
+        is_loopback: bool,
+        shutdown: CancellationToken,
+    ) {
         let _ = stream.set_nodelay(true);
-        let Some(tls) = tls else { return self.keep_connection(stream, shutdown).await };
-        let handshake = async { tls.acceptor().await.accept(stream).await };
-        let shaken = tokio::select! {
-            shaken = tokio::time::timeout(self.timing.silence, handshake) => shaken,
+        let silence = self.timing.silence;
+        let entering = async {
+            let Some(tls) = tls else { return Ok(Entered::Plain(stream)) };
+            if is_loopback && !begins_tls(&stream).await? {
+                return Ok(Entered::Plain(stream));
+            }
+            tls.acceptor().accept(stream).await.map(|stream| Entered::Tls(Box::new(stream)))
+        };
+        let entered: Result<io::Result<Entered>, _> = tokio::select! {
+            entered = tokio::time::timeout(silence, entering) => entered,
             () = shutdown.cancelled() => return,
         };
-        match shaken {
-            Ok(Ok(stream)) => self.keep_connection(stream, shutdown).await,
+        match entered {
+            Ok(Ok(Entered::Plain(stream))) => self.keep_connection(stream, Way::Plain, shutdown).await,
+            Ok(Ok(Entered::Tls(stream))) => {
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                let way = Way::Tls(shown.and_then(Shown::read));
+                self.keep_connection(stream, way, shutdown).await;
+            }
             Ok(Err(error)) => tracing::debug!("a TLS handshake on the port for nodes failed: {error}"),
             Err(_) => tracing::debug!("a TLS handshake on the port for nodes took too long"),
         }
     }
 
-    async fn keep_connection<S>(self: Arc<Self>, stream: S, shutdown: CancellationToken)
+    async fn keep_connection<S>(self: Arc<Self>, stream: S, way: Way, shutdown: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let silence = self.timing.silence;
         let is_welcome = Arc::new(AtomicBool::new(false));
-        let endpoint = Endpoint { distribution: self, shutdown: shutdown.clone(), is_welcome: is_welcome.clone() };
+        let endpoint = Endpoint { distribution: self, way, shutdown: shutdown.clone(), is_welcome: is_welcome.clone() };
         let service = DistributionServer::new(endpoint).max_decoding_message_size(MAX_MESSAGE);
         let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         server
@@ -182,33 +215,11 @@ impl Distribution {
         }
     }
 
-    async fn authenticate(&self, request: &Request<Streaming<NodeMessage>>) -> Result<(), Status> {
-        let sent = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let token =
-            sent.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let Some((_, token)) = token else {
-            return Err(Status::unauthenticated("it sent no bearer token"));
-        };
-        match self.tokens.find(token.trim()).await {
-            Ok(Some(bearer)) if bearer.role == Role::Node => Ok(()),
-            Ok(Some(bearer)) => {
-                let (name, role) = (bearer.name, bearer.role);
-                Err(Status::permission_denied(format!(
-                    "the token `{name}` has the role {role}; nodes need the role node"
-                )))
-            }
-            Ok(None) => Err(Status::unauthenticated("its token is not known here")),
-            Err(error) => {
-                tracing::warn!("cannot look up the token of a node: {error}");
-                Err(Status::unavailable("the control plane cannot look up tokens at present"))
-            }
-        }
-    }
-
     /// Everything about a node that its stream needs.
     async fn welcome(
         self: &Arc<Self>,
         hello: Hello,
+        certified: Option<NodeName>,
         incoming: Streaming<NodeMessage>,
         outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
     ) -> Result<Peer, Status> {
@@ -218,6 +229,10 @@ impl Distribution {
             if word.len() > MAX_WORD || !is_printable || (word.is_empty() && what == "node id") {
                 return Err(Status::invalid_argument(format!("its {what} is empty, too long or not printable")));
             }
+        }
+        if certified.as_ref().is_some_and(|node| node.gateway != gateway || node.node_id != node_id) {
+            let text = format!("its certificate is not for the node `{node_id}` of the gateway `{gateway}`");
+            return Err(Status::permission_denied(text));
         }
         let Some(heads) = self.publisher.watch(&gateway) else {
             return Err(Status::not_found(format!("there is no gateway `{gateway}`")));
@@ -244,6 +259,8 @@ impl Distribution {
             heads,
             ticket_keys,
             lane: Lane::new(lane),
+            revoked: self.trust.revocations.watch(),
+            certified,
             incoming,
             outgoing,
             can,
@@ -252,9 +269,22 @@ impl Distribution {
     }
 }
 
+/// A connection whose first bytes were understood.
+enum Entered {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Whether the first record is that of a TLS handshake (RFC 8446 section 5.1): HTTP/2 begins with a letter.
+async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    Ok(stream.peek(&mut first).await? == 1 && first == [22])
+}
+
 /// What tonic calls, on one connection.
 struct Endpoint {
     distribution: Arc<Distribution>,
+    way: Way,
     shutdown: CancellationToken,
     /// A node has shown its token on this connection.
     is_welcome: Arc<AtomicBool>,
@@ -277,7 +307,7 @@ impl distribution_server::Distribution for Endpoint {
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let distribution = &self.distribution;
-        distribution.authenticate(&request).await?;
+        let certified = distribution.identify(&self.way, request.metadata()).await?;
         self.is_welcome.store(true, Ordering::Relaxed);
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(distribution.timing.silence, incoming.message()).await;
@@ -286,9 +316,17 @@ impl distribution_server::Distribution for Endpoint {
             return Err(Status::invalid_argument("its first message is not hello"));
         };
         let (outgoing, messages) = mpsc::channel(OUTGOING);
-        let peer = distribution.welcome(hello, incoming, outgoing).await?;
+        let peer = distribution.welcome(hello, certified, incoming, outgoing).await?;
         distribution.peers.spawn(peer.run(self.shutdown.clone()));
         Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<Certified>, Status> {
+        self.distribution.enrol(&self.way, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Certified>, Status> {
+        self.distribution.renew(&self.way, request.into_inner()).await.map(Response::new)
     }
 }
 

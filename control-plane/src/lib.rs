@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod api;
 pub mod distribution;
+mod files;
 pub mod nodes;
 pub mod publish;
 pub mod settings;
@@ -22,6 +23,7 @@ pub mod store;
 pub mod targets;
 pub mod ticket_keys;
 pub mod token;
+pub mod trust;
 
 use api::ApiState;
 use distribution::tls::{Tls, TlsError};
@@ -34,6 +36,8 @@ use store::{Store, StoreError};
 use targets::Lanes;
 use ticket_keys::TicketKeys;
 use token::{Role, TokenError, Tokens};
+use trust::master_key::MasterKeys;
+use trust::{Trust, TrustError};
 
 /// How long a start waits for a database that is not there yet.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,7 +53,7 @@ pub struct Running {
     pub nodes: Arc<Nodes>,
     /// The file with the admin token; nothing when another control plane made the token.
     pub admin_token_file: Option<PathBuf>,
-    /// The same for the token of nodes.
+    /// The same for the token that nodes on loopback share.
     pub node_token_file: Option<PathBuf>,
 }
 
@@ -65,6 +69,8 @@ pub enum RunError {
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot listen on {address} for {purpose}")]
     Bind { address: SocketAddr, purpose: &'static str, source: io::Error },
@@ -75,7 +81,9 @@ pub enum RunError {
 /// Runs a control plane until `shutdown`; calls `ready` once it serves.
 pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl FnOnce(Running)) -> Result<(), RunError> {
     let _folder = take_folder(&settings.data_dir)?;
-    let stream_tls = settings.stream_tls.clone().map(Tls::load).transpose()?;
+    let shared = store::is_postgres(&settings.database_url);
+    let master =
+        MasterKeys::load(settings.master_key.as_ref(), &settings.data_dir, shared).map_err(TrustError::from)?;
     // Before the database, which may take a while: a taken port should be told at once.
     let admin = bind(settings.admin_bind, "the admin API").await?;
     let stream = bind(settings.stream_bind, "the configuration stream").await?;
@@ -83,8 +91,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     let Some(store) = open(&settings.database_url, &shutdown).await.map_err(database)? else {
         return Ok(());
     };
+    let seal = trust::seal::open(&*store, &master).await?;
+    let trust = Trust::start(store.clone(), &seal, settings.authority.as_ref(), settings.certificate_lifetime).await?;
+    let stream_tls = Tls::new(trust.authority().clone())?;
     let admin_token_file = token::ensure(&*store, Role::Admin, &settings.data_dir).await?;
-    let node_token_file = token::ensure(&*store, Role::Node, &settings.data_dir).await?;
+    // The token that nodes share is for loopback alone.
+    let node_token_file = match stream.1.ip().is_loopback() {
+        true => token::ensure(&*store, Role::Node, &settings.data_dir).await?,
+        false => None,
+    };
     let tokens = Tokens::new(store.clone());
     let publisher = Publisher::start(store.clone()).await.map_err(database)?;
     let ticket_keys = TicketKeys::start(store.clone()).await.map_err(database)?;
@@ -115,13 +130,16 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     parts.spawn(async move { follower.follow(stop_following).await });
     let (follower, stop_following) = (lanes.clone(), stop.clone());
     parts.spawn(async move { follower.follow(stop_following).await });
+    let (follower, stop_following) = (trust.clone(), stop.clone());
+    parts.spawn(async move { follower.revocations.follow(stop_following).await });
     if let Some(fleet) = fleet {
         parts.spawn(fleet.follow(stop.clone()));
     }
-    let state = ApiState::new(publisher.clone(), store, tokens.clone(), nodes.clone(), lanes.clone());
+    let state = ApiState::new(publisher.clone(), store, tokens.clone(), nodes.clone(), lanes.clone(), trust.clone());
     parts.spawn(api::serve(admin.0, state, stop.clone()));
-    let distribution = Distribution::new(publisher, tokens, nodes, ticket_keys, lanes, Timing::default());
-    parts.spawn(distribution.serve(stream.0, stream_tls, stop.clone()));
+    tracing::info!("nodes know this control plane by the pin {}", trust.authority().pin());
+    let distribution = Distribution::new(publisher, tokens, nodes, ticket_keys, lanes, trust, Timing::default());
+    parts.spawn(distribution.serve(stream.0, Some(stream_tls), stop.clone()));
     tracing::info!("the control plane serves the admin API on {} and nodes on {}", running.admin, running.stream);
     ready(running);
     join(parts, &shutdown, &stop).await

@@ -2,6 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::trust::CERTIFICATE_LIFETIME;
+use crate::trust::master_key::MasterKeySource;
 
 /// What a control plane is told by flags and environment.
 #[derive(Clone, Debug)]
@@ -12,17 +16,22 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where the admin API is served.
     pub admin_bind: SocketAddr,
-    /// Where nodes get their configuration.
+    /// Where nodes get their configuration: over TLS, and on loopback over plain text too.
     pub stream_bind: SocketAddr,
-    /// With it, nodes are served by TLS alone; without it, in plain text.
-    pub stream_tls: Option<StreamTls>,
+    /// What seals the secrets in the store. Without it, a file in the data folder that is made at the first start; where
+    /// the store is PostgreSQL, none.
+    pub master_key: Option<MasterKeySource>,
+    /// The authority that certifies nodes. Without it, one is made at the first start and kept in the store.
+    pub authority: Option<AuthorityFiles>,
+    /// How long the certificate of a node is good; it renews it when two thirds of that are over.
+    pub certificate_lifetime: Duration,
 }
 
-/// The files that make the stream https, in PEM form.
+/// An authority of one's own, in PEM form. Every replica is given the same.
 #[derive(Clone, Debug)]
-pub struct StreamTls {
-    /// The certificate for the name that nodes connect to, followed by those between it and its authority.
+pub struct AuthorityFiles {
     pub certificate: PathBuf,
+    /// Its key: ECDSA on P-256, without a passphrase.
     pub key: PathBuf,
 }
 
@@ -35,7 +44,9 @@ impl Settings {
             data_dir,
             admin_bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
             stream_bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 8082)),
-            stream_tls: None,
+            master_key: None,
+            authority: None,
+            certificate_lifetime: CERTIFICATE_LIFETIME,
         }
     }
 }

@@ -17,11 +17,13 @@ use time::OffsetDateTime;
 use crate::token::Role;
 
 mod changes;
+mod enrolment;
 mod postgres;
 mod rows;
 mod sql;
 mod sqlite;
 
+pub use enrolment::{Enrolments, JoinToken, NodeIdentity};
 pub use postgres::{NodeNews, PostgresStore, SharedNode, SharedNodes};
 pub use sqlite::SqliteStore;
 
@@ -30,7 +32,7 @@ pub const DEFAULT_GATEWAY: &str = "default";
 
 /// What a database must do for the control plane. The contract suite runs on every implementation.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Enrolments {
     /// Answers when the database does.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -98,6 +100,12 @@ pub trait Store: Send + Sync {
 
     /// Where replicas tell one another about their nodes; nothing if a control plane stands alone on this store.
     fn shared_nodes(&self) -> Option<SharedNodes>;
+
+    /// Keeps a value that replicas share by its name, unless there is one; the one that is there then.
+    async fn keep_shared(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError>;
+
+    /// Puts `to` in the place of `from`; false if something else is there.
+    async fn swap_shared(&self, name: &str, from: &[u8], to: &[u8]) -> Result<bool, StoreError>;
 
     /// Keeps the hash of a token. Adding it again changes nothing.
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError>;

@@ -7,8 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::files::write_private;
 use crate::store::{Store, StoreError, StoredToken};
 
 /// How often tokens that were added or removed elsewhere are noticed without anybody showing them.
@@ -164,7 +164,7 @@ pub async fn ensure(store: &dyn Store, role: Role, data_dir: &Path) -> Result<Op
             let token = generate(role);
             // Before the database has it: a token in a file without a hash is mended at the next start, a
             // hash without a file would lock everybody out.
-            write_private(&path, &token).map_err(unusable)?;
+            write_private(&path, &format!("{token}\n")).map_err(unusable)?;
             token
         }
         Err(error) => return Err(unusable(error)),
@@ -182,20 +182,6 @@ fn generate(role: Role) -> String {
         write!(token, "{byte:02x}").expect("strings take everything");
     }
     token
-}
-
-/// The file appears with all of its content or not at all, and nobody else could ever read it.
-fn write_private(path: &Path, token: &str) -> io::Result<()> {
-    let unfinished = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    file.write_all(token.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    match path.parent() {
-        Some(folder) => fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

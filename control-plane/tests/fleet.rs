@@ -7,6 +7,7 @@ use std::time::Duration;
 use control_plane::nodes::fleet::Fleet;
 use control_plane::nodes::{Goal, Introduction, NodeStatus, Nodes, Session, Stage, WaitOutcome};
 use control_plane::settings::Settings;
+use control_plane::trust::master_key::MasterKeySource;
 use control_plane::{Running, run, store};
 use model::digest::Digest;
 use model::problem::Fault;
@@ -189,6 +190,7 @@ async fn control_plane(url: &str, data: &Path, stop: &CancellationToken) -> (Run
         database_url: url.to_owned(),
         admin_bind: any_port,
         stream_bind: any_port,
+        master_key: Some(MasterKeySource::Text("51".repeat(32))),
         ..Settings::new(data.to_owned())
     };
     let (ready, serves) = tokio::sync::oneshot::channel();

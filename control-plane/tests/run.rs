@@ -5,6 +5,7 @@ use std::path::Path;
 
 use control_plane::settings::Settings;
 use control_plane::store::StoreError;
+use control_plane::trust::master_key::MasterKeySource;
 use control_plane::{RunError, Running, run};
 use tests::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -78,7 +79,12 @@ async fn a_database_that_does_not_exist_is_named_without_the_password() {
 
 fn settings(data_dir: &Path) -> Settings {
     let any_port = "127.0.0.1:0".parse().expect("an address");
-    Settings { admin_bind: any_port, stream_bind: any_port, ..Settings::new(data_dir.to_owned()) }
+    Settings {
+        admin_bind: any_port,
+        stream_bind: any_port,
+        master_key: Some(MasterKeySource::Text("51".repeat(32))),
+        ..Settings::new(data_dir.to_owned())
+    }
 }
 
 /// The answer as it comes.

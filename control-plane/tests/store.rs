@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control_plane::store::{
-    self, Head, LoadedTargets, NodeNews, ResourceChange, Revision, RevisionRecord, SharedNodes, Store, StoreError,
-    StoredToken, TARGET_CHANGES_KEPT, TargetRecord, TicketKey,
+    self, Head, JoinToken, LoadedTargets, NodeIdentity, NodeNews, ResourceChange, Revision, RevisionRecord,
+    SharedNodes, Store, StoreError, StoredToken, TARGET_CHANGES_KEPT, TargetRecord, TicketKey,
 };
 use control_plane::token::Role;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use model::digest::Digest;
+use model::digest::{Digest, sha256};
 use model::resource::{Document, Key, Kind};
 use tests::postgres::Postgres;
 use time::OffsetDateTime;
@@ -55,6 +55,10 @@ contract!(
     what_is_loaded_is_of_one_moment,
     many_may_open_a_new_database_at_once,
     tokens_are_kept_once,
+    of_replicas_that_keep_a_shared_value_one_wins,
+    uses_of_a_join_token_are_counted_over_replicas,
+    join_tokens_are_kept_until_their_time_is_over,
+    a_revoked_node_stays_revoked,
     of_replicas_that_make_ticket_keys_one_wins,
     nodes_are_shared_where_replicas_can_be,
     what_is_said_about_targets_is_kept_with_who_said_it,
@@ -294,6 +298,123 @@ async fn tokens_are_kept_once(url: String) {
     let mut tokens = open(&url).await.tokens().await.expect("tokens can be listed");
     tokens.sort_by_key(|token| token.hash);
     assert_eq!(tokens, [token(1, Role::Admin), token(2, Role::Node)]);
+}
+
+async fn of_replicas_that_keep_a_shared_value_one_wins(url: String) {
+    let stores = [open(&url).await, open(&url).await];
+    let keeping = (0..8_u8).map(|replica| {
+        let store = stores[usize::from(replica) % 2].clone();
+        async move { store.keep_shared("key", &[replica; 40]).await.expect("it answers") }
+    });
+    let kept = join_all(keeping).await;
+    assert!(kept.iter().all(|value| *value == kept[0] && value.len() == 40), "{kept:?}");
+    assert_eq!(stores[0].keep_shared("another", b"one").await.expect("it answers"), b"one");
+
+    let swapping = (0..8_u8).map(|replica| {
+        let (store, from) = (stores[usize::from(replica) % 2].clone(), kept[0].clone());
+        async move { store.swap_shared("key", &from, &[100 + replica]).await.expect("it answers") }
+    });
+    let swapped = join_all(swapping).await;
+    assert_eq!(swapped.iter().filter(|swapped| **swapped).count(), 1, "{swapped:?}");
+    let now = stores[1].keep_shared("key", b"late").await.expect("it answers");
+    assert_eq!(now.len(), 1, "{now:?}");
+    assert!(!stores[0].swap_shared("nothing", b"", b"to").await.expect("it answers"));
+}
+
+fn moment(minutes: i64) -> OffsetDateTime {
+    time::macros::datetime!(2026-11-24 12:00 UTC) + time::Duration::minutes(minutes)
+}
+
+fn join_token(id: &str, uses: u32) -> JoinToken {
+    JoinToken {
+        id: id.to_owned(),
+        hash: sha256(id.as_bytes()).to_vec(),
+        gateway: GATEWAY.to_owned(),
+        uses,
+        uses_left: uses,
+        author: "a test".to_owned(),
+        created_at: moment(0),
+        expires_at: moment(60),
+        revoked_at: None,
+    }
+}
+
+async fn uses_of_a_join_token_are_counted_over_replicas(url: String) {
+    let stores = [open(&url).await, open(&url).await];
+    stores[0].add_join_token(&join_token("t", 3)).await.expect("it is new");
+    stores[0].add_join_token(&join_token("other", 1)).await.expect("it is new");
+    let taking = (0..8).map(|replica| {
+        let store = stores[replica % 2].clone();
+        async move { store.take_join_token("t").await.expect("it answers") }
+    });
+    let taken = join_all(taking).await;
+    assert_eq!(taken.iter().filter(|taken| **taken).count(), 3, "{taken:?}");
+    let left = |id: &'static str| {
+        let store = stores[1].clone();
+        async move { store.join_token(&sha256(id.as_bytes())).await.expect("it answers").map(|token| token.uses_left) }
+    };
+    assert_eq!((left("t").await, left("other").await, left("unknown").await), (Some(0), Some(1), None));
+    assert!(stores[0].revoke_join_token(GATEWAY, "other", moment(1)).await.expect("it answers"));
+    assert!(!stores[1].take_join_token("other").await.expect("it answers"), "it is revoked");
+}
+
+async fn join_tokens_are_kept_until_their_time_is_over(url: String) {
+    let store = open(&url).await;
+    store.ensure_gateway("edge").await.expect("there may be several");
+    let (old, new) = (join_token("a", 1), JoinToken { expires_at: moment(600), ..join_token("b", 2) });
+    let edge = JoinToken { gateway: "edge".to_owned(), ..join_token("c", 1) };
+    for token in [&old, &new, &edge] {
+        store.add_join_token(token).await.expect("it is new");
+    }
+    assert_eq!(store.join_tokens(GATEWAY).await.expect("it answers"), [old.clone(), new.clone()]);
+    assert!(!store.revoke_join_token("edge", "a", moment(1)).await.expect("it answers"), "it is another gateway's");
+    for minutes in [1, 2] {
+        assert!(store.revoke_join_token(GATEWAY, "a", moment(minutes)).await.expect("it answers"));
+    }
+    let revoked = JoinToken { revoked_at: Some(moment(1)), ..old };
+    assert_eq!(store.join_token(&sha256(b"a")).await.expect("it answers"), Some(revoked));
+    store.forget_enrolments(moment(120)).await.expect("it answers");
+    assert_eq!(store.join_tokens(GATEWAY).await.expect("it answers"), [new]);
+    assert!(store.remove_empty_gateway("edge").await.expect("tokens go with it"));
+}
+
+async fn a_revoked_node_stays_revoked(url: String) {
+    let stores = [open(&url).await, open(&url).await];
+    let node = |node_id: &str, expires_at| NodeIdentity {
+        gateway: GATEWAY.to_owned(),
+        node_id: node_id.to_owned(),
+        join_token: "t".to_owned(),
+        key_hash: vec![7; 32],
+        enrolled_at: moment(0),
+        expires_at,
+        revoked_at: None,
+    };
+    let [one, two] = &stores;
+    for node in [node("a", moment(60)), node("b", moment(60)), node("a", moment(90))] {
+        assert!(one.put_node_identity(&node).await.expect("it answers"));
+    }
+    let known = two.node_identities(GATEWAY).await.expect("it answers");
+    assert_eq!(known, [node("a", moment(90)), node("b", moment(60))]);
+    assert_eq!(two.revoked_nodes().await.expect("it answers"), []);
+
+    let mut hints = one.revocations();
+    let heard = tokio::spawn(async move { hints.next().await });
+    assert!(!two.revoke_node(GATEWAY, "unknown", moment(1)).await.expect("it answers"));
+    assert!(two.revoke_node(GATEWAY, "a", moment(1)).await.expect("it answers"));
+    if store::is_postgres(&url) {
+        // Listening may have begun a moment late: hints may be lost.
+        while !heard.is_finished() {
+            assert!(two.revoke_node(GATEWAY, "a", moment(2)).await.expect("it answers"));
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+    assert_eq!(one.revoked_nodes().await.expect("it answers"), [(GATEWAY.to_owned(), "a".to_owned())]);
+    assert!(!one.put_node_identity(&node("a", moment(99))).await.expect("it answers"));
+    let revoked = NodeIdentity { revoked_at: Some(moment(1)), ..node("a", moment(90)) };
+    assert_eq!(one.node_identity(GATEWAY, "a").await.expect("it answers"), Some(revoked));
+    assert_eq!(one.node_identity("edge", "a").await.expect("it answers"), None);
+    one.forget_enrolments(moment(80)).await.expect("it answers");
+    assert_eq!(one.node_identities(GATEWAY).await.expect("it answers").len(), 1);
 }
 
 async fn nodes_are_shared_where_replicas_can_be(url: String) {

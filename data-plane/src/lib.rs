@@ -24,6 +24,7 @@ pub mod proxy_protocol;
 pub mod settings;
 pub mod sync;
 pub mod telemetry;
+pub mod trust;
 pub mod upstream;
 
 use std::io;

@@ -1,5 +1,6 @@
 //! What this node is told by flags and environment; everything else comes with the configuration.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -37,12 +38,36 @@ pub struct Settings {
 /// The stream of configuration.
 #[derive(Clone, Debug)]
 pub struct ControlPlane {
-    /// `http://127.0.0.1:8082`
+    /// `https://control.internal:8082`, or `http://127.0.0.1:8082` with a shared token.
     pub url: String,
-    /// A file with the authorities that an https control plane is trusted by, in PEM form; without it, those of the system.
-    pub ca_file: Option<PathBuf>,
-    /// A file that holds the node token.
-    pub token_file: PathBuf,
+    pub proof: Proof,
+}
+
+/// How a node proves who it is.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// By its certificate, for which it needs a join token once.
+    Certificate { join_token: Option<JoinTokenSource> },
+    /// By a token that nodes on loopback share, in a file.
+    SharedToken(PathBuf),
+}
+
+/// Where a join token comes from.
+#[derive(Clone)]
+pub enum JoinTokenSource {
+    File(PathBuf),
+    /// The token itself.
+    Text(String),
+}
+
+/// Says where it comes from, and nothing of it.
+impl fmt::Debug for JoinTokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Text(_) => f.write_str("Text"),
+        }
+    }
 }
 
 /// How the node leaves.

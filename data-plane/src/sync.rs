@@ -15,28 +15,28 @@ use model::membership::Membership;
 use model::problem::Problems;
 use model::resource::Name;
 use model::snapshot::Snapshot;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::last_good::cookie_key::LastCookieKey;
 use crate::last_good::targets::LastTargets;
 use crate::last_good::{LastGood, Position, Record};
 pub use crate::listener::tickets::Secret as TicketSecret;
-use crate::settings::{ControlPlane, Settings};
+use crate::settings::{ControlPlane, Proof, Settings};
+use crate::trust::Trust;
 
 mod backoff;
 pub(crate) mod build;
 mod conversation;
 mod identity;
+pub(crate) mod lost;
 mod targets;
 mod work;
 
 use backoff::Backoff;
-use conversation::Lost;
 use identity::Identity;
+use lost::Lost;
 use targets::Lane;
 use work::Work;
 
@@ -121,8 +121,6 @@ pub enum StartError {
     DataDirectory { path: PathBuf, source: io::Error },
     #[error("`{url}` is no URL of a control plane, such as http://127.0.0.1:8082: {reason}")]
     ControlPlane { url: String, reason: String },
-    #[error("cannot trust the authorities in {}: {reason}", path.display())]
-    Authorities { path: PathBuf, reason: String },
     #[error("no gateway can be called so: {0}")]
     Gateway(String),
 }
@@ -151,26 +149,42 @@ pub struct Sync<A> {
 struct Source {
     url: String,
     endpoint: Endpoint,
-    /// Read again for every connection, so that a new token needs no restart.
-    token_file: PathBuf,
+    way: Way,
+}
+
+/// How the node proves who it is.
+enum Way {
+    SharedToken(PathBuf),
+    Certificate(Trust),
 }
 
 impl<A: Adopt> Sync<A> {
     /// Takes the data directory and brings up what this node served last, if it has anything.
     pub async fn start(settings: &Settings, adopt: A) -> Result<Self, StartError> {
         let gateway: Name = settings.gateway.parse().map_err(StartError::Gateway)?;
-        let source = settings.control_plane.as_ref().map(Source::new).transpose()?;
+        let endpoint = settings.control_plane.as_ref().map(endpoint).transpose()?;
         let (data_dir, node_id) = (settings.data_dir.clone(), settings.node_id.clone());
+        let control_plane = settings.control_plane.clone();
         let directory = data_dir.join("last-good").join(gateway.as_str());
         let opened = tokio::task::spawn_blocking(move || {
             let identity = Identity::load(&data_dir, node_id, &gateway)?;
+            let source = control_plane.zip(endpoint).map(|(from, endpoint)| {
+                let way = match from.proof {
+                    Proof::SharedToken(file) => Way::SharedToken(file),
+                    Proof::Certificate { join_token } => {
+                        Way::Certificate(Trust::open(&data_dir, join_token, identity.name())?)
+                    }
+                };
+                Ok::<_, io::Error>(Source { url: from.url, endpoint, way })
+            });
+            let source = source.transpose()?;
             let (last_good, found) = LastGood::open(&directory)?;
             let (last_targets, membership) = LastTargets::open(&directory)?;
             let (cookie_key, secret) = LastCookieKey::open(&directory)?;
-            Ok((identity, last_good, found, (last_targets, membership), (cookie_key, secret)))
+            Ok((identity, source, (last_good, found), (last_targets, membership), (cookie_key, secret)))
         });
         let opened = opened.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let (identity, last_good, found, (last_targets, membership), (cookie_key, secret)) =
+        let (identity, source, (last_good, found), (last_targets, membership), (cookie_key, secret)) =
             opened.map_err(|source| StartError::DataDirectory { path: settings.data_dir.clone(), source })?;
         if let Some(secret) = secret {
             adopt.use_cookie_key(&secret);
@@ -212,7 +226,14 @@ impl<A: Adopt> Sync<A> {
     /// that moment still gets there, and to the disk.
     pub async fn run(mut self, shutdown: CancellationToken) {
         match self.source.take() {
-            Some(source) => self.follow(&source, &shutdown).await,
+            Some(source) => {
+                let fresh = async {
+                    if let Way::Certificate(trust) = &source.way {
+                        trust.keep_fresh(&source.endpoint, &shutdown).await;
+                    }
+                };
+                tokio::join!(self.follow(&source, &shutdown), fresh);
+            }
             None => self.wait(&shutdown).await,
         }
         let Self { last_good, lane, .. } = self;
@@ -302,39 +323,18 @@ impl<A: Adopt> Sync<A> {
     }
 }
 
-impl Source {
-    fn new(from: &ControlPlane) -> Result<Self, StartError> {
-        let ControlPlane { url, ca_file, token_file } = from.clone();
-        let wrong = |reason: String| StartError::ControlPlane { url: url.clone(), reason };
-        let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| wrong(error.to_string()))?;
-        let endpoint = match (endpoint.uri().scheme_str(), ca_file) {
-            (Some("http"), None) => endpoint,
-            (Some("http"), Some(_)) => return Err(wrong("authorities are for https alone".to_owned())),
-            (Some("https"), ca_file) => {
-                let trust = ClientTlsConfig::new();
-                let trust = match ca_file {
-                    Some(path) => trust.ca_certificate(read_authorities(path)?),
-                    None => trust.with_native_roots(),
-                };
-                endpoint.tls_config(trust).map_err(|error| wrong(error.to_string()))?
-            }
-            _ => return Err(wrong("the scheme must be http or https".to_owned())),
-        };
-        Ok(Self { url, endpoint, token_file })
+/// Where the control plane is, if what it says fits together.
+fn endpoint(from: &ControlPlane) -> Result<Endpoint, StartError> {
+    let wrong = |reason: String| StartError::ControlPlane { url: from.url.clone(), reason };
+    let endpoint = Endpoint::from_shared(from.url.clone()).map_err(|error| wrong(error.to_string()))?;
+    match (endpoint.uri().scheme_str(), &from.proof) {
+        (Some("http"), Proof::SharedToken(_)) | (Some("https"), Proof::Certificate { .. }) => Ok(endpoint),
+        (Some("http"), _) => Err(wrong("nodes join over TLS, and then the URL is https".to_owned())),
+        (Some("https"), _) => Err(wrong(
+            "a shared token is for plain text on loopback; over https, nodes join with a join token".to_owned(),
+        )),
+        _ => Err(wrong("the scheme must be https, or http on loopback".to_owned())),
     }
-}
-
-/// A file without a single authority would be found out only when no connection comes about.
-fn read_authorities(path: PathBuf) -> Result<Certificate, StartError> {
-    let parsed = std::fs::read(&path).map_err(|error| error.to_string()).and_then(|pem| {
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        match certificates {
-            Ok(certificates) if certificates.is_empty() => Err("there is no certificate in PEM form".to_owned()),
-            Ok(_) => Ok(Certificate::from_pem(pem)),
-            Err(error) => Err(error.to_string()),
-        }
-    });
-    parsed.map_err(|reason| StartError::Authorities { path, reason })
 }
 
 #[cfg(test)]
@@ -343,15 +343,22 @@ mod tests {
 
     #[test]
     fn a_url_that_cannot_be_followed_is_told_at_the_start() {
-        let source = |url: &str| {
-            Source::new(&ControlPlane { url: url.to_owned(), ca_file: None, token_file: PathBuf::from("node-token") })
-        };
-        for good in ["http://127.0.0.1:8082", "https://control.example:443"] {
-            source(good).map(|_| ()).expect("it can be followed");
+        let shared = || Proof::SharedToken(PathBuf::from("node-token"));
+        let certificate = || Proof::Certificate { join_token: None };
+        let source = |url: &str, proof| endpoint(&ControlPlane { url: url.to_owned(), proof });
+        for (url, proof) in [("http://127.0.0.1:8082", shared()), ("https://control.example:443", certificate())] {
+            source(url, proof).expect("it can be followed");
         }
-        for bad in ["127.0.0.1:8082", "ftp://127.0.0.1", "", "http://"] {
-            let error = source(bad).err().unwrap_or_else(|| panic!("{bad}")).to_string();
-            assert!(error.contains(&format!("`{bad}`")) && error.contains("http://127.0.0.1:8082"), "{error}");
+        for (url, proof) in [
+            ("127.0.0.1:8082", shared()),
+            ("ftp://127.0.0.1", shared()),
+            ("", certificate()),
+            ("http://", shared()),
+            ("http://127.0.0.1:8082", certificate()),
+            ("https://control.example:443", shared()),
+        ] {
+            let error = source(url, proof).err().unwrap_or_else(|| panic!("{url}")).to_string();
+            assert!(error.contains(&format!("`{url}`")) && error.contains("http://127.0.0.1:8082"), "{error}");
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod rejection;
 pub mod resource;
 pub mod router;
 pub mod schema;
+pub mod sealing;
 pub mod secret;
 pub mod slots;
 pub mod snapshot;

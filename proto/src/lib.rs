@@ -4,8 +4,14 @@
 //! envelope into one.
 
 pub mod body;
+pub mod join;
 
-#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated code")]
+#[expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
 mod generated {
     tonic::include_proto!("sluice.v1");
 }
@@ -16,5 +22,12 @@ pub use generated::*;
 impl std::fmt::Debug for TicketKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TicketKeys({})", self.secrets.len())
+    }
+}
+
+/// Without the secret.
+impl std::fmt::Debug for EnrolRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EnrolRequest").field("node_id", &self.node_id).finish_non_exhaustive()
     }
 }

@@ -14,6 +14,7 @@ mod export;
 mod files;
 mod gateways;
 mod health;
+mod join_tokens;
 mod logging;
 mod nodes;
 mod output;
@@ -65,7 +66,9 @@ enum Command {
     Delete(resources::Delete),
     Gateways(gateways::Gateways),
     Targets(targets::Targets),
-    Nodes(nodes::ListNodes),
+    Nodes(nodes::Nodes),
+    #[command(name = "join-token")]
+    JoinTokens(join_tokens::JoinTokens),
     Health(health::Health),
     Revisions(revisions::Revisions),
     Rollback(revisions::Rollback),
@@ -122,6 +125,7 @@ fn main() -> ExitCode {
         Command::Gateways(command) => command.run(),
         Command::Targets(command) => command.run(),
         Command::Nodes(command) => command.run(),
+        Command::JoinTokens(command) => command.run(),
         Command::Health(command) => command.run(),
         Command::Revisions(command) => command.run(),
         Command::Rollback(command) => command.run(),

@@ -1,16 +1,22 @@
-//! `sluice nodes`: which node has what.
+//! `sluice nodes`: which node has what, and which is let in no more.
 
-use clap::Args;
+use clap::{Args, Subcommand};
+use http::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::client::{ClientArguments, block_on};
 use crate::output::{self, Shown};
-use crate::views::{Node, Nodes};
+use crate::views::{self, Node, RevokedNode};
 use crate::{Outcome, problems};
 
-/// Show the nodes: what each serves, and why it refuses what it refuses
+/// Show the nodes: what each serves, and why it refuses what it refuses; or revoke one
 #[derive(Args)]
-pub struct ListNodes {
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Nodes {
+    #[command(subcommand)]
+    action: Option<Action>,
+
     #[arg(short, long, value_enum, default_value = "text")]
     output: Shown,
 
@@ -18,14 +24,38 @@ pub struct ListNodes {
     client: ClientArguments,
 }
 
-impl ListNodes {
+#[derive(Subcommand)]
+enum Action {
+    /// Give a node that joined with a token no configuration and no certificate any more
+    ///
+    /// Its stream ends at once. What it serves it goes on serving: stop it where it runs.
+    Revoke(Revoke),
+}
+
+#[derive(Args)]
+struct Revoke {
+    /// The id of the node
+    node: String,
+
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+impl Nodes {
     pub fn run(self) -> anyhow::Result<Outcome> {
+        match self.action {
+            Some(Action::Revoke(revoke)) => revoke.run(),
+            None => self.list(),
+        }
+    }
+
+    fn list(&self) -> anyhow::Result<Outcome> {
         let client = self.client.connect()?;
         if self.output == Shown::Json {
             output::json(&block_on(client.get::<Value>("nodes"))?)?;
             return Ok(Outcome::Done);
         }
-        let Nodes { revision, items } = block_on(client.get("nodes"))?;
+        let views::Nodes { revision, items } = block_on(client.get("nodes"))?;
         output::table(
             &["node", "host", "version", "serves", "state", "last seen"],
             items.iter().map(|node| {
@@ -42,6 +72,21 @@ impl ListNodes {
                 let reasons = problems::list(&refusal.problems);
                 output::message(&format!("{} refuses revision {}:\n{reasons}", node.node_id, refusal.revision));
             }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+impl Revoke {
+    fn run(self) -> anyhow::Result<Outcome> {
+        let path = format!("nodes/{}:revoke", utf8_percent_encode(&self.node, NON_ALPHANUMERIC));
+        let revoked: RevokedNode = block_on(self.client.connect()?.write(Method::POST, &path, None))?;
+        output::message(&format!("the node `{}` is revoked; it serves on what it has", self.node));
+        if let Some(token) = revoked.usable_join_token {
+            output::message(&format!(
+                "it joined with the join token {token}, with which nodes may still join: \
+                 `sluice join-token revoke {token}` ends that"
+            ));
         }
         Ok(Outcome::Done)
     }

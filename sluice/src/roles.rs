@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use control_plane::trust::master_key::MasterKeySource;
+use data_plane::settings::{JoinTokenSource, Proof};
+use model::value::Span;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -28,18 +31,28 @@ pub struct ControlPlane {
     #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
     admin: SocketAddr,
 
-    /// Where the configuration stream is
+    /// Where the configuration stream is: over TLS, and on loopback over plain text too
     #[arg(long, env = "SLUICE_STREAM", default_value = "127.0.0.1:8082", value_name = "ADDRESS")]
     stream: SocketAddr,
 
-    /// A certificate in PEM form, with its chain, for the stream: nodes then connect to https. It is read again for
-    /// every connection
-    #[arg(long, env = "SLUICE_STREAM_CERT", value_name = "FILE", requires = "stream_key")]
-    stream_cert: Option<PathBuf>,
+    /// A file with the keys that seal secrets in the database: a line of 64 hexadecimal digits for each, as
+    /// `openssl rand -hex 32` makes. The first seals, all open. SLUICE_MASTER_KEY may hold the keys themselves
+    /// [default: with SQLite, `master-key` in the data folder, made at the first start]
+    #[arg(long, env = "SLUICE_MASTER_KEY_FILE", value_name = "FILE")]
+    master_key_file: Option<PathBuf>,
 
-    /// The private key of that certificate, in PEM form
-    #[arg(long, env = "SLUICE_STREAM_KEY", value_name = "FILE", requires = "stream_cert")]
-    stream_key: Option<PathBuf>,
+    /// The certificate of an authority of your own for nodes, in PEM form [default: one that is made at the first start
+    /// and kept in the database]
+    #[arg(long, env = "SLUICE_AUTHORITY_CERT", value_name = "FILE", requires = "authority_key")]
+    authority_cert: Option<PathBuf>,
+
+    /// The private key of that authority, ECDSA on P-256, in PEM form
+    #[arg(long, env = "SLUICE_AUTHORITY_KEY", value_name = "FILE", requires = "authority_cert")]
+    authority_key: Option<PathBuf>,
+
+    /// How long the certificate of a node is good; it renews it when two thirds of that are over
+    #[arg(long, env = "SLUICE_CERTIFICATE_LIFETIME", default_value = "24h", value_name = "DURATION")]
+    certificate_lifetime: Span,
 
     #[command(flatten)]
     logging: Logging,
@@ -48,22 +61,22 @@ pub struct ControlPlane {
 /// Forward traffic, with the configuration of a control plane
 #[derive(Args)]
 pub struct DataPlane {
-    /// The configuration stream of a control plane, http://127.0.0.1:8082 for example, or https
+    /// The configuration stream of a control plane: https://control.internal:8082, or http://127.0.0.1:8082 on loopback
     #[arg(long, env = "SLUICE_CONTROL_PLANE", value_name = "URL")]
     control_plane: String,
 
-    /// A file with the authorities, in PEM form, that an https control plane is trusted by [default: those of the
-    /// system]
-    #[arg(long, env = "SLUICE_CONTROL_PLANE_CA", value_name = "FILE")]
-    control_plane_ca: Option<PathBuf>,
+    /// A file with a join token, which a node needs once: `sluice join-token create` makes it. SLUICE_JOIN_TOKEN may
+    /// hold the token itself
+    #[arg(long, env = "SLUICE_JOIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "token_file")]
+    join_token_file: Option<PathBuf>,
 
-    /// A file with the node token
+    /// A file with the token that nodes on loopback share, for an http control plane
     #[arg(long, env = "SLUICE_NODE_TOKEN_FILE", value_name = "FILE")]
-    token_file: PathBuf,
+    token_file: Option<PathBuf>,
 
-    /// The gateway that this node belongs to
-    #[arg(long, env = "SLUICE_GATEWAY", default_value = "default", value_name = "NAME")]
-    gateway: String,
+    /// The gateway that this node belongs to [default: that of the join token, or the one it has joined, or `default`]
+    #[arg(long, env = "SLUICE_GATEWAY", value_name = "NAME")]
+    gateway: Option<String>,
 
     /// Where the node keeps its identity and its last good configuration
     #[arg(long, env = "SLUICE_DATA_DIR", default_value = "./sluice-data", value_name = "FOLDER")]
@@ -115,10 +128,12 @@ impl ControlPlane {
         let mut settings = control_plane::settings::Settings::new(self.data_dir);
         settings.admin_bind = self.admin;
         settings.stream_bind = self.stream;
-        settings.stream_tls = self
-            .stream_cert
-            .zip(self.stream_key)
-            .map(|(certificate, key)| control_plane::settings::StreamTls { certificate, key });
+        settings.master_key = master_key(self.master_key_file);
+        settings.authority = self
+            .authority_cert
+            .zip(self.authority_key)
+            .map(|(certificate, key)| control_plane::settings::AuthorityFiles { certificate, key });
+        settings.certificate_lifetime = self.certificate_lifetime.get();
         if let Some(url) = self.database_url {
             settings.database_url = url;
         }
@@ -126,18 +141,38 @@ impl ControlPlane {
     }
 }
 
+/// A file that is named comes before keys in the environment. They are no argument: everybody sees those.
+pub fn master_key(file: Option<PathBuf>) -> Option<MasterKeySource> {
+    let written = || std::env::var("SLUICE_MASTER_KEY").ok().filter(|keys| !keys.is_empty());
+    file.map(MasterKeySource::File).or_else(|| written().map(MasterKeySource::Text))
+}
+
+/// The same for a join token.
+fn join_token(file: Option<PathBuf>) -> Option<JoinTokenSource> {
+    let written = || std::env::var("SLUICE_JOIN_TOKEN").ok().filter(|token| !token.is_empty());
+    file.map(JoinTokenSource::File).or_else(|| written().map(JoinTokenSource::Text))
+}
+
 impl DataPlane {
     pub fn run(self) -> anyhow::Result<Outcome> {
         self.logging.start("info")?;
         ports::check(&[("--node", self.node)])?;
         let mut settings = data_plane::settings::Settings::new(self.data_dir);
-        settings.gateway = self.gateway;
+        let join_token = join_token(self.join_token_file);
+        let joined = || data_plane::trust::gateway_of(&settings.data_dir);
+        let gateway = self.gateway.or_else(|| join_token.as_ref()?.gateway()).or_else(joined);
+        if let Some(gateway) = gateway {
+            settings.gateway = gateway;
+        }
         settings.node_port = self.node;
         settings.zone = self.zone;
         settings.access_log = self.access_log == AccessLog::Stdout;
         self.capacity.apply(&mut settings);
-        let (url, ca_file, token_file) = (self.control_plane, self.control_plane_ca, self.token_file);
-        settings.control_plane = Some(data_plane::settings::ControlPlane { url, ca_file, token_file });
+        let proof = match self.token_file {
+            Some(file) => Proof::SharedToken(file),
+            None => Proof::Certificate { join_token },
+        };
+        settings.control_plane = Some(data_plane::settings::ControlPlane { url: self.control_plane, proof });
         until_signalled(|stop| async { Ok(data_plane::run(settings, stop).await?) })
     }
 }

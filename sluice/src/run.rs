@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use data_plane::settings::{JoinTokenSource, Proof};
+use http::Method;
 use model::resource::service::TargetUrl;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -17,6 +19,7 @@ use crate::files::{FileArguments, Files};
 use crate::logging::Logging;
 use crate::roles::{AccessLog, Capacity};
 use crate::signals::Signals;
+use crate::views::MadeJoinToken;
 use crate::{Outcome, output, ports, roles};
 
 mod configuration;
@@ -101,19 +104,23 @@ impl Run {
         let (mut control, running) = self.start_control_plane().await?;
         let client = self.client(&running)?;
         // The configuration comes first, so that the node finds it when it starts.
+        let preparing = async {
+            let prepared = self.prepare(&client, files.as_ref()).await?;
+            anyhow::Ok((prepared, self.proof(&client, &running).await?))
+        };
         let prepared = tokio::select! {
-            prepared = self.prepare(&client, files.as_ref()) => prepared.map(Some),
+            prepared = preparing => prepared.map(Some),
             error = control.ended() => Err(error),
             () = signals.next() => Ok(None),
         };
-        let prepared = match prepared {
+        let (prepared, proof) = match prepared {
             Ok(Some(prepared)) => prepared,
             other => {
                 control.stop().await;
                 return other.map(|_| ());
             }
         };
-        let mut data = self.start_data_plane(&running);
+        let mut data = self.start_data_plane(&running, proof);
         let working = async {
             prepared.wait_until_served(&client).await?;
             self.welcome(&client).await?;
@@ -147,6 +154,7 @@ impl Run {
         let mut settings = control_plane::settings::Settings::new(self.data_dir.clone());
         settings.admin_bind = self.admin;
         settings.stream_bind = self.stream;
+        settings.master_key = roles::master_key(None);
         let (serving, is_serving) = oneshot::channel();
         let mut plane = Plane::start("control plane", |stop| {
             control_plane::run(settings, stop, |running| drop(serving.send(running)))
@@ -158,16 +166,29 @@ impl Run {
         }
     }
 
-    fn start_data_plane(&self, running: &control_plane::Running) -> DataPlane {
+    /// On loopback the planes share a token; elsewhere the node joins as any other does.
+    async fn proof(&self, client: &Client, running: &control_plane::Running) -> anyhow::Result<Proof> {
+        if running.stream.ip().is_loopback() {
+            return Ok(Proof::SharedToken(self.data_dir.join("node-token")));
+        }
+        let wanted = serde_json::json!({ "ttl": "10m" });
+        let made: MadeJoinToken = client.write(Method::POST, "join-tokens", Some(&wanted)).await?;
+        Ok(Proof::Certificate { join_token: Some(JoinTokenSource::Text(made.token)) })
+    }
+
+    fn start_data_plane(&self, running: &control_plane::Running, proof: Proof) -> DataPlane {
         let mut settings = data_plane::settings::Settings::new(self.data_dir.clone());
         settings.node_port = self.node;
         settings.zone.clone_from(&self.zone);
         settings.access_log = self.access_log == AccessLog::Stdout;
         self.capacity.apply(&mut settings);
         settings.control_plane = Some(data_plane::settings::ControlPlane {
-            url: format!("http://{}", reachable(running.stream)),
-            ca_file: None,
-            token_file: self.data_dir.join("node-token"),
+            url: format!(
+                "{}://{}",
+                if running.stream.ip().is_loopback() { "http" } else { "https" },
+                reachable(running.stream)
+            ),
+            proof,
         });
         // Nobody balances load over the nodes of one process: there is no one who must notice first.
         settings.drain = data_plane::settings::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(30) };

@@ -91,6 +91,31 @@ pub struct Revision {
     pub change_count: u64,
 }
 
+/// A join token, without its secret.
+#[derive(Deserialize)]
+pub struct JoinToken {
+    pub id: String,
+    pub state: String,
+    pub uses: u32,
+    pub uses_left: u32,
+    pub author: String,
+    pub expires_at: String,
+}
+
+/// A join token that was just made.
+#[derive(Deserialize)]
+pub struct MadeJoinToken {
+    pub token: String,
+    #[serde(flatten)]
+    pub known: JoinToken,
+}
+
+/// A node that was revoked.
+#[derive(Deserialize)]
+pub struct RevokedNode {
+    pub usable_join_token: Option<String>,
+}
+
 /// All nodes, and what they should serve.
 #[derive(Deserialize)]
 pub struct Nodes {

@@ -1,7 +1,7 @@
 //! The planes as real processes: started, killed, frozen and started again.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -50,6 +50,9 @@ pub fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// What every control plane of the tests seals secrets with.
+const MASTER_KEY: &str = "5107e24be36df0d4c2cc31b9a1a4bd3e6cd5a3a8ce8b91ef26d8f0c7b4a1975e";
+
 /// A process of ours with its output in a file.
 pub struct Process {
     child: Option<Child>,
@@ -70,6 +73,7 @@ impl Process {
         let child = Command::new(binary()?)
             .args(&self.arguments)
             .env_remove("SLUICE_TOKEN")
+            .env("SLUICE_MASTER_KEY", MASTER_KEY)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -136,7 +140,13 @@ impl ControlPlane {
 
     /// The same with further arguments.
     pub fn start_with(database: &str, data: &Path, more: &[&str]) -> Result<Self> {
-        let (admin, stream) = (free_address(), free_address());
+        Self::start_on(database, data, IpAddr::from([127, 0, 0, 1]), more)
+    }
+
+    /// The same with the stream on some address. What comes back has the one on loopback.
+    pub fn start_on(database: &str, data: &Path, stream: IpAddr, more: &[&str]) -> Result<Self> {
+        let (admin, reached) = (free_address(), free_address());
+        let stream = SocketAddr::new(stream, reached.port());
         let data_text = data.to_string_lossy();
         let arguments = [
             "control-plane",
@@ -152,7 +162,7 @@ impl ControlPlane {
         std::fs::create_dir_all(data)?;
         let process = Process::start(&[&arguments, more].concat(), data.join("control-plane.log"))?;
         let mut control =
-            Self { process, admin: Admin { address: admin, token: String::new() }, stream, data: data.into() };
+            Self { process, admin: Admin { address: admin, token: String::new() }, stream: reached, data: data.into() };
         control.wait_until_ready()?;
         Ok(control)
     }
@@ -185,6 +195,12 @@ pub struct Admin {
 }
 
 impl Admin {
+    /// The same API for the bearer of another token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self.clone() }
+    }
+
     /// A request below `/v1/gateways/default/`.
     pub fn call(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
         self.call_as(method, path, "application/json", body)
@@ -255,14 +271,26 @@ impl Node {
 
     /// The same with any URL and further arguments.
     pub fn start_with(control_plane: &str, token: &Path, data: &Path, more: &[&str]) -> Result<Self> {
+        Self::run(control_plane, data, &[&["--token-file", &token.to_string_lossy()], more].concat())
+    }
+
+    /// A node that is who its certificate says, with a join token if it has one.
+    pub fn join(control_plane: &str, token: Option<&Path>, data: &Path, more: &[&str]) -> Result<Self> {
+        match token {
+            Some(token) => {
+                Self::run(control_plane, data, &[&["--join-token-file", &token.to_string_lossy()], more].concat())
+            }
+            None => Self::run(control_plane, data, more),
+        }
+    }
+
+    fn run(control_plane: &str, data: &Path, more: &[&str]) -> Result<Self> {
         let port = free_address();
         std::fs::create_dir_all(data)?;
         let arguments = [
             "data-plane",
             "--control-plane",
             control_plane,
-            "--token-file",
-            &token.to_string_lossy(),
             "--data-dir",
             &data.to_string_lossy(),
             "--node",

@@ -10,7 +10,7 @@ use tests::postgres::Postgres;
 use crate::listener_address;
 
 /// A command of ours as a pipeline calls it.
-fn sluice(admin: &Admin, arguments: &[&str]) -> Result<Output> {
+pub fn sluice(admin: &Admin, arguments: &[&str]) -> Result<Output> {
     let server = format!("http://{}", admin.address);
     let output = Command::new(binary()?)
         .args(arguments)
@@ -20,7 +20,7 @@ fn sluice(admin: &Admin, arguments: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
-fn succeed(admin: &Admin, arguments: &[&str]) -> Result<String> {
+pub fn succeed(admin: &Admin, arguments: &[&str]) -> Result<String> {
     let output = sluice(admin, arguments)?;
     ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)

@@ -7,9 +7,9 @@ mod faults;
 mod gateways;
 mod memory;
 mod replicas;
-mod stream_tls;
 mod targets;
 mod tls;
+mod trust;
 
 use std::path::Path;
 

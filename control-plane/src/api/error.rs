@@ -63,6 +63,12 @@ sorts! {
     UNKNOWN_TARGET "unknown-target" NOT_FOUND "There is no such target"
         "The service has no target of this name, or nothing was said about it that could be taken back. \
          `GET /v1/gateways/{gateway}/services/{service}/targets` lists its targets. A target that is to be added is written with PUT."
+    UNKNOWN_NODE "unknown-node" NOT_FOUND "There is no such node"
+        "No node of this id has joined the gateway with a join token. `GET /v1/gateways/{gateway}/nodes` lists the nodes; those that \
+         share a token on loopback cannot be revoked one by one."
+    UNKNOWN_JOIN_TOKEN "unknown-join-token" NOT_FOUND "There is no such join token"
+        "A join token is called by its id, not by its secret. `GET /v1/gateways/{gateway}/join-tokens` lists those that are known: \
+         a month after its end a token is forgotten."
     UNKNOWN_ERROR "unknown-error" NOT_FOUND "There is no such error code"
         "The pages below `/docs/errors/` explain the codes in the `type` of error answers."
     UNKNOWN_LINT "unknown-lint" NOT_FOUND "There is no such code of a warning"

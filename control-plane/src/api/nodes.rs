@@ -1,17 +1,22 @@
 //! Nodes: who serves what.
 
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::response::Response;
 use http::Method;
+use http::request::Parts;
 use schemars::JsonSchema;
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use super::ApiState;
+use super::error::{Error, UNKNOWN_NODE, UNKNOWN_PATH};
 use super::gateways::AtGateway;
 use super::json::Json;
+use super::request::path_parameter;
 use super::table::Operation;
-use super::write::at_revision;
+use super::write::{at_revision, store_error};
 use crate::nodes::{Convergence, NodeStatus};
+use crate::trust::enrolment::State as TokenState;
 
 /// The nodes of a gateway, as far as they are connected or were within the last hour.
 #[derive(Serialize, JsonSchema)]
@@ -24,6 +29,17 @@ struct NodesView {
     items: Vec<NodeStatus>,
 }
 
+/// A node that was revoked.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RevokedNode")]
+struct RevokedView {
+    node_id: String,
+    /// The id of the token that it joined with, if nodes may still join with that one: whoever has it can join as another
+    /// node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usable_join_token: Option<String>,
+}
+
 pub fn operations() -> Vec<Operation> {
     vec![
         Operation::new(Method::GET, "/v1/gateways/{gateway}/nodes", "listNodes", list)
@@ -32,6 +48,15 @@ pub fn operations() -> Vec<Operation> {
                 "Where several control planes share a database, each lists all nodes, whichever they are connected to.",
             )
             .answers::<NodesView>(200, "the nodes by their ids"),
+        Operation::new(Method::POST, "/v1/gateways/{gateway}/nodes/{name}:revoke", "revokeNode", revoke)
+            .routed_at("/v1/gateways/{gateway}/nodes/{name}")
+            .about("nodes", "Revoke a node")
+            .description(
+                "It gets no configuration and no certificate any more; its stream ends at once, on every control plane. What \
+                 it serves it goes on serving. Only a node that has joined with a token can be revoked.",
+            )
+            .answers::<RevokedView>(200, "it is revoked")
+            .errors(&[&UNKNOWN_NODE]),
     ]
 }
 
@@ -39,4 +64,34 @@ async fn list(State(state): State<ApiState>, gateway: AtGateway) -> Response {
     let revision = gateway.head.revision;
     let convergence = state.nodes.convergence(&gateway.name, revision);
     at_revision(revision, Json(NodesView { revision, convergence, items: state.nodes.list(&gateway.name) }))
+}
+
+/// The id of a node in a path that ends with `:revoke`.
+struct ToRevoke(String);
+
+impl FromRequestParts<ApiState> for ToRevoke {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Error> {
+        let text = path_parameter(parts, state, "name").await?;
+        let node = text.strip_suffix(":revoke").map(str::to_owned);
+        node.map(Self).ok_or_else(|| Error::new(&UNKNOWN_PATH, format!("a node is revoked at `nodes/{text}:revoke`")))
+    }
+}
+
+async fn revoke(
+    State(state): State<ApiState>,
+    gateway: AtGateway,
+    ToRevoke(node_id): ToRevoke,
+) -> Result<Json<RevokedView>, Error> {
+    let now = OffsetDateTime::now_utc();
+    if !state.trust.revoke_node(&gateway.name, &node_id, now).await.map_err(store_error)? {
+        let text = format!("no node `{node_id}` has joined the gateway `{}` with a token", gateway.name);
+        return Err(Error::new(&UNKNOWN_NODE, text));
+    }
+    let node = state.store.node_identity(&gateway.name, &node_id).await.map_err(store_error)?;
+    let tokens = state.store.join_tokens(&gateway.name).await.map_err(store_error)?;
+    let its_own = tokens.into_iter().find(|token| node.as_ref().is_some_and(|node| node.join_token == token.id));
+    let usable = its_own.filter(|token| TokenState::of(token, now) == TokenState::Usable);
+    Ok(Json(RevokedView { node_id, usable_join_token: usable.map(|token| token.id) }))
 }

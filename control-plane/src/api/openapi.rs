@@ -116,7 +116,7 @@ fn path_parameters(path: &str) -> Vec<Value> {
         .map(|name| {
             let (kind, description) = match name {
                 "gateway" => ("string", "Name of the gateway; `default` always exists."),
-                "name" => ("string", "Name of the resource."),
+                "name" => ("string", "Name of the resource, or what else is meant."),
                 "n" => ("integer", "Number of the revision."),
                 _ => ("string", ""),
             };

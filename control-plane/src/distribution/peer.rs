@@ -10,6 +10,7 @@ use model::problem::{Problem, Problems};
 use model::snapshot::Snapshot;
 use model::wire::problem_from_wire;
 use proto::control_message::Message as FromControl;
+use proto::join::NodeName;
 use proto::node_message::Message as FromNode;
 use proto::{Ack, Begin, Chunk, Commit, ControlMessage, Heartbeat, NodeMessage, Refusal};
 use tokio::sync::{mpsc, watch};
@@ -24,6 +25,7 @@ use super::{Distribution, head_from_wire, head_to_wire};
 use crate::nodes::{Session, Stage, UnhealthyTarget};
 use crate::store::Head;
 use crate::ticket_keys::Secrets;
+use crate::trust::revocations::Revoked;
 
 /// A revision is sent in pieces of this size, so that a heartbeat never waits behind more than one.
 const CHUNK: usize = 256 * 1024;
@@ -40,6 +42,9 @@ pub struct Peer {
     pub heads: watch::Receiver<Arc<Snapshot>>,
     pub ticket_keys: watch::Receiver<Secrets>,
     pub lane: Lane,
+    pub revoked: watch::Receiver<Revoked>,
+    /// Who it is by its certificate; nothing over plain text.
+    pub certified: Option<NodeName>,
     pub incoming: Streaming<NodeMessage>,
     pub outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
     pub can: Capabilities,
@@ -86,6 +91,7 @@ impl Peer {
         let mut silent_at = Instant::now() + timing.silence;
         self.send_ticket_keys().await?;
         loop {
+            self.refuse_revoked()?;
             // Before the revision: a service may have no targets but those that are said beside it.
             if let Some(messages) = self.lane.next() {
                 for message in messages {
@@ -107,6 +113,9 @@ impl Peer {
                 }
                 changed = self.lane.changed() => {
                     changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
+                }
+                changed = self.revoked.changed() => {
+                    changed.map_err(|_| Status::unavailable("the control plane is stopping"))?;
                 }
                 changed = self.ticket_keys.changed() => {
                     changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
@@ -143,6 +152,14 @@ impl Peer {
         self.send_encoding(&encoding).await?;
         self.standing.under_way = Some(encoding);
         Ok(())
+    }
+
+    fn refuse_revoked(&mut self) -> Result<(), Status> {
+        let revoked = self.revoked.borrow_and_update();
+        match &self.certified {
+            Some(node) if revoked.contains(node) => Err(Status::permission_denied("it was revoked")),
+            _ => Ok(()),
+        }
     }
 
     async fn send_ticket_keys(&mut self) -> Result<(), Status> {

@@ -7,6 +7,7 @@ use futures_util::stream::{BoxStream, StreamExt};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
+use time::OffsetDateTime;
 
 use super::rows::{
     RecordRow, ResourceRow, RevisionRow, TargetRecordRow, from_column, hash_to_column, head_from_row, record_from_row,
@@ -17,6 +18,7 @@ use super::{
     StoredToken, TargetRecord, TicketKey, changes, sql,
 };
 
+mod enrolment;
 mod listen;
 mod nodes;
 mod targets;
@@ -255,13 +257,29 @@ impl Store for PostgresStore {
         Some(SharedNodes::new(self.pool.clone()))
     }
 
+    async fn keep_shared(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        bounded(async {
+            sqlx::query(sql::ADD_SHARED).bind(name).bind(value).execute(&self.pool).await?;
+            Ok(sqlx::query_scalar(sql::SHARED).bind(name).fetch_one(&self.pool).await?)
+        })
+        .await
+    }
+
+    async fn swap_shared(&self, name: &str, from: &[u8], to: &[u8]) -> Result<bool, StoreError> {
+        bounded(async {
+            let swap = sqlx::query(sql::SWAP_SHARED).bind(name).bind(from).bind(to);
+            Ok(swap.execute(&self.pool).await?.rows_affected() == 1)
+        })
+        .await
+    }
+
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {
         bounded(async {
             sqlx::query(sql::ADD_TOKEN)
                 .bind(hash_to_column(&token.hash))
                 .bind(token.role.as_str())
                 .bind(&token.name)
-                .bind(time::OffsetDateTime::now_utc())
+                .bind(OffsetDateTime::now_utc())
                 .execute(&self.pool)
                 .await?;
             Ok(())

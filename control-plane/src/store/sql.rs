@@ -26,6 +26,9 @@ pub const CHANGES_SINCE: &str = "SELECT number, parent, author, message, created
 pub const ADD_TOKEN: &str = "INSERT INTO tokens (hash, role, name, created_at)
     VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
 pub const TOKENS: &str = "SELECT hash, role, name FROM tokens";
+pub const ADD_SHARED: &str = "INSERT INTO shared_values (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+pub const SHARED: &str = "SELECT value FROM shared_values WHERE name = $1";
+pub const SWAP_SHARED: &str = "UPDATE shared_values SET value = $3 WHERE name = $1 AND value = $2";
 pub const REMOVE_TICKET_KEYS: &str = "DELETE FROM ticket_keys WHERE gateway = $1 AND period < $2";
 pub const ADD_TICKET_KEY: &str = "INSERT INTO ticket_keys (gateway, period, secret)
     VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";

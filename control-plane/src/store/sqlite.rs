@@ -15,6 +15,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
+use time::OffsetDateTime;
 
 use super::rows::{
     RecordRow, ResourceRow, RevisionRow, TargetRecordRow, from_column, hash_to_column, head_from_row, record_from_row,
@@ -25,6 +26,7 @@ use super::{
     StoreError, StoredToken, TargetRecord, TicketKey, changes, sql,
 };
 
+mod enrolment;
 mod targets;
 
 /// How long a statement waits for another process that writes.
@@ -272,12 +274,22 @@ impl Store for SqliteStore {
         None
     }
 
+    async fn keep_shared(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        sqlx::query(sql::ADD_SHARED).bind(name).bind(value).execute(&self.writer).await?;
+        Ok(sqlx::query_scalar(sql::SHARED).bind(name).fetch_one(&self.writer).await?)
+    }
+
+    async fn swap_shared(&self, name: &str, from: &[u8], to: &[u8]) -> Result<bool, StoreError> {
+        let swapped = sqlx::query(sql::SWAP_SHARED).bind(name).bind(from).bind(to).execute(&self.writer).await?;
+        Ok(swapped.rows_affected() == 1)
+    }
+
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {
         sqlx::query(sql::ADD_TOKEN)
             .bind(hash_to_column(&token.hash))
             .bind(token.role.as_str())
             .bind(&token.name)
-            .bind(time::OffsetDateTime::now_utc())
+            .bind(OffsetDateTime::now_utc())
             .execute(&self.writer)
             .await?;
         Ok(())

@@ -1,7 +1,7 @@
 //! One connection to the control plane, from Hello to its end.
 
 use std::error::Error;
-use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,11 +17,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Streaming};
 
 use super::build::{self, BuildError};
+use super::lost::{Lost, why_unreachable};
 use super::work::{Outcome, Work};
-use super::{Adopt, Served, Source, Sync, TicketSecret};
+use super::{Adopt, Served, Source, Sync, TicketSecret, Way};
 use crate::last_good::{Position, Record};
 
 /// How many compressed bytes one revision may have.
@@ -34,47 +37,6 @@ const WINDOW: u32 = 1024 * 1024;
 const OUTGOING: usize = 32;
 /// How many problems of a refusal are sent.
 const MAX_PROBLEMS: usize = 100;
-
-/// How a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Lost {
-    #[error("cannot read the token in {path}: {reason}")]
-    Token { path: String, reason: String },
-    #[error("cannot connect: {0}")]
-    Unreachable(String),
-    #[error("the control plane refuses this node: {}", .0.message())]
-    Rejected(Status),
-    #[error(
-        "the connection ended before the stream began; where the control plane has a certificate, the URL is https"
-    )]
-    Unopened,
-    #[error("the connection broke: {}", .0.message())]
-    Broken(Status),
-    #[error("the control plane ended the stream")]
-    Closed,
-    #[error("the control plane was silent for too long")]
-    Silent,
-    #[error("the control plane does not keep to the protocol: {0}")]
-    Protocol(&'static str),
-}
-
-impl Lost {
-    /// It will stay so until somebody does something.
-    pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Token { .. } | Self::Rejected(_) | Self::Protocol(_))
-    }
-}
-
-impl From<Status> for Lost {
-    fn from(status: Status) -> Self {
-        match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::InvalidArgument => {
-                Self::Rejected(status)
-            }
-            _ => Self::Broken(status),
-        }
-    }
-}
 
 /// A revision of which not everything has arrived.
 struct Arriving {
@@ -137,20 +99,37 @@ impl<A: Adopt> Sync<A> {
     }
 
     async fn connect(&self, source: &Source) -> Result<(Streaming<ControlMessage>, Outgoing), Lost> {
-        let unreadable = |reason| Lost::Token { path: source.token_file.display().to_string(), reason };
-        let token =
-            tokio::fs::read_to_string(&source.token_file).await.map_err(|error| unreadable(error.to_string()))?;
-        let bearer = format!("Bearer {}", token.trim()).parse();
-        let bearer = bearer.map_err(|_| unreadable("it holds no token".to_owned()))?;
         let endpoint = source.endpoint.clone();
         let endpoint =
             endpoint.tcp_nodelay(true).initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
-        let channel = endpoint.connect().await.map_err(|error| Lost::Unreachable(why_unreachable(&error)))?;
+        match &source.way {
+            Way::SharedToken(file) => {
+                let bearer = bearer(file).await?;
+                let channel = endpoint.connect().await.map_err(|error| Lost::Unreachable(why_unreachable(&error)))?;
+                self.subscribe(channel, Some(bearer)).await
+            }
+            Way::Certificate(trust) => match self.subscribe(trust.connect(&endpoint).await?, None).await {
+                Err(Lost::Rejected(status)) if status.code() == Code::Unauthenticated => {
+                    trust.join_again(&endpoint, Lost::Rejected(status)).await?;
+                    self.subscribe(trust.connect(&endpoint).await?, None).await
+                }
+                subscribed => subscribed,
+            },
+        }
+    }
+
+    async fn subscribe(
+        &self,
+        channel: Channel,
+        bearer: Option<MetadataValue<Ascii>>,
+    ) -> Result<(Streaming<ControlMessage>, Outgoing), Lost> {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         let hello = FromNode::Hello(self.identity.hello(self.held.as_deref().map(Position::of)));
         let _ = outgoing.try_send(NodeMessage { message: Some(hello) });
         let mut request = Request::new(ReceiverStream::new(messages));
-        request.metadata_mut().insert("authorization", bearer);
+        if let Some(bearer) = bearer {
+            request.metadata_mut().insert("authorization", bearer);
+        }
         let mut client = DistributionClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         match client.subscribe(request).await {
             Ok(stream) => Ok((stream.into_inner(), outgoing)),
@@ -286,6 +265,14 @@ pub(super) fn may_pass(problem: &Problem) -> bool {
     problem.code == "address-in-use"
 }
 
+/// Read again for every connection, so that a new token needs no restart.
+async fn bearer(file: &Path) -> Result<MetadataValue<Ascii>, Lost> {
+    let unreadable = |reason| Lost::Token { path: file.display().to_string(), reason };
+    let token = tokio::fs::read_to_string(file).await.map_err(|error| unreadable(error.to_string()))?;
+    let bearer = format!("Bearer {}", token.trim()).parse();
+    bearer.map_err(|_| unreadable("it holds no token".to_owned()))
+}
+
 /// Waits for the end of the work, forever when there is none.
 async fn ended(work: &mut Option<Work>) -> Outcome {
     match work {
@@ -322,20 +309,4 @@ fn from_wire(revision: Option<proto::Revision>) -> Result<Option<Position>, Lost
 fn unix_time_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What tonic wraps says more than what it says itself.
-fn why_unreachable(error: &(dyn Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    // What is no TLS at all begins with a record of an unknown type.
-    let inside = innermost.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    match inside.and_then(|error| error.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
-            "no TLS is spoken there; where the control plane has no certificate, the URL is http".to_owned()
-        }
-        _ => innermost.to_string(),
-    }
 }

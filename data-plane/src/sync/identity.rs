@@ -6,6 +6,7 @@ use std::path::Path;
 
 use model::policy::PolicyKind;
 use model::resource::{KINDS, Name};
+use proto::join::NodeName;
 
 use crate::last_good::Position;
 
@@ -25,6 +26,11 @@ impl Identity {
         };
         let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Ok(Self { node_id, gateway: gateway.to_string(), hostname: hostname.trim().to_owned() })
+    }
+
+    /// As its certificate names it.
+    pub fn name(&self) -> NodeName {
+        NodeName { gateway: self.gateway.clone(), node_id: self.node_id.clone() }
     }
 
     /// The first message on every connection.

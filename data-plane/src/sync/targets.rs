@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::Adopt;
-use super::conversation::Lost;
+use super::lost::Lost;
 use crate::last_good::targets::LastTargets;
 
 /// Two hand-overs to the cores are at least so far apart: what changes meanwhile goes together.

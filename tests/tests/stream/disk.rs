@@ -1,6 +1,6 @@
 //! A node lives without a control plane.
 
-use data_plane::settings::{ControlPlane as From, Settings};
+use data_plane::settings::{ControlPlane as From, Proof, Settings};
 use data_plane::sync::{StartError, Sync};
 use model::config::Edit;
 use proptest::prelude::*;
@@ -44,7 +44,8 @@ async fn what_was_served_last_is_tried_again_while_its_port_is_taken() {
     let head = control.head();
     node.until_serving(head).await;
     node.stop().await;
-    let gone = From { url: format!("http://{}", control.address), ca_file: None, token_file: "node-token".into() };
+    let proof = Proof::SharedToken("node-token".into());
+    let gone = From { url: format!("http://{}", control.address), proof };
     drop(control.stop().await);
 
     for source in [None, Some(gone)] {

@@ -12,13 +12,15 @@ use control_plane::store::{self, Store, StoredToken};
 use control_plane::targets::Lanes;
 use control_plane::ticket_keys::TicketKeys;
 use control_plane::token::{Role, Tokens};
-use data_plane::settings::{ControlPlane as From, Settings};
+use control_plane::trust::{CERTIFICATE_LIFETIME, Trust};
+use data_plane::settings::{ControlPlane as From, Proof, Settings};
 use data_plane::sync::{self, Adopt, Status, Sync, TicketSecret};
 use model::config::Edit;
 use model::digest::{Digest, sha256};
 use model::membership::Membership;
 use model::problem::{Fault, Problems};
 use model::resource::{Key, Kind, Name};
+use model::sealing::{KEY_BYTES, SealingKey};
 use model::snapshot::Snapshot;
 use serde_json::json;
 use tempfile::TempDir;
@@ -67,10 +69,12 @@ impl ControlPlane {
         let publisher = Publisher::start(store.clone()).await.expect("a publisher");
         let ticket_keys = TicketKeys::start(store.clone()).await.expect("ticket keys");
         let lanes = Lanes::start(publisher.clone()).await.expect("lanes");
+        let seal = SealingKey::new(&[7; KEY_BYTES]);
+        let trust = Trust::start(store.clone(), &seal, None, CERTIFICATE_LIFETIME).await.expect("an authority");
         let (nodes, tokens) = (Nodes::new(), Tokens::new(store));
         let timing = distribution::Timing { heartbeat: HEARTBEAT, silence: SILENCE };
-        let distribution =
-            Distribution::new(publisher.clone(), tokens, nodes.clone(), ticket_keys.clone(), lanes.clone(), timing);
+        let (revisions, keys) = (publisher.clone(), ticket_keys.clone());
+        let distribution = Distribution::new(revisions, tokens, nodes.clone(), keys, lanes.clone(), trust, timing);
         let address = listener.local_addr().expect("it is bound");
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(distribution.clone().serve(listener, None, shutdown.clone()));
@@ -255,7 +259,7 @@ impl Node {
         let token_file = data_dir.join("node-token");
         std::fs::write(&token_file, format!("{token}\n")).expect("a file");
         let url = format!("http://{control_plane}");
-        Self::with_source(Some(From { url, ca_file: None, token_file }), data_dir).await
+        Self::with_source(Some(From { url, proof: Proof::SharedToken(token_file) }), data_dir).await
     }
 
     pub async fn with_source(source: Option<From>, data_dir: &Path) -> Self {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use model::digest::sha256;
+use model::sealing::{KEY_BYTES, SealingKey};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -17,6 +18,7 @@ use crate::publish::Publisher;
 use crate::store::{self, Store, StoredToken};
 use crate::targets::Lanes;
 use crate::token::{Role, Tokens};
+use crate::trust::{CERTIFICATE_LIFETIME, Trust};
 
 pub const ADMIN: &str = "admin-token-of-the-tests";
 pub const NODE: &str = "node-token-of-the-tests";
@@ -61,7 +63,9 @@ impl Api {
         let publisher = Publisher::start(store.clone()).await.expect("a publisher");
         let tokens = Tokens::new(store.clone());
         let lanes = Lanes::start(publisher.clone()).await.expect("lanes");
-        let state = ApiState::new(publisher, store, tokens, Nodes::new(), lanes);
+        let seal = SealingKey::new(&[7; KEY_BYTES]);
+        let trust = Trust::start(store.clone(), &seal, None, CERTIFICATE_LIFETIME).await.expect("an authority");
+        let state = ApiState::new(publisher, store, tokens, Nodes::new(), lanes, trust);
         Self { router: router(state.clone()), state, _folder: folder }
     }
 

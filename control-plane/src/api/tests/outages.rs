@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use http::Method;
 use serde_json::json;
+use time::OffsetDateTime;
 
 use super::harness::{Api, GATEWAY};
 use crate::store::{
-    Announcement, Head, Loaded, LoadedTargets, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken,
-    TargetRecord, TicketKey,
+    Announcement, Enrolments, Head, JoinToken, Loaded, LoadedTargets, NodeIdentity, Revision, RevisionRecord,
+    SharedNodes, Store, StoreError, StoredToken, TargetRecord, TicketKey,
 };
 
 /// How a [`Faulty`] store behaves.
@@ -32,6 +33,57 @@ impl Faulty {
             PANICS => panic!("the password is opensesame"),
             _ => Ok(&*self.store),
         }
+    }
+}
+
+#[async_trait]
+impl Enrolments for Faulty {
+    async fn add_join_token(&self, token: &JoinToken) -> Result<(), StoreError> {
+        self.store()?.add_join_token(token).await
+    }
+
+    async fn join_tokens(&self, gateway: &str) -> Result<Vec<JoinToken>, StoreError> {
+        self.store()?.join_tokens(gateway).await
+    }
+
+    async fn join_token(&self, hash: &[u8; 32]) -> Result<Option<JoinToken>, StoreError> {
+        self.store()?.join_token(hash).await
+    }
+
+    async fn take_join_token(&self, id: &str) -> Result<bool, StoreError> {
+        self.store()?.take_join_token(id).await
+    }
+
+    async fn revoke_join_token(&self, gateway: &str, id: &str, at: OffsetDateTime) -> Result<bool, StoreError> {
+        self.store()?.revoke_join_token(gateway, id, at).await
+    }
+
+    async fn node_identities(&self, gateway: &str) -> Result<Vec<NodeIdentity>, StoreError> {
+        self.store()?.node_identities(gateway).await
+    }
+
+    async fn node_identity(&self, gateway: &str, node_id: &str) -> Result<Option<NodeIdentity>, StoreError> {
+        self.store()?.node_identity(gateway, node_id).await
+    }
+
+    async fn put_node_identity(&self, node: &NodeIdentity) -> Result<bool, StoreError> {
+        self.store()?.put_node_identity(node).await
+    }
+
+    async fn revoke_node(&self, gateway: &str, node_id: &str, at: OffsetDateTime) -> Result<bool, StoreError> {
+        self.store()?.revoke_node(gateway, node_id, at).await
+    }
+
+    async fn revoked_nodes(&self) -> Result<Vec<(String, String)>, StoreError> {
+        self.store()?.revoked_nodes().await
+    }
+
+    async fn forget_enrolments(&self, before: OffsetDateTime) -> Result<(), StoreError> {
+        self.store()?.forget_enrolments(before).await
+    }
+
+    fn revocations(&self) -> BoxStream<'static, ()> {
+        self.store.revocations()
     }
 }
 
@@ -118,6 +170,14 @@ impl Store for Faulty {
 
     fn shared_nodes(&self) -> Option<SharedNodes> {
         self.store.shared_nodes()
+    }
+
+    async fn keep_shared(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.store()?.keep_shared(name, value).await
+    }
+
+    async fn swap_shared(&self, name: &str, from: &[u8], to: &[u8]) -> Result<bool, StoreError> {
+        self.store()?.swap_shared(name, from, to).await
     }
 
     async fn add_token(&self, token: &StoredToken) -> Result<(), StoreError> {
