@@ -189,7 +189,7 @@ fn begin(
         false => listener.address,
     });
     let ends = Addresses { source: origin.client, destination };
-    let connection = Connection::new(core, listener, terms, ends);
+    let connection = Connection::new(core, listener, terms, ends, origin.destination.is_some());
     let number = core.connections.enter(&connection);
     core.telemetry.metrics.connection_opened();
     let (core, running) = (core.clone(), connection.clone());

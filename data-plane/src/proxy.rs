@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use http::{Method, StatusCode};
-use model::exchange::ResponseHead;
+use http::header::{ALLOW, CONTENT_LENGTH};
+use http::{HeaderValue, Method, StatusCode};
+use model::exchange::{Exchange, ResponseHead};
 use model::fields::Fields;
 use model::hashing::hash_of;
 use model::policy::Chain;
@@ -85,7 +86,7 @@ async fn pass(
         record.policy = chain.last().map(|step| step.policy);
         return Err(rejection);
     }
-    let (Some(found), Some(route)) = (found, route) else { return Err(no_route()) };
+    let (Some(found), Some(route)) = (found, route) else { return without_route(&record.exchange) };
     if let Some(key) = service.and_then(|service| service.load_balancing.hash_key()) {
         record.hash = hash_of(key, &record.exchange, Some(&found));
     }
@@ -106,8 +107,16 @@ async fn pass(
     }
 }
 
-fn no_route() -> Rejection {
-    Rejection::new(StatusCode::NOT_FOUND, "no-route", "No route matches this request.")
+/// What is asked about the gateway as a whole it answers itself (RFC 9110 section 9.3.7).
+#[cold]
+fn without_route(exchange: &Exchange) -> Result<Reply, Rejection> {
+    if exchange.request.target.path() != spelling::ASTERISK {
+        return Err(Rejection::new(StatusCode::NOT_FOUND, "no-route", "No route matches this request."));
+    }
+    let mut headers = Fields::default();
+    headers.append(&ALLOW, &HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    headers.append(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
+    Ok(Reply { head: ResponseHead { status: StatusCode::OK, headers }, body: Body::empty() })
 }
 
 fn fixed_reply(fixed: &FixedResponse, method: &Method) -> Reply {

@@ -63,7 +63,8 @@ async fn refusals_are_problems_with_a_stable_code() {
         ("GET /a%2fb HTTP/1.1\r\nhost: x\r\n", 400, "path-encoded-slash"),
         ("GET /../hello HTTP/1.1\r\nhost: x\r\n", 400, "path-above-root"),
         ("CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n", 501, "method-not-implemented"),
-        ("OPTIONS * HTTP/1.1\r\nhost: x\r\n", 501, "method-not-implemented"),
+        ("GET ftp://x/hello HTTP/1.1\r\nhost: x\r\n", 400, "scheme-unknown"),
+        ("GET https://x/hello HTTP/1.1\r\nhost: x\r\n", 421, "misdirected-request"),
         ("POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n", 413, "request-too-large"),
     ];
     for (request, status, code) in cases {

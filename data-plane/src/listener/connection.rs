@@ -29,6 +29,8 @@ pub struct Connection {
     pub destination: SocketAddr,
     /// What it says of the clients of its requests is believed.
     pub is_from_proxy: bool,
+    /// A proxy has named the client: it may have taken off the TLS of a connection that has none here.
+    is_named_by_proxy: bool,
     /// What came out of the TLS handshake.
     pub tls: OnceCell<Negotiated>,
     /// The address of the client, for `X-Forwarded-For`.
@@ -52,7 +54,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(core: &Rc<Core>, listener: &Rc<OpenListener>, terms: Rc<Terms>, ends: Addresses) -> Rc<Self> {
+    pub fn new(
+        core: &Rc<Core>,
+        listener: &Rc<OpenListener>,
+        terms: Rc<Terms>,
+        ends: Addresses,
+        is_named_by_proxy: bool,
+    ) -> Rc<Self> {
         let Addresses { source: address, destination } = ends;
         let ip = address.ip().to_canonical();
         let scheme = if terms.tls.is_some() { Scheme::Https } else { Scheme::Http };
@@ -61,6 +69,7 @@ impl Connection {
             listener: listener.clone(),
             destination,
             is_from_proxy: terms.forwarding.trusted.contains(ip),
+            is_named_by_proxy,
             terms,
             client: Client { address: SocketAddr::new(ip, address.port()), scheme },
             tls: OnceCell::new(),
@@ -76,6 +85,11 @@ impl Connection {
             is_reset: Cell::new(false),
             waker: RefCell::default(),
         })
+    }
+
+    /// Whether the client may have a secured connection, to this gateway or to a proxy in front that is known to it.
+    pub fn may_be_secured(&self) -> bool {
+        self.terms.tls.is_some() || self.is_from_proxy || self.is_named_by_proxy
     }
 
     /// Asks the client to go: no further requests, those that run may end.

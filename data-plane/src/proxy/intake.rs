@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use http::header::HOST;
-use http::uri::PathAndQuery;
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use model::exchange::{Client, RequestHead};
 use model::fields::{Fields, plain_text};
@@ -54,11 +54,12 @@ pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Inta
     let survey = Survey::of(&headers);
     let upgrade = fields::wanted_upgrade(&headers, &survey, version, &method);
     let read = check_bounds(&survey, &uri, http_body::Body::size_hint(&body).lower(), limits)
-        .and_then(|()| check_method(&method, &uri))
+        .and_then(|()| check_method(&method))
+        .and_then(|()| check_scheme(&uri, connection))
         .and_then(|()| check_memory(connection))
         .and_then(|()| read_host(&uri, &mut headers, &survey, version))
         .and_then(|host| check_directed(host, connection))
-        .and_then(|host| Ok((host, read_target(&uri)?)));
+        .and_then(|host| Ok((host, read_target(&uri, &method)?)));
     fields::join_cookies(&mut headers, &survey, version);
     let client = forwarded::settle(&mut headers, &survey, connection);
     let (host, (target, spelled), fault) = match read {
@@ -109,15 +110,29 @@ fn check_memory(connection: &Connection) -> Result<(), Rejection> {
     Err(Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "memory-short", detail))
 }
 
-/// Tunnels to anywhere are not what a gateway is for, and of the server as a whole there is nothing to ask.
-fn check_method(method: &Method, uri: &Uri) -> Result<(), Rejection> {
+/// Tunnels to anywhere are not what a gateway is for.
+fn check_method(method: &Method) -> Result<(), Rejection> {
     let refused = |detail| Err(Rejection::new(StatusCode::NOT_IMPLEMENTED, "method-not-implemented", detail));
     match *method {
         Method::CONNECT => refused("The gateway opens no tunnels."),
         // It would show the client what the gateway adds for the service (RFC 9110 section 9.3.8).
         Method::TRACE => refused("The gateway does not send requests back."),
-        Method::OPTIONS if uri.path() == "*" => refused("The gateway answers OPTIONS for resources only."),
         _ => Ok(()),
+    }
+}
+
+/// What is asked for by `https` must not come over a connection that anybody can read (RFC 9110 sections 4.2.2 and 7.4),
+/// unless a proxy may have secured it that is known here. The other way round it does no harm.
+fn check_scheme(uri: &Uri, connection: &Connection) -> Result<(), Rejection> {
+    match uri.scheme() {
+        None => Ok(()),
+        Some(scheme) if *scheme == Scheme::HTTP => Ok(()),
+        Some(scheme) if *scheme == Scheme::HTTPS && connection.may_be_secured() => Ok(()),
+        Some(scheme) if *scheme == Scheme::HTTPS => {
+            let detail = "The target has the scheme https, and the connection is not secured.";
+            Err(Rejection::new(StatusCode::MISDIRECTED_REQUEST, "misdirected-request", detail))
+        }
+        Some(_) => Err(bad("scheme-unknown", "The scheme of the target is neither http nor https.")),
     }
 }
 
@@ -169,11 +184,14 @@ fn check_directed(host: String, connection: &Connection) -> Result<String, Rejec
 }
 
 /// The canonical path with the query as it came, and the target as it came if that is another.
-fn read_target(uri: &Uri) -> Result<(PathAndQuery, Option<Box<spelling::Received>>), Rejection> {
+fn read_target(uri: &Uri, method: &Method) -> Result<(PathAndQuery, Option<Box<spelling::Received>>), Rejection> {
     let Some(as_it_came) = uri.path_and_query() else { return Err(spelling::refused(PathFault::NotAbsolute)) };
     let spelled = |fault| Some(Box::new(spelling::Received { target: as_it_came.clone(), fault }));
     let rebuilt = match (path::canonical(uri.path()), uri.query()) {
         (Ok(Cow::Borrowed(_)), _) => return Ok((as_it_came.clone(), None)),
+        (Err(fault), None) if *method == Method::OPTIONS && uri.path() == spelling::ASTERISK => {
+            return Ok((as_it_came.clone(), spelled(Some(fault))));
+        }
         (Err(fault), _) => return Ok((PathAndQuery::from_static("/"), spelled(Some(fault)))),
         (Ok(path), None) => PathAndQuery::try_from(path.as_ref()),
         (Ok(path), Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")),

@@ -8,6 +8,9 @@ use model::router::Found;
 use model::router::path::PathFault;
 use model::snapshot::{Snapshot, Spelling};
 
+/// The target of a question about the server as a whole (RFC 9110 section 7.1).
+pub const ASTERISK: &str = "*";
+
 /// A target as it came, where that is not how it counts.
 pub struct Received {
     pub target: PathAndQuery,
@@ -18,6 +21,10 @@ pub struct Received {
 impl Received {
     /// The route of the request, which gets the target that counts.
     pub fn find<'s>(self, snapshot: &'s Snapshot, exchange: &mut Exchange) -> Result<Option<Found<'s>>, Rejection> {
+        // Of no route, whatever paths it takes.
+        if exchange.request.target.path() == ASTERISK {
+            return Ok(None);
+        }
         let canonical = self.fault.map_or(Ok(exchange.request.target.path()), Err);
         let (found, spelling) =
             snapshot.find_spelled(&exchange.asks(), self.target.path(), canonical).map_err(refused)?;

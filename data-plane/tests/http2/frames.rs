@@ -179,8 +179,13 @@ impl Client {
 
     /// A connection that has begun well.
     pub async fn connect(address: SocketAddr) -> Self {
+        Self::connect_behind(address, &[]).await
+    }
+
+    /// The same, behind what a proxy says ahead of it.
+    pub async fn connect_behind(address: SocketAddr, ahead: &[u8]) -> Self {
         let mut client = Self::silent(address).await;
-        client.send([PREFACE, &settings(&[(HEADER_TABLE_SIZE, 0)])].concat()).await;
+        client.send([ahead, PREFACE, &settings(&[(HEADER_TABLE_SIZE, 0)])].concat()).await;
         client
     }
 

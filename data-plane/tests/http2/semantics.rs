@@ -95,9 +95,9 @@ async fn head_is_get_without_a_body() {
     }
 }
 
-/// Section 9.3.7: a service is asked about its resources; nobody about the gateway.
+/// Section 9.3.7: a service is asked about its resources, and the gateway about itself.
 #[tokio::test]
-async fn options_asks_about_a_resource() {
+async fn options_asks_about_a_resource_or_the_gateway() {
     let node = Node::start(to(backend::echo().await)).await;
     for over in BOTH {
         let answer = over.send(&node, request(Method::OPTIONS, "/a", &[("origin", "http://page")], "")).await;
@@ -107,9 +107,47 @@ async fn options_asks_about_a_resource() {
     let mut client = Client::connect(node.address).await;
     let asterisk = [(":method", "OPTIONS"), GET[1], GET[2], (":path", "*")];
     client.send(head(1, END_STREAM, &asterisk)).await;
-    assert_eq!(client.outcome(1).await, Outcome::Status(501));
+    assert_eq!(client.outcome(1).await, Outcome::Status(200));
     let answer = node.raw("OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 501"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for field in ["\r\nallow: GET, HEAD, ", "\r\ncontent-length: 0\r\n"] {
+        assert!(answer.contains(field), "{answer}");
+    }
+    // Of nothing else there is a question of this form.
+    for (number, target) in [(3, "*?a"), (5, "*a")] {
+        client.send(head(number, END_STREAM, &[(":method", "OPTIONS"), GET[1], GET[2], (":path", target)])).await;
+        assert_ne!(client.outcome(number).await, Outcome::Status(200), "{target}");
+    }
+    client.send(head(7, END_STREAM, &[GET[0], GET[1], GET[2], (":path", "*")])).await;
+    assert_eq!(client.outcome(7).await, Outcome::Status(400));
+}
+
+/// Sections 4.2.2 and 7.4: what is to be secured does not come over a connection that is not, unless a proxy in front that
+/// is known has taken its TLS off.
+#[tokio::test]
+async fn a_scheme_must_be_that_of_the_connection() {
+    let trusting = json!({ "forwarded": { "trusted_proxies": ["127.0.0.0/8"] } });
+    let told = json!({ "proxy_protocol": { "from": ["127.0.0.0/8"], "mode": "optional" } });
+    const NAMED: &str = "PROXY TCP4 192.0.2.1 192.0.2.2 4000 443\r\n";
+    let cases = [
+        (json!({}), "", "http", 200),
+        (json!({}), "", "https", 421),
+        (json!({}), "", "ftp", 400),
+        (trusting, "", "https", 200),
+        (told.clone(), "", "https", 421),
+        (told.clone(), NAMED, "https", 200),
+        // By which the proxy speaks for itself.
+        (told, "PROXY UNKNOWN\r\n", "https", 421),
+    ];
+    for (listener, ahead, scheme, status) in cases {
+        let node = Node::start_on(listener, to(backend::echo().await)).await;
+        let request = format!("{ahead}GET {scheme}://x/own HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let answer = node.raw(request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{ahead:?} {scheme} {answer}");
+        let mut client = Client::connect_behind(node.address, ahead.as_bytes()).await;
+        client.send(head(1, END_STREAM, &[GET[0], (":scheme", scheme), GET[2], (":path", "/own")])).await;
+        assert_eq!(client.outcome(1).await, Outcome::Status(status), "{ahead:?} {scheme}");
+    }
 }
 
 /// Sections 9.3.8 and 11.7: nothing of what is for the gateway, or added by it, comes to see the other side.
