@@ -323,6 +323,62 @@ async fn a_staple_is_delivered_while_it_is_good() {
     assert!(problems[0].message.contains("it is about another certificate"), "{}", problems[0].message);
 }
 
+/// In TLS 1.3 a client is done before it hears whether it is let in, and may be sending already: closing at once would
+/// reset the connection and take the alert with it.
+#[tokio::test]
+async fn a_client_that_is_not_let_in_reads_why_however_much_it_sends() {
+    let (secure, partners) = (free_address(), Authority::new("Partners"));
+    let made = Authority::new("Servers").issue("a.test");
+    let telemetry = Telemetry::without_log();
+    let _node = node_with(secure, demand("required"), &made, telemetry, vec![partners.bundle()]).await;
+    let connector = tokio_rustls::TlsConnector::from(client(ONLY_1_3, None));
+    let stream = TcpStream::connect(secure).await.unwrap();
+    let mut stream = within(connector.connect(ServerName::try_from("a.test").unwrap(), stream)).await.unwrap();
+    // More than the node reads at once.
+    within(stream.write_all(&vec![b'x'; 256 * 1024])).await.unwrap();
+    within(stream.flush()).await.unwrap();
+    support::taken(stream.get_ref().0).await;
+    let error = within(stream.read(&mut [0; 100])).await.unwrap_err();
+    assert!(error.to_string().contains("CertificateRequired"), "{error}");
+}
+
+/// RFC 9440 section 2.2; what clients say in the fields themselves is believed of nobody.
+#[tokio::test]
+async fn a_service_gets_to_see_the_certificate_of_a_client_where_that_is_asked_for() {
+    let (secure, partners) = (free_address(), Authority::new("Partners"));
+    let made = Authority::new("Servers").issue("a.test");
+    let echo = support::backend::echo().await;
+    let edits = vec![
+        partners.bundle(),
+        put(Kind::Service, "echo", json!({ "url": format!("http://{echo}") })),
+        put(Kind::Route, "echo", json!({ "paths": ["/echo"], "service": "echo" })),
+    ];
+    let mut tls = demand("optional");
+    let mut node = node_with(secure, tls.clone(), &made, Telemetry::without_log(), edits).await;
+    let orders = partners.issue("orders");
+    let seen = async |shows: Option<&Issued>| {
+        let connector = tokio_rustls::TlsConnector::from(client(BOTH, shows));
+        let stream = TcpStream::connect(secure).await.unwrap();
+        let mut stream = within(connector.connect(ServerName::try_from("a.test").unwrap(), stream)).await.unwrap();
+        let own = "client-cert: :AA==:\r\nclient-cert-chain: :AA==:\r\n";
+        let request = format!("GET /echo HTTP/1.1\r\nhost: a.test\r\n{own}connection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = within(stream.read_to_string(&mut answer)).await;
+        let got: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let fields = got["headers"].as_array().unwrap().iter();
+        let fields = fields.filter(|field| field[0].as_str().unwrap().starts_with("client-cert"));
+        fields.map(|field| field[1].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(Some(&orders)).await, Vec::<String>::new());
+    tls["client_certificate"]["forward"] = true.into();
+    node.change(vec![listener("secure", secure, tls)]).await.unwrap();
+    use base64::Engine as _;
+    let encoded = base64::engine::general_purpose::STANDARD.encode(orders.cert.der());
+    assert_eq!(seen(Some(&orders)).await, [format!(":{encoded}:")]);
+    assert_eq!(seen(None).await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn a_request_for_a_host_with_another_certificate_is_misdirected() {
     let (secure, authority) = (free_address(), Authority::new("Servers"));

@@ -266,20 +266,21 @@ fn settings(service: &Service, route: Option<&Route>) -> Vec<Setting> {
     let usual = Timeouts::default();
     let own = route.map(Route::timeouts).unwrap_or_default();
     let each = [
-        ("timeouts.connect", None, connect, usual.connect),
-        ("timeouts.backend_request", own.backend_request, request, usual.request),
-        ("timeouts.idle", own.idle, idle, usual.idle),
+        // Of one name in a route and another in a service.
+        (["timeouts.connect"; 2], None, connect, usual.connect),
+        (["timeouts.backend_request", "timeouts.request"], own.backend_request, request, usual.request),
+        (["timeouts.idle"; 2], own.idle, idle, usual.idle),
     ];
     let whole = own.request.map(|span| Setting {
         name: "timeouts.request".to_owned(),
         value: span.to_string(),
         from: Origin::Route,
     });
-    let setting = |(name, own, of_service, usual): (&str, Option<Span>, Span, Span)| {
-        let (value, from) = match own {
-            Some(value) => (value, Origin::Route),
-            None if of_service == usual => (usual, Origin::Default),
-            None => (of_service, Origin::Service),
+    let setting = |([of_route, name], own, of_service, usual): ([&str; 2], Option<Span>, Span, Span)| {
+        let (name, value, from) = match own {
+            Some(value) => (of_route, value, Origin::Route),
+            None if of_service == usual => (name, usual, Origin::Default),
+            None => (name, of_service, Origin::Service),
         };
         Setting { name: name.to_owned(), value: value.to_string(), from }
     };

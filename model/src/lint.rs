@@ -146,6 +146,9 @@ pub fn lint(snapshot: &Snapshot, changes: &[Changed], now: u64) -> Vec<Problem> 
         }
     }
     warnings.truncate(MAX_WARNINGS);
+    for warning in &mut warnings {
+        warning.page = Some(format!("/docs/lints/{}", warning.code));
+    }
     warnings
 }
 

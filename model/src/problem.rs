@@ -33,6 +33,9 @@ pub struct Problem {
     /// Where it was written, when it came from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<Location>,
+    /// Of a warning, the page that explains its code, at the address of the admin API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
 }
 
 /// A place in a file.
@@ -85,6 +88,7 @@ impl Fault {
             message: self.message,
             hint: self.hint,
             location: None,
+            page: None,
         }
     }
 

@@ -46,6 +46,7 @@ pub fn edit(envelope: &proto::Envelope) -> Result<Edit, Problem> {
         message,
         hint: Some("upgrade this node before the control plane".to_owned()),
         location: None,
+        page: None,
     };
     let kind = Kind::parse(&envelope.kind)
         .ok_or_else(|| wrong("unknown-kind", format!("this node knows no kind `{}`", envelope.kind)))?;
@@ -111,6 +112,7 @@ pub fn problem_from_wire(problem: proto::Problem) -> Problem {
         message: problem.message,
         hint: some(problem.hint),
         location: None,
+        page: None,
     }
 }
 

@@ -132,7 +132,7 @@ pub async fn send(client: &Client, files: &Files, change: &Change<'_>) -> anyhow
         .with_some("message", change.message);
     let applied = client.write(Method::POST, &query.into_path(), Some(files.body())).await;
     let mut applied: Applied = applied.map_err(|error| files.locate_in(error))?;
-    applied.warnings = applied.warnings.into_iter().map(|warning| files.located(warning)).collect();
+    applied.warnings = applied.warnings.into_iter().map(|warning| client.with_page(files.located(warning))).collect();
     Ok(applied)
 }
 

@@ -135,6 +135,13 @@ impl Client {
         &self.shown
     }
 
+    /// The warning with the whole address of the page that explains it.
+    #[must_use]
+    pub fn with_page(&self, warning: Problem) -> Problem {
+        let page = warning.page.map(|page| format!("{}{page}", self.shown));
+        Problem { page, ..warning }
+    }
+
     /// Asks for something of the gateway and reads the JSON that comes. `path` continues `/v1/gateways/{gateway}/`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.write(Method::GET, path, None).await

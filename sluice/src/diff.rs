@@ -48,7 +48,7 @@ pub async fn fetch(
     let query = Query::new("config:diff").with("prune", prune).with_some("base", base);
     let found = client.write(Method::POST, &query.into_path(), Some(files.body())).await;
     let mut found: crate::views::Diff = found.map_err(|error| files.locate_in(error))?;
-    found.warnings = found.warnings.into_iter().map(|warning| files.located(warning)).collect();
+    found.warnings = found.warnings.into_iter().map(|warning| client.with_page(files.located(warning))).collect();
     Ok(found)
 }
 

@@ -90,7 +90,7 @@ fn texts(path: &Path) -> io::Result<Vec<Source>> {
 fn unreadable(path: &Path, error: &io::Error) -> Problem {
     let message = format!("{} cannot be read: {error}", path.display());
     let Fault { pointer, code, message, hint } = Fault::new("", "unreadable-file", message);
-    Problem { kind: None, name: None, pointer, code: code.into(), message, hint, location: None }
+    Problem { kind: None, name: None, pointer, code: code.into(), message, hint, location: None, page: None }
 }
 
 impl Files {
@@ -116,7 +116,7 @@ impl Files {
         let read = RefCell::new(read);
         let file = |path: &Path| {
             read.borrow_mut().push(path.to_owned());
-            std::fs::read_to_string(path)
+            std::fs::read(path)
         };
         let parsed = model::file::parse(sources, &Surroundings { env, file: &file });
         Self { body: parsed.to_value(), parsed: Some(Arc::new(parsed)), read: read.into_inner() }

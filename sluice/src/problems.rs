@@ -38,7 +38,7 @@ pub fn warn(warnings: &[Problem]) {
 }
 
 fn paragraph(text: &mut String, problem: &Problem) {
-    let Problem { kind, name, pointer, code: _, message, hint, location } = problem;
+    let Problem { kind, name, pointer, code: _, message, hint, location, page } = problem;
     if let Some(Location { file, line, column, .. }) = location {
         let _ = write!(text, "{file}:{line}:{column}: ");
     }
@@ -59,6 +59,11 @@ fn paragraph(text: &mut String, problem: &Problem) {
     if let Some(hint) = hint {
         let _ = writeln!(text, "  hint: {hint}");
     }
+    match page.as_deref() {
+        Some(page) if page.starts_with('/') => drop(writeln!(text, "  more: {page} of any admin API")),
+        Some(page) => drop(writeln!(text, "  more: {page}")),
+        None => {}
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +81,7 @@ mod tests {
             message: "no service is named `order`".into(),
             hint: Some("did you mean `orders`?".into()),
             location,
+            page: None,
         }
     }
 
@@ -89,6 +95,13 @@ gateway.yaml:12:14: route `orders` at /service: no service is named `order`
      |              ^^^^^
   hint: did you mean `orders`?";
         assert_eq!(list(&[located]), expected);
+    }
+
+    #[test]
+    fn what_is_explained_elsewhere_says_where() {
+        let with = |page: &str| list(&[Problem { page: Some(page.into()), ..problem(None) }]);
+        assert!(with("/docs/lints/a").ends_with("\n  more: /docs/lints/a of any admin API"));
+        assert!(with("http://x/docs/lints/a").ends_with("\n  more: http://x/docs/lints/a"));
     }
 
     #[test]

@@ -261,6 +261,7 @@ pub fn fault(pointer: &str, code: &'static str, message: impl Into<String>) -> P
         message: message.into(),
         hint: None,
         location: None,
+        page: None,
     }
 }
 

@@ -173,6 +173,7 @@ fn invalid(faults: Vec<Fault>) -> Error {
         message: fault.message,
         hint: fault.hint,
         location: None,
+        page: None,
     };
     Error::invalid(faults.into_iter().map(problem).collect())
 }

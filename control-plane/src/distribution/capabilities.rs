@@ -54,6 +54,7 @@ impl Capabilities {
             message: format!("the node runs version {}, which does not know {what}", self.version),
             hint: Some("upgrade the node, or take this resource out until then".to_owned()),
             location: None,
+            page: None,
         }
     }
 }

@@ -9,10 +9,12 @@ use std::task::Poll;
 use bytes::BytesMut;
 use model::resource::listener::Limits;
 use rustls::pki_types::UnixTime;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::Connection;
+use super::http1::LINGER;
 use super::tls::ListenerTls;
 use super::watch::{Protocol, Watch};
 use super::{http1, http2};
@@ -53,18 +55,24 @@ async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, tls: &Listener
     let deadline = connection.core.clock.deadline(connection.terms.limits.tls_handshake.get());
     let acceptor = TlsAcceptor::from(tls.config.clone());
     let shake_hands = async {
-        let stream = acceptor.accept(stream).await?;
-        let negotiated = tls.negotiated(stream.get_ref().1, UnixTime::now())?;
-        Ok::<_, std::io::Error>((stream, negotiated))
+        let stream = acceptor.accept(stream).into_fallible().await?;
+        match tls.negotiated(stream.get_ref().1, UnixTime::now()) {
+            Ok(negotiated) => Ok((stream, negotiated)),
+            Err(error) => Err((error, stream.into_inner().0)),
+        }
     };
     let (stream, negotiated) = tokio::select! {
         shaken = shake_hands => match shaken {
             Ok(shaken) => shaken,
-            Err(error) => {
+            Err((error, stream)) => {
                 tracing::debug!(client.address = %connection.client.address, %error, "a TLS handshake failed");
                 // Who only looks whether somebody listens leaves without a word.
                 let is_gone = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
-                return connection.refused(if is_gone { "tls-abandoned" } else { "tls-handshake-failed" });
+                connection.refused(if is_gone { "tls-abandoned" } else { "tls-handshake-failed" });
+                if !is_gone {
+                    Box::pin(drain(&connection, stream)).await;
+                }
+                return;
             }
         },
         () = deadline => return connection.refused("tls-handshake-timeout"),
@@ -115,5 +123,27 @@ async fn tell(stream: &TcpStream, input: &mut BytesMut) -> Option<Protocol> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return None,
         }
+    }
+}
+
+/// Sends no more, and takes what still comes for a moment: closing at once would reset the connection, and the client
+/// might never read why it is not let in.
+async fn drain(connection: &Connection, mut stream: TcpStream) {
+    let drained = async {
+        stream.shutdown().await?;
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut [0; FIRST_READ_BYTES]) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    tokio::select! {
+        // Whoever is gone reads nothing.
+        _ = drained => {}
+        () = connection.core.clock.deadline(LINGER) => {}
     }
 }

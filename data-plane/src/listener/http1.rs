@@ -24,7 +24,7 @@ use crate::proxy::{self, Reply};
 
 /// How long a client that was told to go may take to read that, while what it still sends is thrown away: closing at
 /// once would reset the connection and take the answer with it (RFC 9112 section 9.6).
-const LINGER: Duration = Duration::from_secs(2);
+pub const LINGER: Duration = Duration::from_secs(2);
 
 /// What comes after a request.
 enum Next {

@@ -6,6 +6,9 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
 use model::digest::sha256;
 use model::exchange::ClientCertificate;
 use model::resource::listener::{ClientCertificateMode, Profile, TlsVersion};
@@ -50,6 +53,8 @@ pub struct ListenerTls {
 /// What came out of a handshake.
 pub struct Negotiated {
     pub client_certificate: Option<Rc<ClientCertificate>>,
+    /// The same as services get to see it (RFC 9440 section 2.2).
+    pub client_cert: Option<HeaderValue>,
     /// The name that the client asked for.
     server_name: Option<Box<str>>,
     names: Arc<ByServerName>,
@@ -70,7 +75,8 @@ struct Parts {
     profile: Profile,
     min_version: TlsVersion,
     certificates: Vec<Arc<Certificate>>,
-    clients: Option<(ClientCertificateMode, Arc<CaBundle>)>,
+    /// What is wanted of their certificates, who must have issued them, and whether services get to see them.
+    clients: Option<(ClientCertificateMode, Arc<CaBundle>, bool)>,
 }
 
 impl ListenerTls {
@@ -82,19 +88,24 @@ impl ListenerTls {
             return Some(previous.clone());
         }
         let names = Arc::new(ByServerName::new(&parts.certificates));
-        let clients = parts.clients.as_ref().map(|(mode, bundle)| client_verifier(*mode, bundle));
+        let clients = parts.clients.as_ref().map(|(mode, bundle, _)| client_verifier(*mode, bundle));
         let config = Arc::new(parts.config(names.clone(), clients.clone(), tickets));
         Some(Self { config, names, clients, parts: Arc::new(parts) })
     }
 
     /// What came out of a handshake that has just finished.
     pub fn negotiated(&self, session: &ServerConnection, now: UnixTime) -> io::Result<Negotiated> {
-        let client_certificate = match self.client_certificate(session, now)? {
+        let der = self.client_certificate(session, now)?;
+        let client_certificate = match der {
             Some(der) => Some(Rc::new(ClientCertificate::from_der(der).ok_or(io::ErrorKind::InvalidData)?)),
             None => None,
         };
+        let is_forwarded = self.parts.clients.as_ref().is_some_and(|(.., forward)| *forward);
+        let client_cert = der
+            .filter(|_| is_forwarded)
+            .map(|der| HeaderValue::try_from(format!(":{}:", STANDARD.encode(der))).expect("base64 is a field value"));
         let server_name = session.server_name().map(Box::from);
-        Ok(Negotiated { client_certificate, server_name, names: self.names.clone() })
+        Ok(Negotiated { client_certificate, client_cert, server_name, names: self.names.clone() })
     }
 
     /// The certificate that the client has proved to hold. In a session that was resumed it is one from before, so it
@@ -121,7 +132,7 @@ impl Parts {
         let certificates = written.certificates.iter().filter_map(|slot| snapshot.certificates.get(*slot)).cloned();
         let clients = written.client_certificates.as_ref().map(|clients| {
             let bundle = snapshot.ca_bundles.get(clients.ca_bundle).expect("a listener points at a CA bundle");
-            (clients.mode, Arc::clone(bundle))
+            (clients.mode, Arc::clone(bundle), clients.forward)
         });
         Some(Self {
             listener: listener.name.to_string(),
@@ -173,7 +184,7 @@ impl Parts {
     /// What a ticket is bound to: this listener, and what it demands of clients. A certificate may be renewed meanwhile;
     /// the name that the client asked for is in the session itself.
     fn purpose(&self) -> [u8; 32] {
-        let clients = self.clients.as_ref().map(|(mode, bundle)| (mode, bundle.content()));
+        let clients = self.clients.as_ref().map(|(mode, bundle, _)| (mode, bundle.content()));
         sha256(format!("{}/{clients:?}", self.listener).as_bytes())
     }
 }

@@ -49,7 +49,7 @@ fn is_unwanted(name: &[u8]) -> bool {
         | b"http2-settings" => true,
         // For a proxy that the client chose (RFC 9110 section 11.7), which a gateway is not.
         b"proxy-authorization" => true,
-        b"forwarded" | b"x-real-ip" => true,
+        b"forwarded" | b"x-real-ip" | b"client-cert" | b"client-cert-chain" => true,
         name => name.starts_with(b"x-forwarded-") || name.starts_with(b"x-sluice-") || name.contains(&b'_'),
     }
 }

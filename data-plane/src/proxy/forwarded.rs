@@ -15,6 +15,7 @@ use crate::listener::connection::Connection;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Says who the client is, and puts in place of what was said about it what services are told.
@@ -27,6 +28,9 @@ pub fn settle(headers: &mut Fields, survey: &Survey, connection: &Connection) ->
         headers.retain(|name, _| !is_reserved(rule, name));
     }
     fields::clean_request(headers, survey);
+    if let Some(certificate) = connection.tls.get().and_then(|tls| tls.client_cert.as_ref()) {
+        headers.append(&CLIENT_CERT, certificate);
+    }
     if rule.send != ForwardedFields::Forwarded {
         headers.append(&X_FORWARDED_FOR, &connection.forwarded_for);
         headers.append(&X_FORWARDED_PROTO, &scheme_value(connection.client.scheme));
@@ -56,8 +60,13 @@ fn settle_for_proxy(headers: &mut Fields, survey: &Survey, connection: &Connecti
     // What else the proxy says of the client goes on with the rest: `X-Forwarded-Port` and the like.
     let is_extended = rule.from_trusted == FromTrusted::Extend;
     let is_kept = is_extended && rule.read == ForwardedField::XForwarded && rule.send != ForwardedFields::Forwarded;
-    let kept: Vec<(HeaderName, HeaderValue)> = if is_kept { x_forwarded(headers) } else { Vec::new() };
+    let kept: Vec<(HeaderName, HeaderValue)> = if is_kept { fields_of(headers, is_x_forwarded) } else { Vec::new() };
+    // Its own clients have shown them; the certificate on this connection is its own.
+    let certificates = if is_extended { fields_of(headers, is_client_cert) } else { Vec::new() };
     fields::clean_request(headers, survey);
+    for (name, value) in &certificates {
+        headers.append(name, value);
+    }
     let hops = if is_extended { &way.hops[..] } else { &[] };
     if rule.send != ForwardedFields::Forwarded {
         let peer = if is_extended { connection.client.address.ip() } else { client.address.ip() };
@@ -85,13 +94,21 @@ fn settle_for_proxy(headers: &mut Fields, survey: &Survey, connection: &Connecti
     client
 }
 
-/// The fields of a trusted proxy that begin so, but for the addresses.
-fn x_forwarded(headers: &Fields) -> Vec<(HeaderName, HeaderValue)> {
-    let named = |name: &[u8]| name.starts_with(b"x-forwarded-") && name != X_FORWARDED_FOR.as_str().as_bytes();
+/// But for the addresses.
+fn is_x_forwarded(name: &[u8]) -> bool {
+    name.starts_with(b"x-forwarded-") && name != X_FORWARDED_FOR.as_str().as_bytes()
+}
+
+fn is_client_cert(name: &[u8]) -> bool {
+    matches!(name, b"client-cert" | b"client-cert-chain")
+}
+
+/// The fields of these names.
+fn fields_of(headers: &Fields, is_meant: fn(&[u8]) -> bool) -> Vec<(HeaderName, HeaderValue)> {
     let parsed = |(name, value): (&[u8], &[u8])| {
         Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?))
     };
-    headers.iter().filter(|(name, _)| named(name)).filter_map(parsed).collect()
+    headers.iter().filter(|(name, _)| is_meant(name)).filter_map(parsed).collect()
 }
 
 fn append(headers: &mut Fields, name: &HeaderName, value: &str) {

@@ -77,5 +77,6 @@ fn crashed(error: &tokio::task::JoinError) -> BuildError {
         message: "the node crashed on this configuration; its log says where".to_owned(),
         hint: Some("report this".to_owned()),
         location: None,
+        page: None,
     }]))
 }

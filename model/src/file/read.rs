@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::excerpt::Lines;
@@ -17,8 +19,8 @@ use crate::resource::{KINDS, Kind, Resource};
 pub struct Surroundings<'a> {
     /// The value of a variable of the environment.
     pub env: &'a dyn Fn(&str) -> Option<String>,
-    /// The content of another file.
-    pub file: &'a dyn Fn(&Path) -> io::Result<String>,
+    /// The content of another file. What is no text stands in the resource as base64.
+    pub file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
 }
 
 /// Reads files, as one.
@@ -221,7 +223,8 @@ impl Reader<'_> {
             let path = beside(&self.parsed.sources[source].source.path, &path);
             match (self.surroundings.file)(&path) {
                 Ok(content) => {
-                    spec.insert((*field).to_owned(), Value::String(content));
+                    let text = String::from_utf8(content).unwrap_or_else(|binary| STANDARD.encode(binary.as_bytes()));
+                    spec.insert((*field).to_owned(), Value::String(text));
                 }
                 Err(error) => {
                     let message = format!("`{}` cannot be read: {error}", path.display());
@@ -238,7 +241,16 @@ impl Reader<'_> {
             None => (None, None),
         };
         let Fault { pointer, code, message, hint } = fault;
-        self.parsed.problems.push(Problem { kind, name, pointer, code: code.into(), message, hint, location });
+        self.parsed.problems.push(Problem {
+            kind,
+            name,
+            pointer,
+            code: code.into(),
+            message,
+            hint,
+            location,
+            page: None,
+        });
     }
 }
 

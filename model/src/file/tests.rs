@@ -9,9 +9,10 @@ fn env(name: &str) -> Option<String> {
     (name == "ACME_KEY").then(|| "0123456789abcdef".to_owned())
 }
 
-fn file(path: &Path) -> io::Result<String> {
+fn file(path: &Path) -> io::Result<Vec<u8>> {
     match path.to_str() {
-        Some("conf/certs/a.pem") => Ok("a chain".to_owned()),
+        Some("conf/certs/a.pem") => Ok(b"a chain".to_vec()),
+        Some("conf/certs/staple.der") => Ok(vec![0x30, 0x82, 0x01, 0xff]),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     }
 }
@@ -261,4 +262,12 @@ listeners:
     }
     let sent = read(&[GOOD]).to_value();
     assert_eq!(apply(&[&sent.to_string()]).map(|after| after.config.digest()).ok(), Some(snapshot.config.digest()));
+}
+
+/// As `openssl ocsp -respout` leaves it.
+#[test]
+fn a_staple_in_der_is_taken_as_it_is() {
+    let certificate = "{name: a, cert: x, key: x, ocsp_staple_file: certs/staple.der}";
+    let parsed = read(&[&format!("version: 1\ncertificates:\n  - {certificate}\n")]);
+    assert_eq!((parsed.problems(), &parsed.resources[0].spec["ocsp_staple"]), (&[][..], &"MIIB/w==".into()));
 }

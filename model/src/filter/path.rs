@@ -8,11 +8,12 @@ use std::ops::Range;
 
 use crate::pattern::Pattern;
 use crate::problem::Fault;
+use crate::resource::listener::MAX_TARGET_BYTES;
 use crate::resource::route::{self, PathPattern};
 use crate::router::path::{PathFault, canonical};
 
-/// Longest path that comes of a rewrite; requests are bounded to the same length.
-const MAX_BYTES: usize = 8 * 1024;
+/// Longest path that comes of a rewrite; no listener takes a longer one.
+const MAX_BYTES: usize = MAX_TARGET_BYTES as usize;
 
 /// A new path for requests.
 #[derive(Debug)]

@@ -32,7 +32,7 @@ pub struct Certificate {
     /// The private key in PEM.
     pub key: String,
     /// An OCSP response (RFC 6960) for the certificate, which clients get with it (RFC 6066 section 8): DER as base64,
-    /// with or without a PEM frame. When its `nextUpdate` has passed it is left away.
+    /// with or without a PEM frame; the file of `ocsp_staple_file` may hold DER as well. When its `nextUpdate` has passed it is left away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ocsp_staple: Option<String>,
     /// What it is for, in words: for people alone. Default: empty.

@@ -15,7 +15,7 @@ mod limits;
 mod proxy_protocol;
 
 pub use forwarded::{FieldPattern, Forwarded, ForwardedField, ForwardedFields, FromTrusted};
-pub use limits::Limits;
+pub use limits::{Limits, MAX_TARGET_BYTES};
 pub use proxy_protocol::{ProxyProtocol, ProxyProtocolMode};
 
 /// Where requests come in: an address and how clients speak to it.
@@ -101,6 +101,11 @@ pub struct ClientCertificates {
     pub mode: ClientCertificateMode,
     /// The CA bundle with the authorities that are trusted for clients.
     pub ca_bundle: Name,
+    /// Services get the certificate that a client has proved to hold, in `Client-Cert` (RFC 9440). What clients say in
+    /// that field and in `Client-Cert-Chain` is always taken out, but for what trusted proxies say. The access log names
+    /// the subject either way. Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub forward: bool,
 }
 
 /// What happens to clients without a certificate. One that shows a certificate which does not hold is never let in.

@@ -40,6 +40,8 @@ pub struct ListenerTls {
 pub struct ClientCertificates {
     pub mode: ClientCertificateMode,
     pub ca_bundle: Slot,
+    /// Services get to see them.
+    pub forward: bool,
 }
 
 /// TLS towards a target. What it holds is part of what tells connections apart, and so is changed with it.
@@ -143,7 +145,8 @@ impl Snapshot {
             min_version: written.oldest_version(),
             client_certificates: clients.and_then(|clients| {
                 // A bundle that is missing was reported with the references.
-                Some(ClientCertificates { mode: clients.mode, ca_bundle: self.ca_bundles.slot(&clients.ca_bundle)? })
+                let ca_bundle = self.ca_bundles.slot(&clients.ca_bundle)?;
+                Some(ClientCertificates { mode: clients.mode, ca_bundle, forward: clients.forward })
             }),
         }
     }

@@ -116,7 +116,7 @@ fn examples_hold_and_are_valid() {
             env: &|_| Some("http://service.test:9000".to_owned()),
             file: &|path| {
                 let is_key = path.extension().is_some_and(|extension| extension == "key");
-                Ok(if is_key { made.signing_key.serialize_pem() } else { made.cert.pem() })
+                Ok(if is_key { made.signing_key.serialize_pem() } else { made.cert.pem() }.into_bytes())
             },
         };
         let parsed = file::parse(vec![file::Source { path: path.display().to_string(), text }], &surroundings);

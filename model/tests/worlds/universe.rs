@@ -136,7 +136,8 @@ fn listener(draw: &mut Draw<'_>) -> Value {
         spec["tls"] = json!({"certificates": certificates, "min_version": draw.of(&["1.2", "1.3"])});
         if let Some(ca_bundle) = draw.one(Kind::CaBundle) {
             let mode = draw.of(&["none", "optional", "required"]);
-            spec["tls"]["client_certificate"] = json!({"mode": mode, "ca_bundle": ca_bundle});
+            spec["tls"]["client_certificate"] =
+                json!({"mode": mode, "ca_bundle": ca_bundle, "forward": draw.of(&[true, false])});
         }
     }
     spec

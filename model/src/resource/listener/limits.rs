@@ -8,6 +8,9 @@ use crate::value::Span;
 
 const HEADER_FIELDS: u32 = 128;
 const HEADER_BYTES: u32 = 32 * 1024;
+/// The largest target that any listener takes.
+pub const MAX_TARGET_BYTES: u32 = 32 * 1024;
+
 const TARGET_BYTES: u32 = 8 * 1024;
 const BODY_BYTES: u64 = 1024 * 1024 * 1024;
 const BODY_RATE: u32 = 1024;
@@ -113,7 +116,7 @@ impl Limits {
         let counts = [
             ("header_fields", self.header_fields, 1..=4096),
             ("header_bytes", self.header_bytes, 256..=1024 * 1024),
-            ("target_bytes", self.target_bytes, 16..=32 * 1024),
+            ("target_bytes", self.target_bytes, 16..=MAX_TARGET_BYTES),
             ("connections", self.connections, 1..=u32::MAX),
             ("connections_per_client", self.connections_per_client, 1..=u32::MAX),
             ("streams", self.streams, 1..=1000),
