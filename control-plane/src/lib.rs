@@ -91,7 +91,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     let Some(store) = open(&settings.database_url, &shutdown).await.map_err(database)? else {
         return Ok(());
     };
-    let seal = trust::seal::open(&*store, &master).await?;
+    let seal = Arc::new(trust::seal::open(&*store, &master).await?);
+    store.seal_with(seal.clone());
     let trust = Trust::start(store.clone(), &seal, settings.authority.as_ref(), settings.certificate_lifetime).await?;
     let stream_tls = Tls::new(trust.authority().clone())?;
     let admin_token_file = token::ensure(&*store, Role::Admin, &settings.data_dir).await?;

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use model::digest::Digest;
 use model::resource::{Document, Key};
+use model::sealing::SealingKey;
 use time::OffsetDateTime;
 
 use crate::token::Role;
@@ -20,6 +21,7 @@ mod changes;
 mod enrolment;
 mod postgres;
 mod rows;
+mod sealed;
 mod sql;
 mod sqlite;
 
@@ -35,6 +37,9 @@ pub const DEFAULT_GATEWAY: &str = "default";
 pub trait Store: Enrolments {
     /// Answers when the database does.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// From now on, secrets are kept sealed with this key. What was kept before is read as it is.
+    fn seal_with(&self, key: Arc<SealingKey>);
 
     /// The names of all gateways, in order.
     async fn gateways(&self) -> Result<Vec<String>, StoreError>;

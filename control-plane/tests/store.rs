@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use model::digest::{Digest, sha256};
 use model::resource::{Document, Key, Kind};
+use model::sealing::{KEY_BYTES, SealingKey};
 use tests::postgres::Postgres;
 use time::OffsetDateTime;
 
@@ -59,6 +60,7 @@ contract!(
     uses_of_a_join_token_are_counted_over_replicas,
     join_tokens_are_kept_until_their_time_is_over,
     a_revoked_node_stays_revoked,
+    secrets_are_sealed_and_what_was_kept_before_is_read,
     of_replicas_that_make_ticket_keys_one_wins,
     nodes_are_shared_where_replicas_can_be,
     what_is_said_about_targets_is_kept_with_who_said_it,
@@ -415,6 +417,60 @@ async fn a_revoked_node_stays_revoked(url: String) {
     assert_eq!(one.node_identity("edge", "a").await.expect("it answers"), None);
     one.forget_enrolments(moment(80)).await.expect("it answers");
     assert_eq!(one.node_identities(GATEWAY).await.expect("it answers").len(), 1);
+}
+
+async fn secrets_are_sealed_and_what_was_kept_before_is_read(url: String) {
+    const PLAIN: &str = r#"{"cert":"public","key":"an open secret"}"#;
+    const SECRET: &str = r#"{"cert":"public","key":"a closed secret"}"#;
+    let plain = open(&url).await;
+    let certificate = |name: &str, spec: &str| ResourceChange {
+        key: Key::new(Kind::Certificate, name.parse().expect("a name")),
+        before: None,
+        after: Some(document(1, spec)),
+    };
+    let before = record(0, vec![certificate("a", PLAIN)]);
+    plain.append(GATEWAY, &before).await.expect("0 is the head");
+    let old = TicketKey { period: 1, secret: [1; 32] };
+    plain.turn_ticket_keys(GATEWAY, 1, std::slice::from_ref(&old)).await.expect("it answers");
+
+    let key = |digit| Arc::new(SealingKey::new(&[digit; KEY_BYTES]));
+    let sealing = open(&url).await;
+    sealing.seal_with(key(1));
+    let change = ResourceChange { before: Some(document(1, PLAIN)), ..certificate("a", SECRET) };
+    let after = record(1, vec![change, certificate("b", SECRET), put("open", 2, "{}")]);
+    sealing.append(GATEWAY, &after).await.expect("1 is the head");
+    let new = TicketKey { period: 2, secret: [2; 32] };
+    let keys = sealing.turn_ticket_keys(GATEWAY, 1, std::slice::from_ref(&new)).await.expect("it answers");
+    assert!(keys == [old, new], "what was open stays what it was");
+    assert_eq!(sealing.changes_since(GATEWAY, 0, 9).await.expect("it answers"), [before.clone(), after.clone()]);
+    assert_eq!(sealing.revision(GATEWAY, 2).await.expect("it answers"), Some(after));
+    let loaded: BTreeMap<_, _> = sealing.load(GATEWAY).await.expect("it answers").resources.into_iter().collect();
+    let specs: Vec<&str> = loaded.values().map(|document| &*document.spec).collect();
+    assert_eq!(specs, [SECRET, SECRET, "{}"]);
+
+    // Who has the database and not the key has nothing; and a value means nothing in another place.
+    assert!(matches!(plain.load(GATEWAY).await, Err(StoreError::Unreadable(_))));
+    let dump = dump(&url).await;
+    assert!(dump.contains("sealed:") && !dump.contains("a closed secret"), "{dump}");
+    let wrong = open(&url).await;
+    wrong.seal_with(key(2));
+    for error in [wrong.load(GATEWAY).await.map(drop), wrong.revision(GATEWAY, 2).await.map(drop)] {
+        let error = error.expect_err("it does not open").to_string();
+        assert!(error.contains("certificate") && !error.contains("secret"), "{error}");
+    }
+}
+
+/// All that a thief of the database finds where resources are.
+async fn dump(url: &str) -> String {
+    const ALL: &str = "SELECT spec FROM resources UNION ALL SELECT changes FROM revisions WHERE number = 2";
+    let rows: Vec<String> = if store::is_postgres(url) {
+        let pool = sqlx::PgPool::connect(url).await.expect("it answers");
+        sqlx::query_scalar(ALL).fetch_all(&pool).await.expect("it answers")
+    } else {
+        let pool = sqlx::SqlitePool::connect(url).await.expect("it answers");
+        sqlx::query_scalar(ALL).fetch_all(&pool).await.expect("it answers")
+    };
+    rows.join("\n")
 }
 
 async fn nodes_are_shared_where_replicas_can_be(url: String) {

@@ -8,6 +8,7 @@ mod harness;
 mod operations;
 mod outages;
 mod reads;
+mod secrets;
 mod sockets;
 mod targets;
 mod writes;

@@ -1,9 +1,11 @@
 //! The store in PostgreSQL, shared by any number of control planes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{BoxStream, StreamExt};
+use model::sealing::SealingKey;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
@@ -13,6 +15,7 @@ use super::rows::{
     RecordRow, ResourceRow, RevisionRow, TargetRecordRow, from_column, hash_to_column, head_from_row, record_from_row,
     resource_from_row, revision_from_row, target_record_from_row, ticket_key_from_row, to_column, token_from_row,
 };
+use super::sealed::Sealed;
 use super::{
     Announcement, Head, Loaded, LoadedTargets, ResourceChange, Revision, RevisionRecord, Store, StoreError,
     StoredToken, TargetRecord, TicketKey, changes, sql,
@@ -36,6 +39,7 @@ const TARGET_CHANNEL: &str = "sluice_targets";
 /// See the head of this file.
 pub struct PostgresStore {
     pool: PgPool,
+    sealed: Sealed,
 }
 
 impl PostgresStore {
@@ -54,7 +58,7 @@ impl PostgresStore {
         })?;
         connection.close().await?;
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
-        Ok(Self { pool: pool.connect_lazy_with(options) })
+        Ok(Self { pool: pool.connect_lazy_with(options), sealed: Sealed::default() })
     }
 }
 
@@ -87,6 +91,10 @@ impl Store for PostgresStore {
             Ok(())
         })
         .await
+    }
+
+    fn seal_with(&self, key: Arc<SealingKey>) {
+        self.sealed.begin(key);
     }
 
     async fn gateways(&self) -> Result<Vec<String>, StoreError> {
@@ -144,21 +152,26 @@ impl Store for PostgresStore {
             let head = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&mut *snapshot).await?;
             let head = head_from_row(gateway, head)?;
             let rows: Vec<ResourceRow> = sqlx::query_as(sql::RESOURCES).bind(gateway).fetch_all(&mut *snapshot).await?;
-            let resources = rows.into_iter().map(resource_from_row).collect::<Result<_, _>>()?;
+            let resources = rows.into_iter().map(|row| {
+                let (key, document) = resource_from_row(row)?;
+                let document = self.sealed.open_document(gateway, &key, document)?;
+                Ok((key, document))
+            });
+            let resources = resources.collect::<Result<_, StoreError>>()?;
             Ok(Loaded { head, resources })
         })
         .await
     }
 
     async fn append(&self, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
-        bounded(append(&self.pool, gateway, record)).await
+        bounded(append(&self.pool, gateway, &self.sealed.record(gateway, record))).await
     }
 
     async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
         bounded(async {
             let row: Option<RecordRow> =
                 sqlx::query_as(sql::REVISION).bind(gateway).bind(to_column(number)).fetch_optional(&self.pool).await?;
-            row.map(record_from_row).transpose()
+            row.map(|row| self.sealed.open_record(gateway, record_from_row(row)?)).transpose()
         })
         .await
     }
@@ -184,7 +197,7 @@ impl Store for PostgresStore {
                 .bind(i64::from(limit))
                 .fetch_all(&self.pool)
                 .await?;
-            rows.into_iter().map(record_from_row).collect()
+            rows.into_iter().map(|row| self.sealed.open_record(gateway, record_from_row(row)?)).collect()
         })
         .await
     }
@@ -313,13 +326,19 @@ impl Store for PostgresStore {
                 sqlx::query(sql::ADD_TICKET_KEY)
                     .bind(gateway)
                     .bind(to_column(key.period))
-                    .bind(&key.secret[..])
+                    .bind(self.sealed.ticket_key(gateway, key))
                     .execute(&mut *transaction)
                     .await?;
             }
-            let rows = sqlx::query_as(sql::TICKET_KEYS).bind(gateway).fetch_all(&mut *transaction).await?;
+            let rows: Vec<(i64, Vec<u8>)> =
+                sqlx::query_as(sql::TICKET_KEYS).bind(gateway).fetch_all(&mut *transaction).await?;
             transaction.commit().await?;
-            rows.into_iter().map(ticket_key_from_row).collect()
+            rows.into_iter()
+                .map(|row| {
+                    let (period, stored) = ticket_key_from_row(row)?;
+                    self.sealed.open_ticket_key(gateway, period, stored)
+                })
+                .collect()
         })
         .await
     }

@@ -7,7 +7,7 @@ use model::digest::Digest;
 use model::resource::{Document, Key, Kind};
 use time::OffsetDateTime;
 
-use super::{Head, LoadedTarget, Revision, RevisionRecord, StoreError, StoredToken, TargetRecord, TicketKey, changes};
+use super::{Head, LoadedTarget, Revision, RevisionRecord, StoreError, StoredToken, TargetRecord, changes};
 use crate::token::Role;
 
 /// Columns of a revision as both databases return them.
@@ -68,9 +68,9 @@ pub fn token_from_row(row: (String, String, String)) -> Result<StoredToken, Stor
     Ok(StoredToken { hash, role, name })
 }
 
-pub fn ticket_key_from_row((period, secret): (i64, Vec<u8>)) -> Result<TicketKey, StoreError> {
-    let secret = secret.try_into().map_err(|_| StoreError::Unreadable("a ticket key has not 32 bytes".to_owned()))?;
-    Ok(TicketKey { period: from_column(period)?, secret })
+/// The period and what is stored for it, which may be sealed.
+pub fn ticket_key_from_row((period, stored): (i64, Vec<u8>)) -> Result<(u64, Vec<u8>), StoreError> {
+    Ok((from_column(period)?, stored))
 }
 
 pub fn target_from_row(row: TargetRow) -> Result<LoadedTarget, StoreError> {

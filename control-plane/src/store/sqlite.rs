@@ -8,10 +8,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use model::sealing::SealingKey;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
@@ -21,6 +23,7 @@ use super::rows::{
     RecordRow, ResourceRow, RevisionRow, TargetRecordRow, from_column, hash_to_column, head_from_row, record_from_row,
     resource_from_row, revision_from_row, target_record_from_row, ticket_key_from_row, to_column, token_from_row,
 };
+use super::sealed::Sealed;
 use super::{
     Announcement, Head, Loaded, LoadedTargets, ResourceChange, Revision, RevisionRecord, SharedNodes, Store,
     StoreError, StoredToken, TargetRecord, TicketKey, changes, sql,
@@ -41,6 +44,7 @@ const CHUNK: usize = 1000;
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    sealed: Sealed,
 }
 
 impl SqliteStore {
@@ -60,7 +64,7 @@ impl SqliteStore {
         let writer = open_writer(&options).await?;
         migrate(&writer).await?;
         let readers = pool(READERS).connect_with(options.read_only(true)).await?;
-        Ok(Self { writer, readers })
+        Ok(Self { writer, readers, sealed: Sealed::default() })
     }
 
     /// A transaction that takes the write lock at once: one that starts by reading and writes later would
@@ -120,6 +124,10 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    fn seal_with(&self, key: Arc<SealingKey>) {
+        self.sealed.begin(key);
+    }
+
     async fn gateways(&self) -> Result<Vec<String>, StoreError> {
         Ok(sqlx::query_scalar("SELECT name FROM gateways ORDER BY name").fetch_all(&self.readers).await?)
     }
@@ -155,11 +163,17 @@ impl Store for SqliteStore {
         let head = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&mut *snapshot).await?;
         let head = head_from_row(gateway, head)?;
         let rows: Vec<ResourceRow> = sqlx::query_as(sql::RESOURCES).bind(gateway).fetch_all(&mut *snapshot).await?;
-        let resources = rows.into_iter().map(resource_from_row).collect::<Result<_, _>>()?;
+        let resources = rows.into_iter().map(|row| {
+            let (key, document) = resource_from_row(row)?;
+            let document = self.sealed.open_document(gateway, &key, document)?;
+            Ok((key, document))
+        });
+        let resources = resources.collect::<Result<_, StoreError>>()?;
         Ok(Loaded { head, resources })
     }
 
     async fn append(&self, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
+        let record = self.sealed.record(gateway, record);
         let revision = &record.revision;
         let mut transaction = self.begin().await?;
         let moved = sqlx::query(sql::MOVE_HEAD)
@@ -193,7 +207,7 @@ impl Store for SqliteStore {
     async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
         let row: Option<RecordRow> =
             sqlx::query_as(sql::REVISION).bind(gateway).bind(to_column(number)).fetch_optional(&self.readers).await?;
-        row.map(record_from_row).transpose()
+        row.map(|row| self.sealed.open_record(gateway, record_from_row(row)?)).transpose()
     }
 
     async fn revisions(&self, gateway: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>, StoreError> {
@@ -213,7 +227,7 @@ impl Store for SqliteStore {
             .bind(i64::from(limit))
             .fetch_all(&self.readers)
             .await?;
-        rows.into_iter().map(record_from_row).collect()
+        rows.into_iter().map(|row| self.sealed.open_record(gateway, record_from_row(row)?)).collect()
     }
 
     /// Nobody else is expected to write to the file; if somebody does, looking at the head tells.
@@ -312,13 +326,19 @@ impl Store for SqliteStore {
             sqlx::query(sql::ADD_TICKET_KEY)
                 .bind(gateway)
                 .bind(to_column(key.period))
-                .bind(&key.secret[..])
+                .bind(self.sealed.ticket_key(gateway, key))
                 .execute(&mut *transaction)
                 .await?;
         }
-        let rows = sqlx::query_as(sql::TICKET_KEYS).bind(gateway).fetch_all(&mut *transaction).await?;
+        let rows: Vec<(i64, Vec<u8>)> =
+            sqlx::query_as(sql::TICKET_KEYS).bind(gateway).fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
-        rows.into_iter().map(ticket_key_from_row).collect()
+        rows.into_iter()
+            .map(|row| {
+                let (period, stored) = ticket_key_from_row(row)?;
+                self.sealed.open_ticket_key(gateway, period, stored)
+            })
+            .collect()
     }
 }
 

@@ -59,11 +59,12 @@ impl Api {
             let token = StoredToken { hash: sha256(token.as_bytes()), role, name: format!("test-{role}") };
             store.add_token(&token).await.expect("a token");
         }
+        let seal = Arc::new(SealingKey::new(&[7; KEY_BYTES]));
+        store.seal_with(seal.clone());
         let store = wrap(store);
         let publisher = Publisher::start(store.clone()).await.expect("a publisher");
         let tokens = Tokens::new(store.clone());
         let lanes = Lanes::start(publisher.clone()).await.expect("lanes");
-        let seal = SealingKey::new(&[7; KEY_BYTES]);
         let trust = Trust::start(store.clone(), &seal, None, CERTIFICATE_LIFETIME).await.expect("an authority");
         let state = ApiState::new(publisher, store, tokens, Nodes::new(), lanes, trust);
         Self { router: router(state.clone()), state, _folder: folder }

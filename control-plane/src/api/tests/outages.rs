@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use http::Method;
+use model::sealing::SealingKey;
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -91,6 +92,10 @@ impl Enrolments for Faulty {
 impl Store for Faulty {
     async fn ping(&self) -> Result<(), StoreError> {
         self.store()?.ping().await
+    }
+
+    fn seal_with(&self, key: Arc<SealingKey>) {
+        self.store.seal_with(key);
     }
 
     async fn gateways(&self) -> Result<Vec<String>, StoreError> {
