@@ -22,6 +22,7 @@ pub mod http;
 mod http1;
 mod http2;
 mod io;
+pub mod known_host;
 mod names;
 mod origin;
 pub mod places;

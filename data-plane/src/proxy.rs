@@ -102,7 +102,7 @@ async fn pass(
                 let filters = route.filters_of(record.exchange.backend);
                 filters::change_request(record, &found, filters)?;
             }
-            forward::forward(record, onward).await
+            forward::forward(record, &snapshot, route, onward).await
         }
     }
 }

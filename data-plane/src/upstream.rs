@@ -107,6 +107,17 @@ impl From<UpstreamError> for Unanswered {
     }
 }
 
+/// A request that is to go to a service. The future that sends it is made where it is awaited: moving one costs more
+/// than moving this.
+pub struct Forwarding(Option<Task>);
+
+impl Forwarding {
+    /// The head of the response. Dropping the future gives the request up and closes its connection.
+    pub async fn answer(&mut self) -> Result<UpstreamResponse, Unanswered> {
+        self.0.as_mut().ok_or(UpstreamError::NoTarget)?.run().await
+    }
+}
+
 /// The connections of one core to all services.
 pub struct Upstreams {
     core: Rc<Core>,
@@ -134,23 +145,22 @@ impl Upstreams {
         Self { backends: Backends::new(Rc::clone(&core)), core }
     }
 
-    /// Sends a request to a target of the service, or of a subset of it, and returns the head of its response.
+    /// A request for a target of the service, or of a subset of it.
     ///
-    /// If that fails, or the service says that it may come to something better, it is tried again as the retries of the
-    /// service say. Dropping the future gives the request up and closes its connection.
+    /// If an attempt fails, or the service says that it may come to something better, it is tried again as the retries
+    /// of the service say.
     pub fn forward(
         &self,
         snapshot: &Rc<Snapshot>,
         service: Slot,
         subset: Option<&Arc<Subset>>,
         request: UpstreamRequest,
-    ) -> impl Future<Output = Result<UpstreamResponse, Unanswered>> + use<> {
+    ) -> Forwarding {
         let backend = self.backends.of(snapshot, service);
-        let mut task = backend.map(|backend| {
+        Forwarding(backend.map(|backend| {
             let choice = backend.choice(subset, &request);
             Task::new(&self.core, backend, choice, request)
-        });
-        async move { task.as_mut().ok_or(UpstreamError::NoTarget)?.run().await }
+        }))
     }
 
     /// Serves this snapshot from now on. With `slots` given, it differs from the one before in these services alone.

@@ -46,7 +46,7 @@ pub struct Exchange {
 pub struct RequestHead {
     pub method: Method,
     /// In lower case, without port; empty if the client named none.
-    pub host: String,
+    pub host: Rc<str>,
     /// Canonical: routing, policies, the log and the service see this same value.
     pub target: PathAndQuery,
     pub headers: Fields,
@@ -168,7 +168,7 @@ impl Exchange {
         };
         let request = RequestHead {
             method: Method::GET,
-            host: "api.test".to_owned(),
+            host: "api.test".into(),
             target: PathAndQuery::from_static(target),
             headers: Fields::default(),
         };

@@ -11,6 +11,7 @@ use model::exchange::{Client, Scheme};
 
 use super::OpenListener;
 use super::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::known_host::KnownHost;
 use super::terms::Terms;
 use super::tls::Negotiated;
 use super::tunnel::{self, Tunnel};
@@ -35,6 +36,7 @@ pub struct Connection {
     pub tls: OnceCell<Negotiated>,
     /// The address of the client, for `X-Forwarded-For`.
     pub forwarded_for: HeaderValue,
+    pub host: KnownHost,
     pub traffic: Rc<Traffic>,
     /// Requests that have not ended.
     pub in_flight: Cell<u32>,
@@ -74,6 +76,7 @@ impl Connection {
             client: Client { address: SocketAddr::new(ip, address.port()), scheme },
             tls: OnceCell::new(),
             forwarded_for: ip.to_string().parse().expect("an address is a header value"),
+            host: KnownHost::default(),
             traffic: Rc::default(),
             in_flight: Cell::new(0),
             withheld: Rc::default(),

@@ -1,5 +1,6 @@
 //! The part of a request's life that its service takes part in.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, SET_COOKIE};
@@ -7,6 +8,7 @@ use http::{HeaderValue, StatusCode, Version};
 use model::exchange::ResponseHead;
 use model::policy::grpc_web::format_of_grpc;
 use model::rejection::Rejection;
+use model::snapshot::{Route, Snapshot};
 
 use super::record::Record;
 use super::{Reply, fields, grpc, mirror};
@@ -25,15 +27,18 @@ pub struct Onward {
 }
 
 /// Sends the request to its service and makes the reply from what comes back.
-pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, Rejection> {
+pub async fn forward(
+    record: &mut Record,
+    snapshot: &Rc<Snapshot>,
+    route: &Route,
+    mut onward: Onward,
+) -> Result<Reply, Rejection> {
     let connection = record.connection.clone();
     let core = &connection.core;
-    let snapshot = record.exchange.snapshot.clone();
-    let Some((slot, service)) = record.exchange.service.zip(record.exchange.service()) else {
-        return Err(no_backend());
-    };
-    let own = record.exchange.route().map(|route| route.timeouts());
-    let idle = own.and_then(|own| own.idle).unwrap_or(service.timeouts.idle).get();
+    let service = record.exchange.service.and_then(|slot| Some((slot, snapshot.services.get(slot)?)));
+    let Some((slot, service)) = service else { return Err(no_backend()) };
+    let own = route.timeouts();
+    let idle = own.idle.unwrap_or(service.timeouts.idle).get();
 
     let is_told = service.proxy_protocol.is_some();
     let wants_upgrade = onward.upgrade.is_some();
@@ -45,9 +50,8 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
         let after_ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
         End { at_ns: record.exchange.time.monotonic_ns.saturating_add(after_ns), is_of_client }
     };
-    let ends =
-        [own.and_then(|own| own.request).map(|whole| end(whole.get(), false)), asked.map(|asked| end(asked, true))];
-    let exchange = own.and_then(|own| own.backend_request).map(|exchange| exchange.get());
+    let ends = [own.request.map(|whole| end(whole.get(), false)), asked.map(|asked| end(asked, true))];
+    let exchange = own.backend_request.map(|exchange| exchange.get());
     let time = TimeLimits {
         head: exchange.unwrap_or(service.timeouts.request.get()),
         exchange,
@@ -57,19 +61,17 @@ pub async fn forward(record: &mut Record, mut onward: Onward) -> Result<Reply, R
 
     let mut request = request(record, onward, time, idle);
     let backend = record.exchange.backend;
-    let mirrors = record.exchange.route().map(|route| [route.mirrors(), route.backend_mirrors(backend)]);
-    let is_mirrored = mirrors.is_some_and(|mirrors| mirrors.iter().any(|list| !list.is_empty()));
+    let mirrors = [route.mirrors(), route.backend_mirrors(backend)];
+    let is_mirrored = mirrors.iter().any(|list| !list.is_empty());
     if is_told || is_mirrored {
         let (source, destination) = (record.exchange.client.address, connection.destination);
         request.ends = Some(Box::new(Addresses { source, destination }));
     }
     if is_mirrored {
-        mirror::mirror(core, &snapshot, mirrors.into_iter().flatten().flatten(), &mut request);
+        mirror::mirror(core, snapshot, mirrors.into_iter().flatten(), &mut request);
     }
-    let route = record.exchange.route.and_then(|slot| snapshot.routes.get(slot));
-    let subset = route.and_then(|route| route.subset(backend));
-    let answer = core.upstreams.forward(&snapshot, slot, subset, request).await;
-    let response = answer.map_err(|unanswered| {
+    let mut forwarding = core.upstreams.forward(snapshot, slot, route.subset(backend), request);
+    let response = forwarding.answer().await.map_err(|unanswered| {
         (record.target, record.attempts) = (unanswered.target, unanswered.attempts);
         unanswered.error.rejection()
     })?;

@@ -7,17 +7,18 @@ use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use model::exchange::{Client, RequestHead};
-use model::fields::{Fields, plain_text};
+use model::fields::Fields;
 use model::rejection::Rejection;
 use model::resource::listener::Limits;
-use model::router::path::PathFault;
-use model::router::{host, path};
+use model::router::host::HostFault;
+use model::router::path::{self, PathFault};
 
 use super::fields::{self, Survey};
 use super::{forwarded, spelling};
 use crate::body::{Body, Failure};
 use crate::interim::SharedInterim;
 use crate::listener::connection::Connection;
+use crate::listener::known_host::KnownHost;
 use crate::memory::Pressure;
 use crate::upstream::UpstreamError;
 
@@ -57,14 +58,14 @@ pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Inta
         .and_then(|()| check_method(&method))
         .and_then(|()| check_scheme(&uri, connection))
         .and_then(|()| check_memory(connection))
-        .and_then(|()| read_host(&uri, &mut headers, &survey, version))
+        .and_then(|()| read_host(&uri, &mut headers, &survey, version, &connection.host))
         .and_then(|host| check_directed(host, connection))
         .and_then(|host| Ok((host, read_target(&uri, &method)?)));
     fields::join_cookies(&mut headers, &survey, version);
     let client = forwarded::settle(&mut headers, &survey, connection);
     let (host, (target, spelled), fault) = match read {
         Ok((host, target)) => (host, target, None),
-        Err(rejection) => (String::new(), (PathAndQuery::from_static("/"), None), Some(rejection)),
+        Err(rejection) => ("".into(), (PathAndQuery::from_static("/"), None), Some(rejection)),
     };
     let body = settle_trailers(body, version, connection);
     let head = RequestHead { method, host, target, headers };
@@ -141,39 +142,40 @@ fn bad(code: &'static str, detail: &'static str) -> Rejection {
 }
 
 /// The canonical host. The `Host` field that goes on is the one that it was read from.
-fn read_host(uri: &Uri, headers: &mut Fields, survey: &Survey, version: Version) -> Result<String, Rejection> {
+fn read_host(
+    uri: &Uri,
+    headers: &mut Fields,
+    survey: &Survey,
+    version: Version,
+    known: &KnownHost,
+) -> Result<Rc<str>, Rejection> {
     if survey.hosts > 1 {
         return Err(bad("several-hosts", "The request names its host more than once."));
     }
-    let no_name = || bad("host-invalid-name", "The host is no host name.");
-    let canonical = |text: &str| {
-        let host = host::canonical(text).map(Cow::into_owned);
-        host.map_err(|fault| bad(fault.code(), fault.detail()))
-    };
-    let field = match headers.get(HOST) {
-        Some(value) => Some(canonical(plain_text(value).ok_or_else(no_name)?)?),
-        None => None,
-    };
+    let canonical = |text: &[u8]| known.canonical(text).map_err(|fault| bad(fault.code(), fault.detail()));
+    let field = headers.get(HOST).map(canonical).transpose()?;
     // A target in absolute form, or `:authority`, stands above the field (RFC 9112 section 3.2.2, RFC 9113
     // section 8.3.1). Where they name different hosts somebody on the way may go by the other: that is refused.
     let Some(authority) = uri.authority() else {
         return match field {
             Some(host) if !host.is_empty() || version < Version::HTTP_2 => Ok(host),
-            None if version <= Version::HTTP_10 => Ok(String::new()),
+            None if version <= Version::HTTP_10 => Ok("".into()),
             _ => Err(bad("host-missing", "The request names no host.")),
         };
     };
-    let host = canonical(authority.as_str())?;
+    let host = canonical(authority.as_str().as_bytes())?;
     if field.is_some_and(|field| field != host) {
         return Err(bad("host-mismatch", "The request names two different hosts."));
     }
-    headers.insert(&HOST, &HeaderValue::from_str(authority.as_str()).map_err(|_| no_name())?);
+    let invalid = HostFault::InvalidName;
+    let value = HeaderValue::from_str(authority.as_str()).map_err(|_| bad(invalid.code(), invalid.detail()))?;
+    headers.insert(&HOST, &value);
     Ok(host)
 }
 
 /// A client may send requests for several hosts over one connection, but only for those that its certificate is for
 /// (RFC 9110 section 15.5.20): another host may be for other clients.
-fn check_directed(host: String, connection: &Connection) -> Result<String, Rejection> {
+fn check_directed(host: Rc<str>, connection: &Connection) -> Result<Rc<str>, Rejection> {
     match connection.tls.get() {
         Some(tls) if tls.is_misdirected(&host) => {
             let detail = "The host is served with another certificate than that of this connection.";

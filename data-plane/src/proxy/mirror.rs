@@ -78,7 +78,7 @@ pub fn mirror<'m>(
 
 /// Sends a copy and reads what is answered.
 async fn send(core: &Core, snapshot: &Rc<Snapshot>, slot: Slot, copy: UpstreamRequest) -> Result<(), &'static str> {
-    let mut body = match core.upstreams.forward(snapshot, slot, None, copy).await {
+    let mut body = match core.upstreams.forward(snapshot, slot, None, copy).answer().await {
         Ok(answer) => answer.body,
         // Its client was still sending it.
         Err(Unanswered { error: UpstreamError::RequestBody(Failure::TooSlow), .. }) => return Err("unanswered"),

@@ -80,7 +80,7 @@ impl Core {
     async fn send(&self, request: UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
         let snapshot = Rc::clone(&self.snapshot.borrow());
         let slot = snapshot.services.slot("shop").unwrap_or(0);
-        self.upstreams.forward(&snapshot, slot, None, request).await.map_err(|unanswered| unanswered.error)
+        self.upstreams.forward(&snapshot, slot, None, request).answer().await.map_err(|unanswered| unanswered.error)
     }
 
     /// Sends a GET and reads the whole answer.

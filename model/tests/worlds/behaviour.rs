@@ -142,7 +142,7 @@ fn answer(
         headers.append(&HeaderName::from_static(name), &HeaderValue::from_static(value));
     }
     let request =
-        RequestHead { method: Method::GET, host: host.to_owned(), target: target.parse().expect("a target"), headers };
+        RequestHead { method: Method::GET, host: host.into(), target: target.parse().expect("a target"), headers };
     let client = Client { address: ([192, 0, 2, 1], 40_000).into(), scheme: Scheme::Http };
     let time = Time { monotonic_ns: 1, unix_ms: 1 };
     let mut exchange = Exchange::new(snapshot.clone(), request, client, time, 7);
@@ -196,7 +196,7 @@ fn explained(snapshot: &Snapshot, exchange: &Exchange) -> Explanation {
         name: HeaderField(HeaderName::from_bytes(name).expect("a name")),
         value: plain_text(value).expect("text").to_owned(),
     });
-    let host = SentField { name: HeaderField(http::header::HOST), value: request.host.clone() };
+    let host = SentField { name: HeaderField(http::header::HOST), value: request.host.to_string() };
     let listener = exchange.listener.and_then(|slot| snapshot.listeners.get(slot));
     let question = Question {
         method: MethodName(request.method.clone()),

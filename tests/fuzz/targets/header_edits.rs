@@ -37,7 +37,7 @@ fuzz_target!(|text: &str| {
         expected.push((name.to_string(), value.as_bytes().to_vec()));
     }
     let target = PathAndQuery::from_static("/");
-    let request = RequestHead { method: Method::GET, host: String::new(), target, headers };
+    let request = RequestHead { method: Method::GET, host: "".into(), target, headers };
     let client = Client { address: SocketAddr::from(([192, 0, 2, 1], 1)), scheme: Scheme::Http };
     let time = Time { monotonic_ns: 0, unix_ms: 0 };
     let mut exchange = Exchange::new(Rc::new(Snapshot::default()), request, client, time, 0);
