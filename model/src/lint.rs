@@ -161,7 +161,8 @@ fn unreachable(snapshot: &Snapshot, written: &Route, slot: Slot, patience: &mut 
     let more = names.len().saturating_sub(SHOWN);
     names.truncate(SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let message = format!("no request can reach this route: {}{more} come first wherever it matches", names.join(", "));
+    let (names, come) = (names.join(", "), if covering.len() == 1 { "comes" } else { "come" });
+    let message = format!("no request can reach this route: {names}{more} {come} first wherever it matches");
     let fault = Fault::new("", "unreachable-route", message);
     Some(fault.hint("give it a higher `priority` or a condition that sets it apart, or remove it"))
 }

@@ -44,7 +44,8 @@ fn warnings(routes: &[(&str, Value)]) -> Vec<(String, String, String)> {
 
 #[track_caller]
 fn assert_unreachable(routes: &[(&str, Value)], route: &str, because: &str) {
-    let message = format!("no request can reach this route: {because} come first wherever it matches");
+    let come = if because.contains(',') { "come" } else { "comes" };
+    let message = format!("no request can reach this route: {because} {come} first wherever it matches");
     assert_eq!(warnings(routes), [(route.to_owned(), "unreachable-route".to_owned(), message)]);
 }
 

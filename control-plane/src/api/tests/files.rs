@@ -48,7 +48,7 @@ async fn what_is_hardly_meant_is_told_with_its_place_and_written_all_the_same() 
     let api = Api::start().await;
     api.file("config:apply", SHOP).await.expect(200);
     let text = "version: 1\nroutes:\n  - { name: again, paths: [/orders], service: carts }\n";
-    let expected = "no request can reach this route: `orders` come first wherever it matches";
+    let expected = "no request can reach this route: `orders` comes first wherever it matches";
     for action in ["config:validate", "config:diff", "config:apply?dry_run=true", "config:apply"] {
         let warnings = api.file(action, text).await.expect(200).json()["warnings"].clone();
         assert_eq!(warnings.as_array().map(Vec::len), Some(1), "{action}");
