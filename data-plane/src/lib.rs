@@ -3,6 +3,9 @@
 //! Requests run on cores, each a thread with a runtime of its own ([`cores`]). Everything else, the stream of
 //! configuration, metrics and health, runs on the runtime that [`run`] is called on.
 
+#[cfg(test)]
+#[path = "../../tests/src/address.rs"]
+mod address;
 pub mod body;
 pub mod clock;
 pub mod cores;

@@ -345,7 +345,7 @@ async fn failures_of_a_service_are_told_apart_and_leak_nothing() {
         let answer = node.raw("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
         let problem = problem(&answer);
         assert_eq!(problem["status"], status, "{problem}");
-        assert!(!answer.contains("127.0.0.1"), "{answer}");
+        assert!(!answer.contains("127."), "{answer}");
     }
 }
 

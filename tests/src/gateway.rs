@@ -1,7 +1,7 @@
 //! The planes as real processes: started, killed, frozen and started again.
 
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::address::free_address;
 use crate::http::{self, Answer, Connection};
 
 /// Waits for a condition and says which one when it gives up.
@@ -21,22 +22,6 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     bail!("gave up waiting until {what}")
-}
-
-/// An address on loopback that nobody has. It lies below the range from which the kernel hands out ports, so
-/// that no connection of another test takes it before it is used.
-pub fn free_address() -> SocketAddr {
-    loop {
-        let port = 10_000 + u16::try_from(random() % 20_000).expect("a small number");
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            return listener.local_addr().expect("a bound socket has an address");
-        }
-    }
-}
-
-fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish()
 }
 
 /// The `sluice` binary of this build.
@@ -140,13 +125,13 @@ impl ControlPlane {
 
     /// The same with further arguments.
     pub fn start_with(database: &str, data: &Path, more: &[&str]) -> Result<Self> {
-        Self::start_on(database, data, IpAddr::from([127, 0, 0, 1]), more)
+        Self::start_on(database, data, None, more)
     }
 
     /// The same with the stream on some address. What comes back has the one on loopback.
-    pub fn start_on(database: &str, data: &Path, stream: IpAddr, more: &[&str]) -> Result<Self> {
+    pub fn start_on(database: &str, data: &Path, stream: Option<IpAddr>, more: &[&str]) -> Result<Self> {
         let (admin, reached) = (free_address(), free_address());
-        let stream = SocketAddr::new(stream, reached.port());
+        let stream = SocketAddr::new(stream.unwrap_or(reached.ip()), reached.port());
         let data_text = data.to_string_lossy();
         let arguments = [
             "control-plane",

@@ -1,13 +1,13 @@
 //! A throw-away PostgreSQL server, from the binaries that Debian installs.
 //!
-//! It listens on a free port of 127.0.0.1 and keeps everything in a temporary folder. PostgreSQL refuses to
+//! It listens on loopback and keeps everything in a temporary folder. PostgreSQL refuses to
 //! run as root, so as root it is started as the user `postgres`. Nothing is flushed to disk: a test kills
 //! servers, never the machine.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,17 +16,17 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::address::free_address;
+
 /// The user that runs the server when the test runs as root; Debian's package creates it.
 const SERVER_USER: &str = "postgres";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Somebody else may take the free port before the server does.
-const START_ATTEMPTS: u32 = 5;
 
 /// A running server; dropping it ends the server and removes its files.
 pub struct Postgres {
     binaries: PathBuf,
     folder: TempDir,
-    port: u16,
+    address: SocketAddr,
     server: Option<Child>,
 }
 
@@ -43,17 +43,12 @@ impl Postgres {
             let (uid, gid) = server_user();
             chown(folder.path(), Some(uid), Some(gid)).expect("root may give a folder away");
         }
-        let mut postgres = Self { binaries, folder, port: 0, server: None };
+        let mut postgres = Self { binaries, folder, address: free_address(), server: None };
         postgres.run("initdb", |command| {
             command.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]);
         });
-        for _ in 0..START_ATTEMPTS {
-            postgres.port = free_port();
-            if postgres.try_start() {
-                return postgres;
-            }
-        }
-        panic!("PostgreSQL does not start; its log ends with:\n{}", postgres.log_tail());
+        postgres.start_again();
+        postgres
     }
 
     /// The database `postgres`.
@@ -67,7 +62,8 @@ impl Postgres {
     pub fn create_database(&self, name: &str) -> String {
         let status = self
             .command("createdb")
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", name])
+            .args(self.place())
+            .args(["-U", "postgres", name])
             .status()
             .expect("createdb is installed beside initdb");
         assert!(status.success(), "createdb {name} failed");
@@ -87,17 +83,21 @@ impl Postgres {
         let _ = server.wait();
     }
 
-    /// Starts the server again after [`Postgres::stop`], on the same port and with the same data.
+    /// Starts the server again after [`Postgres::stop`], at the same address and with the same data.
     ///
     /// # Panics
     /// Panics when it does not start.
     pub fn start_again(&mut self) {
         assert!(self.server.is_none(), "the server is running");
-        assert!(self.try_start(), "PostgreSQL does not start again; its log ends with:\n{}", self.log_tail());
+        assert!(self.try_start(), "PostgreSQL does not start; its log ends with:\n{}", self.log_tail());
     }
 
     fn url_of(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://postgres@{}/{database}", self.address)
+    }
+
+    fn place(&self) -> [String; 4] {
+        ["-h".to_owned(), self.address.ip().to_string(), "-p".to_owned(), self.address.port().to_string()]
     }
 
     fn data(&self) -> PathBuf {
@@ -110,7 +110,8 @@ impl Postgres {
             .command("postgres")
             .arg("-D")
             .arg(self.data())
-            .args(["-p", &self.port.to_string(), "-h", "127.0.0.1", "-k"])
+            .args(self.place())
+            .arg("-k")
             .arg(self.folder.path())
             .args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"])
             .stdin(Stdio::null())
@@ -140,7 +141,7 @@ impl Postgres {
             .command("pg_isready")
             .arg("-h")
             .arg(self.folder.path())
-            .args(["-p", &self.port.to_string(), "--quiet"])
+            .args(["-p", &self.address.port().to_string(), "--quiet"])
             .status();
         ready.is_ok_and(|status| status.success())
     }
@@ -210,9 +211,4 @@ fn server_user() -> (u32, u32) {
         }
     }
     panic!("as root, this test needs the user `{SERVER_USER}` to run PostgreSQL; Debian's package creates it")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("127.0.0.1 has a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::address::free_address;
 use crate::http::Connection;
 
 /// A backend that answers every request with its name and the path that it saw. Requests have no bodies.
@@ -78,8 +79,7 @@ struct Life {
 
 impl Passing {
     pub fn start(name: &'static str) -> anyhow::Result<Self> {
-        // The address is kept free for the next life: see `free_address`.
-        let address = crate::gateway::free_address();
+        let address = free_address();
         let mut backend = Self { address, name, life: Arc::default(), accepting: None };
         backend.start_again()?;
         Ok(backend)

@@ -15,7 +15,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use tempfile::TempDir;
-use tests::gateway::{ControlPlane, Node, free_address};
+use tests::address::free_address;
+use tests::gateway::{ControlPlane, Node};
 
 /// A control plane on SQLite and one node, with nothing configured.
 struct Gateway {

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use tests::gateway::{free_address, wait_until};
+use tests::address::free_address;
+use tests::gateway::wait_until;
 
 use crate::authority::Authority;
 use crate::{Gateway, listener_address};

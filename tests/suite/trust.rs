@@ -193,7 +193,8 @@ fn a_certificate_that_ended_is_told_and_a_new_token_mends_it() -> Result<()> {
 fn beyond_loopback_the_stream_speaks_tls_alone() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let at = |name: &str| folder.path().join(name);
-    let control = ControlPlane::start_on(&at("sluice.db").to_string_lossy(), &at("control"), [0, 0, 0, 0].into(), &[])?;
+    let anywhere = Some([0, 0, 0, 0].into());
+    let control = ControlPlane::start_on(&at("sluice.db").to_string_lossy(), &at("control"), anywhere, &[])?;
     assert!(!control.node_token().exists(), "nodes share no token there");
     std::fs::write(at("made-up"), "0123456789012345678901234567890123456789")?;
     let plain = Node::start(control.stream, &at("made-up"), &at("plain"))?;

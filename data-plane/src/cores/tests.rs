@@ -1,7 +1,7 @@
 //! Cores whose own loops end by a panic, which nothing from outside can bring about.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -9,15 +9,14 @@ use model::config::Edit;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::address::free_address;
 
 /// Two cores with a listener and an answer.
 async fn start(telemetry: &Telemetry) -> (Cores, SocketAddr) {
     let mut settings = Settings::new(PathBuf::new());
     settings.cores = NonZeroUsize::new(2).expect("two");
     let cores = Cores::start(&settings, telemetry).expect("threads");
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("an address");
-    drop(free);
+    let address = free_address();
     let put = |kind, name: &str, spec: Value| Edit::Put { kind, name: name.into(), spec };
     let edits = vec![
         put(Kind::Listener, "main", json!({ "bind": address.to_string() })),
@@ -48,7 +47,9 @@ async fn until(is_so: impl Fn() -> bool) {
 /// How many sockets listen on the address.
 fn sockets(address: SocketAddr) -> usize {
     let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a list of sockets");
-    let listening = format!(" 0100007F:{:04X} 00000000:0000 0A ", address.port());
+    let IpAddr::V4(ip) = address.ip() else { panic!("it is an IPv4 address") };
+    let (ip, port) = (u32::from_le_bytes(ip.octets()), address.port());
+    let listening = format!(" {ip:08X}:{port:04X} 00000000:0000 0A ");
     sockets.lines().filter(|line| line.contains(&listening)).count()
 }
 

@@ -189,7 +189,7 @@ async fn errors_of_the_gateway_have_a_status() {
         let status = call(&node, method, metadata, text).await.expect_err(method);
         assert_eq!(status.code(), code, "{method}: {status:?}");
         let message = status.message();
-        assert!(message.ends_with('.') && !message.contains("127.0.0.1"), "{method}: {message}");
+        assert!(message.ends_with('.') && !message.contains("127."), "{method}: {message}");
     }
 }
 

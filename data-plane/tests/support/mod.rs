@@ -7,6 +7,8 @@
     reason = "every test file uses a part of it, and a test that cannot go on fails"
 )]
 
+#[path = "../../../tests/src/address.rs"]
+mod address;
 pub mod backend;
 
 use std::io::{self, Write};
@@ -28,16 +30,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+pub use address::free_address;
+
 pub struct Node {
     pub cores: Cores,
     pub snapshot: Arc<Snapshot>,
     pub address: SocketAddr,
     pub telemetry: Telemetry,
-}
-
-/// An address on which nobody listens.
-pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 pub fn settings() -> Settings {

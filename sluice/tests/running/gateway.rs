@@ -3,13 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its message")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+#[path = "../../../tests/src/address.rs"]
+mod address;
+
+use address::free_address;
 
 /// Generous: machines that run tests do much at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,17 +27,6 @@ pub struct Gateway {
     node: SocketAddr,
     child: Option<Child>,
     said: Arc<Mutex<String>>,
-}
-
-/// A port that was free a moment ago, below the range from which the kernel hands them out.
-fn free_address() -> SocketAddr {
-    use std::hash::{BuildHasher, RandomState};
-    loop {
-        let port = 10_000 + u16::try_from(RandomState::new().hash_one(0) % 20_000).unwrap();
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            return listener.local_addr().unwrap();
-        }
-    }
 }
 
 impl Gateway {

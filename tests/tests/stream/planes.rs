@@ -24,6 +24,7 @@ use model::sealing::{KEY_BYTES, SealingKey};
 use model::snapshot::Snapshot;
 use serde_json::json;
 use tempfile::TempDir;
+use tests::address::free_address;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -61,7 +62,7 @@ impl ControlPlane {
             let token = StoredToken { hash: sha256(token.as_bytes()), role, name: format!("the {role}s") };
             store.add_token(&token).await.expect("a token");
         }
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = TcpListener::bind(free_address()).await.expect("a port");
         Self::on(directory, store, listener).await
     }
 
