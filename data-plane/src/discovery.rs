@@ -12,7 +12,7 @@ use std::time::Duration;
 use hickory_resolver::proto::rr::{Name as DnsOwner, RecordType};
 use model::membership::Found;
 use model::resource::Name;
-use model::resource::service::{DnsDiscovery, DnsRecords, TargetUrl};
+use model::resource::service::{DnsDiscovery, DnsRecords, MAX_PRIORITY, TargetUrl};
 use model::snapshot::Snapshot;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -203,27 +203,32 @@ fn report(discovery: &DnsDiscovery, known: &Known, is_troubled: &mut bool, lost:
 
 fn targets(discovery: &DnsDiscovery, records: &[Record]) -> Arc<[Found]> {
     let url = |host: String, port| TargetUrl { https: discovery.is_https(), host, port };
-    let services = || {
-        records.iter().filter_map(|record| match record {
-            Record::Service { priority, weight, port, host } => Some((*priority, u32::from(*weight), *port, host)),
-            Record::Address(_) => None,
+    let services = records.iter().filter_map(|record| match record {
+        Record::Service { priority, weight, port, host } => Some((*priority, u32::from(*weight), *port, host)),
+        Record::Address(_) => None,
+    });
+    let mut services: Vec<_> = services.collect();
+    services.sort_by_key(|(priority, ..)| *priority);
+    let of_same = services.chunk_by(|(one, ..), (other, ..)| one == other);
+    // Only their order counts (RFC 2782).
+    let priorities = (0..MAX_PRIORITY).chain(std::iter::repeat(MAX_PRIORITY));
+    let found = of_same.zip(priorities).flat_map(|(same, priority)| {
+        let largest = same.iter().map(|(_, weight, ..)| *weight).max().unwrap_or(0).max(MOST_WEIGHT);
+        // The smallest share that there is stands for 0 (RFC 2782: a very small chance), which is an equal one if all are 0.
+        let scaled = move |weight: u32| (weight * MOST_WEIGHT / largest).max(1);
+        same.iter().map(move |(_, weight, port, host)| Found {
+            url: url(String::clone(host), *port),
+            weight: scaled(*weight),
+            priority,
         })
-    };
-    let first = services().map(|(priority, ..)| priority).min();
-    let of_first = || services().filter(|(priority, ..)| Some(*priority) == first);
-    let largest = of_first().map(|(_, weight, ..)| weight).max().unwrap_or(0).max(MOST_WEIGHT);
-    // The smallest share that there is stands for 0 (RFC 2782: a very small chance), which is an equal one if all are 0.
-    let scaled = |weight: u32| (weight * MOST_WEIGHT / largest).max(1);
-    let found =
-        of_first().map(|(_, weight, port, host)| Found { url: url(host.clone(), port), weight: scaled(weight) });
+    });
     let addresses = records.iter().filter_map(|record| match record {
         Record::Address(address) => Some(IpAddr::to_string(address)),
         Record::Service { .. } => None,
     });
-    let addresses = addresses.map(|address| Found { url: url(address, discovery.port()), weight: 1 });
-    let mut found: Vec<Found> = found.chain(addresses).collect();
-    found.dedup_by(|one, other| one.url == other.url);
-    found.into()
+    let addresses = addresses.map(|address| Found { url: url(address, discovery.port()), weight: 1, priority: 0 });
+    let mut known = HashSet::new();
+    found.chain(addresses).filter(|found| known.insert(found.url.clone())).collect()
 }
 
 #[cfg(test)]
@@ -249,19 +254,27 @@ mod tests {
     }
 
     #[test]
-    fn srv_records_of_the_lowest_priority_are_targets_by_weight() {
+    fn srv_records_are_targets_by_priority_and_weight() {
         let srv = discovery(json!({"name": "_http._tcp.a.test", "records": "srv"}));
         let record =
             |priority, weight, host: &str| Record::Service { priority, weight, port: 80, host: host.to_owned() };
-        let weights = |records: &[Record]| shown(&targets(&srv, records));
-        let shares = |shares: &[(&str, u32)]| -> Vec<_> {
-            shares.iter().map(|(host, weight)| (format!("http://{host}:80"), *weight)).collect()
+        let shares = |records: &[Record]| -> Vec<(String, u32, u8)> {
+            let found = targets(&srv, records);
+            found.iter().map(|found| (found.url.host.clone(), found.weight, found.priority)).collect()
         };
-        let records = [record(1, 0, "a"), record(1, 30_000, "b"), record(1, 60_000, "c"), record(2, 9, "d")];
-        assert_eq!(weights(&records), shares(&[("a", 1), ("b", 500), ("c", 1000)]));
-        assert_eq!(weights(&[record(5, 0, "a"), record(5, 0, "b")]), shares(&[("a", 1), ("b", 1)]));
-        assert_eq!(weights(&[record(5, 10, "a"), record(5, 20, "b")]), shares(&[("a", 10), ("b", 20)]));
-        assert_eq!(weights(&[]), []);
+        let is = |shares: &[(&str, u32, u8)]| -> Vec<_> {
+            shares.iter().map(|(host, weight, priority)| ((*host).to_owned(), *weight, *priority)).collect()
+        };
+        let records = [record(7, 9, "d"), record(1, 0, "a"), record(1, 30_000, "b"), record(1, 60_000, "c")];
+        assert_eq!(shares(&records), is(&[("a", 1, 0), ("b", 500, 0), ("c", 1000, 0), ("d", 9, 1)]));
+        assert_eq!(shares(&[record(5, 0, "a"), record(5, 0, "b")]), is(&[("a", 1, 0), ("b", 1, 0)]));
+        assert_eq!(shares(&[record(5, 10, "a"), record(5, 20, "b")]), is(&[("a", 10, 0), ("b", 20, 0)]));
+        assert_eq!(shares(&[]), is(&[]));
+        // One that is listed twice counts where it comes first, and after the last priority there is none.
+        assert_eq!(shares(&[record(2, 3, "a"), record(1, 5, "b"), record(9, 7, "b")]), is(&[("b", 5, 0), ("a", 3, 1)]));
+        let many: Vec<Record> = (0..300).map(|priority| record(priority, 1, &format!("h{priority}"))).collect();
+        let last: Vec<u8> = shares(&many).into_iter().map(|(.., priority)| priority).collect();
+        assert_eq!((last.len(), last[14], last[15], last[299]), (300, 14, 15, 15));
     }
 
     #[test]

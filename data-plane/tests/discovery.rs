@@ -102,6 +102,29 @@ async fn targets_change_under_load_without_a_failed_request() {
 }
 
 #[tokio::test]
+async fn the_next_priority_takes_over_from_one_that_is_dead() {
+    let dns = NameServer::start().await;
+    let ((first, _), (second, count_second)) = (counting().await, counting().await);
+    let say = |first: u16| {
+        let record = |priority, port| service(ORDERS_SRV, 0, (priority, 0, port), "localhost.");
+        dns.say_records(ORDERS_SRV, SRV, vec![record(20, second.port()), record(10, first)]);
+    };
+    say(first.port());
+    let node = node_with(&dns, json!({ "name": ORDERS_SRV, "records": "srv" })).await;
+    for _ in 0..20 {
+        assert_eq!(status(&node).await, 200);
+    }
+    assert_eq!(count_second.load(Ordering::SeqCst), 0);
+    say(1);
+    within(async {
+        while count_second.load(Ordering::SeqCst) == 0 {
+            status(&node).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn targets_stay_while_name_servers_fail_and_go_when_the_name_is_gone() {
     let (dns, (backend, _)) = (NameServer::start().await, counting().await);
     dns.say_records(ORDERS, A, vec![address(ORDERS, 0, "127.0.0.1")]);

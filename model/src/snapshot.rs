@@ -132,6 +132,12 @@ pub struct Placement {
     pub zone: Option<String>,
 }
 
+impl Placement {
+    pub(crate) fn unless_default(self) -> Option<Arc<Self>> {
+        (self != Self::default()).then(|| Arc::new(self))
+    }
+}
+
 /// All that decides whether a connection can serve a request: the key of connection pools.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {

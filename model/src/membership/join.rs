@@ -19,6 +19,8 @@ use crate::snapshot::{Endpoint, Gate, Placement, Service, Target};
 pub struct Found {
     pub url: TargetUrl,
     pub weight: u32,
+    /// As that of a target that the service says.
+    pub priority: u8,
 }
 
 impl Service {
@@ -36,7 +38,8 @@ impl Service {
                 Some(same) if ***same == endpoint => Arc::clone(same),
                 _ => Arc::new(endpoint),
             };
-            Target { endpoint, weight: found.weight, placement: None }
+            let placement = Placement { priority: found.priority, ..Placement::default() };
+            Target { endpoint, weight: found.weight, placement: placement.unless_default() }
         });
         self.with_targets(self.targets.iter().cloned().chain(found).collect(), Some(self))
     }
@@ -105,9 +108,8 @@ impl Service {
 /// What tells a target from others, with the labels that are said about it.
 fn placement(written: Option<&Arc<Placement>>, member: &Member) -> Option<Arc<Placement>> {
     let Some(labels) = &member.labels else { return written.cloned() };
-    let placement =
-        Placement { labels: labels.clone(), ..written.map(|written| (**written).clone()).unwrap_or_default() };
-    (placement != Placement::default()).then(|| Arc::new(placement))
+    Placement { labels: labels.clone(), ..written.map(|written| (**written).clone()).unwrap_or_default() }
+        .unless_default()
 }
 
 /// One target of a service as it is in effect, and where that comes from.

@@ -27,7 +27,7 @@ pub use load_balancing::{BalancingPolicy, HashKey, LoadBalancing};
 pub use outlier_detection::{Latency, OutlierDetection, SuccessRate};
 pub use retries::{Backoff, GrpcCode, Hedging, Retries, RetryBudget, RetryOn};
 pub use sticky_cookie::{SameSite, StickyCookie};
-pub use target::{Target, TargetUrl};
+pub use target::{MAX_PRIORITY, Target, TargetUrl};
 pub use timeouts::Timeouts;
 pub use tls::{UpstreamTls, Verify};
 

@@ -64,8 +64,8 @@ pub enum DnsRecords {
     /// AAAA alone: each IPv6 address is a target.
     Aaaa,
     /// SRV (RFC 2782): each record is a target with a port and a weight. Its host is looked up when a connection is made.
-    /// Weights over 1000 are scaled down together, and 0 counts as the smallest share. Only the targets of the lowest
-    /// priority get requests.
+    /// Weights over 1000 are scaled down together, and 0 counts as the smallest share. The lowest priority is that of
+    /// targets with `priority: 0`, the next one that of those with 1, and so on up to 15.
     Srv,
 }
 

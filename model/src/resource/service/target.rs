@@ -33,6 +33,9 @@ pub struct Target {
     pub zone: Option<String>,
 }
 
+/// The last priority of a target.
+pub const MAX_PRIORITY: u8 = 15;
+
 impl Target {
     pub(crate) fn check_weight(weight: u32, pointer: &str) -> Option<Fault> {
         let message = || format!("a weight of {weight} is out of range");
@@ -49,7 +52,7 @@ impl Target {
         let mut known = HashSet::with_capacity(targets.len());
         for (index, target) in targets.iter().enumerate() {
             faults.extend(Self::check_weight(target.weight, &format!("/targets/{index}/weight")));
-            if target.priority > 15 {
+            if target.priority > MAX_PRIORITY {
                 let message = format!("a priority of {} is out of range", target.priority);
                 let fault = Fault::new(format!("/targets/{index}/priority"), "invalid-value", message);
                 faults.push(fault.hint("priorities are 0 to 15, and 0 is the first"));
