@@ -21,7 +21,7 @@ mod status;
 mod tests;
 
 use known::{Here, Id, Known};
-pub use status::{Convergence, NodeStatus, Reached, Refusal, Stage, Trouble, UnhealthyTarget};
+pub use status::{Convergence, NodeStatus, Reached, Refusal, Stage, TargetReport, Trouble, UnhealthyTarget};
 
 /// All nodes of all gateways.
 pub struct Nodes {
@@ -178,7 +178,7 @@ impl Nodes {
             serving: reached,
             targets: None,
             refusal: None,
-            unhealthy: Vec::new(),
+            report: TargetReport::default(),
         };
         let key = (gateway.to_owned(), node_id);
         let mut known = self.known.lock();
@@ -224,14 +224,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// A heartbeat came from the node, which sends no requests to these targets.
-    pub fn beats(&self, unhealthy: Vec<UnhealthyTarget>) {
+    /// A heartbeat came from the node, which says this of targets.
+    pub fn beats(&self, report: TargetReport) {
         let mut is_news = false;
         self.update(|here| {
             here.status.last_seen = OffsetDateTime::now_utc();
-            is_news = here.status.unhealthy != unhealthy;
+            is_news = here.status.report != report;
             if is_news {
-                here.status.unhealthy = unhealthy;
+                here.status.report = report;
                 here.mark();
             }
         });

@@ -122,6 +122,11 @@ impl Lanes {
         self.lane(gateway).await?.write(&self.publisher, write).await
     }
 
+    /// What writing would come to, by what is known here.
+    pub async fn try_out(&self, gateway: &str, write: &Write) -> Result<Written, WriteError> {
+        self.lane(gateway).await?.try_out(&self.publisher, write)
+    }
+
     /// Keeps up with other replicas, and forgets what was said about services that are gone, until `shutdown`.
     pub async fn follow(&self, shutdown: CancellationToken) {
         let mut announcements = self.store.target_announcements();

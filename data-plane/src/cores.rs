@@ -249,8 +249,11 @@ impl Adopt for Cores {
         Cores::use_cookie_key(self, secret);
     }
 
-    fn unhealthy(&self) -> Vec<proto::UnhealthyTarget> {
-        self.0.health.to_wire()
+    fn targets(&self) -> proto::NodeHeartbeat {
+        let (unhealthy, more_unhealthy) = self.0.health.to_wire();
+        let (found, more_found) =
+            self.0.current.load().map(|snapshot| self.0.sources.to_wire(&snapshot)).unwrap_or_default();
+        proto::NodeHeartbeat { unhealthy, found, untold: more_unhealthy + more_found, ..Default::default() }
     }
 }
 

@@ -115,10 +115,12 @@ impl Health {
 }
 
 impl Health {
-    /// What is to be told to the control plane.
-    pub(crate) fn to_wire(&self) -> Vec<proto::UnhealthyTarget> {
-        let troubles = self.troubles(MAX_TOLD).into_iter();
-        let all = troubles.flat_map(|(service, target, troubles)| {
+    /// What is to be told to the control plane, and how many targets are left out.
+    pub(crate) fn to_wire(&self) -> (Vec<proto::UnhealthyTarget>, u64) {
+        let mut troubles = self.troubles(usize::MAX);
+        let untold = troubles.len().saturating_sub(MAX_TOLD);
+        troubles.truncate(MAX_TOLD);
+        let told = troubles.into_iter().flat_map(|(service, target, troubles)| {
             troubles.into_iter().map(move |trouble| proto::UnhealthyTarget {
                 service: service.to_string(),
                 target: target.to_string(),
@@ -128,7 +130,7 @@ impl Health {
                 until_unix_ms: trouble.until_unix_ms.unwrap_or(0),
             })
         });
-        all.take(MAX_TOLD).collect()
+        (told.collect(), untold as u64)
     }
 }
 

@@ -16,6 +16,9 @@ use model::slots::Slot;
 use model::snapshot::{Service, Snapshot};
 use parking_lot::Mutex;
 
+/// What the control plane is told of at a time.
+const MAX_TOLD: usize = 500;
+
 /// What the sources of targets say.
 #[derive(Default)]
 pub struct Sources(Mutex<Said>);
@@ -93,6 +96,20 @@ impl Sources {
         });
         let slots: Arc<[Slot]> = slots.collect();
         (!slots.is_empty()).then(|| (Served { bare, joined: Arc::new(joined) }, slots))
+    }
+
+    /// What services of a snapshot found, for the control plane, and how many targets are left out.
+    pub fn to_wire(&self, snapshot: &Snapshot) -> (Vec<proto::FoundTargets>, u64) {
+        let found = Arc::clone(&self.0.lock().found);
+        let (mut room, mut untold) = (MAX_TOLD, 0);
+        let told = snapshot.discovered.iter().filter_map(|(service, discovery)| {
+            let found = found.get(discovery)?;
+            let targets: Vec<String> = found.iter().take(room).map(|found| found.url.to_string()).collect();
+            room -= targets.len();
+            untold += (found.len() - targets.len()) as u64;
+            (!targets.is_empty()).then(|| proto::FoundTargets { service: service.to_string(), targets })
+        });
+        (told.collect(), untold)
     }
 
     fn take(&self) -> Said {

@@ -57,9 +57,9 @@ pub trait Adopt: Send + std::marker::Sync + 'static {
     /// Makes and knows sticky cookies by this key from now on.
     fn use_cookie_key(&self, secret: &TicketSecret);
 
-    /// The targets that get no requests, for the control plane.
-    fn unhealthy(&self) -> Vec<proto::UnhealthyTarget> {
-        Vec::new()
+    /// What is to be told of targets to the control plane.
+    fn targets(&self) -> proto::NodeHeartbeat {
+        proto::NodeHeartbeat::default()
     }
 }
 

@@ -36,19 +36,19 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 #[command(next_help_heading = "Control plane")]
 pub struct ClientArguments {
     /// Address of the admin API
-    #[arg(long, env = "SLUICE_SERVER", default_value = "http://127.0.0.1:8081", value_name = "URL")]
+    #[arg(long, global = true, env = "SLUICE_SERVER", default_value = "http://127.0.0.1:8081", value_name = "URL")]
     server: Uri,
 
     /// The admin token itself; a file keeps it out of the list of processes [env: SLUICE_TOKEN]
-    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    #[arg(long, global = true, value_name = "TOKEN", conflicts_with = "token_file")]
     token: Option<String>,
 
     /// A file with the admin token [env: SLUICE_TOKEN_FILE] [default: admin-token in the data folder, if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
     /// The gateway that it is about
-    #[arg(long, env = "SLUICE_GATEWAY", default_value = "default", value_name = "NAME")]
+    #[arg(long, global = true, env = "SLUICE_GATEWAY", default_value = "default", value_name = "NAME")]
     gateway: String,
 }
 

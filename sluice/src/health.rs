@@ -51,14 +51,18 @@ fn of_service(health: &ServiceHealth) -> anyhow::Result<()> {
     let rows = health.targets.iter().map(|target| {
         let reasons: BTreeSet<&str> = target.unhealthy.iter().map(|trouble| &*trouble.reason).collect();
         let healthy = format!("{}/{}", target.healthy, health.nodes);
-        let weight = target.weight.map(|weight| weight.to_string()).unwrap_or_default();
-        vec![target.target.clone(), weight, healthy, Vec::from_iter(reasons).join("; ")]
+        let weight = target.weight.map(|weight| weight.to_string()).unwrap_or_else(|| "-".to_owned());
+        let state = target.state.map_or_else(|| "from DNS".to_owned(), |state| state.to_string());
+        vec![target.target.clone(), weight, state, healthy, Vec::from_iter(reasons).join("; ")]
     });
-    output::table(&["target", "weight", "healthy on", "why not"], rows)?;
+    output::table(&["target", "weight", "state", "healthy on", "why not"], rows)?;
     let is_fit = |target: &&crate::views::TargetHealth| target.healthy == health.nodes;
     let fit = health.targets.iter().filter(is_fit).count();
     let (all, nodes) = (health.targets.len(), health.nodes);
     output::message(&format!("{fit}/{all} targets are healthy on all of {nodes} nodes"));
+    if !health.is_complete {
+        output::message("nodes have so many targets to tell of that they left some out");
+    }
     Ok(())
 }
 
@@ -80,6 +84,10 @@ fn of_all(nodes: &Nodes) -> anyhow::Result<()> {
     });
     output::table(&["service", "target", "out on", "why"], rows)?;
     output::message(&format!("{all} targets get no requests from some of {count} nodes"));
+    let untold: u64 = nodes.items.iter().filter(|node| node.connected).map(|node| node.untold).sum();
+    if untold > 0 {
+        output::message(&format!("nodes have so many targets to tell of that they left {untold} out"));
+    }
     Ok(())
 }
 

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::client::{ClientArguments, Query, block_on};
 use crate::output::{self, Format};
-use crate::views::Page;
 
 /// How long a change waits for the nodes with `--wait`.
 const WAIT: &str = "30s";
@@ -52,7 +51,7 @@ enum Action {
         #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse_label)]
         label: Vec<(String, String)>,
     },
-    /// Send no new requests to a target, and let it finish what it serves
+    /// Send no new requests to a target, and let it finish what it serves; `set` or `remove` ends that
     Drain { target: String },
     /// Take back what was said about a target: one that was added is gone
     Remove { target: String },
@@ -70,8 +69,13 @@ impl Targets {
         let all = format!("services/{}/targets", utf8_percent_encode(service, NON_ALPHANUMERIC));
         let (method, target, body, done) = match &self.action {
             None | Some(Action::List) => {
-                let page: Page<EffectiveTarget> = block_on(client.get(&all))?;
-                show(&page.items, self.output)?;
+                let targets: Vec<EffectiveTarget> = block_on(client.list(Query::new(&all)))?;
+                show(&targets, self.output)?;
+                if targets.is_empty() {
+                    output::message(&format!(
+                        "service `{service}` says no targets, and none were added; `sluice health {service}` shows those from DNS"
+                    ));
+                }
                 return Ok(Outcome::Done);
             }
             Some(Action::Set { target, weight, label }) => {
@@ -111,19 +115,17 @@ fn show(targets: &[EffectiveTarget], output: Format) -> anyhow::Result<()> {
             Ok(output::data(&targets.iter().map(|target| format!("{}\n", target.url)).collect::<String>())?)
         }
         Format::Table => {
-            let word = |value: Value| value.as_str().unwrap_or_default().to_owned();
-            let row = |target: &EffectiveTarget| -> anyhow::Result<Vec<String>> {
+            let row = |target: &EffectiveTarget| {
                 let labels: Vec<String> = target.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                Ok(vec![
+                vec![
                     target.url.to_string(),
-                    word(serde_json::to_value(target.state)?),
+                    target.state.to_string(),
                     target.weight.to_string(),
-                    word(serde_json::to_value(target.origin)?),
+                    target.origin.to_string(),
                     if labels.is_empty() { "-".to_owned() } else { labels.join(",") },
-                ])
+                ]
             };
-            let rows = targets.iter().map(row).collect::<anyhow::Result<Vec<_>>>()?;
-            Ok(output::table(&["target", "state", "weight", "origin", "labels"], rows)?)
+            Ok(output::table(&["target", "state", "weight", "origin", "labels"], targets.iter().map(row))?)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the admin API answers, as far as this program reads it. Unknown fields are passed over: the control plane
 //! may be newer.
 
+use model::membership::TargetState;
 use model::problem::Problem;
 use model::resource::Kind;
 use serde::{Deserialize, Serialize};
@@ -137,6 +138,8 @@ pub struct Node {
     pub refusal: Option<NodeRefusal>,
     #[serde(default)]
     pub unhealthy: Vec<UnhealthyTarget>,
+    #[serde(default)]
+    pub untold: u64,
 }
 
 /// A target that a node sends no requests to.
@@ -162,12 +165,20 @@ pub struct Trouble {
 pub struct ServiceHealth {
     pub nodes: usize,
     pub targets: Vec<TargetHealth>,
+    #[serde(default = "yes")]
+    pub is_complete: bool,
+}
+
+/// Older control planes do not say.
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
 pub struct TargetHealth {
     pub target: String,
     pub weight: Option<u32>,
+    pub state: Option<TargetState>,
     pub healthy: usize,
     pub unhealthy: Vec<Trouble>,
 }

@@ -1,10 +1,14 @@
 //! Targets that come, drain and go while requests flow.
 
-use anyhow::Result;
-use tests::gateway::{Node, wait_until};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tests::address::free_address;
+use tests::gateway::{Node, binary, wait_until};
 use tests::http;
 use tests::postgres::Postgres;
-use tests::traffic::{Passing, Traffic};
+use tests::traffic::{Backend, Passing, Traffic};
 
 use crate::replicas::two_replicas;
 use crate::{Gateway, listener_address};
@@ -53,6 +57,83 @@ fn all_backends_are_restarted_one_by_one_and_no_request_fails() -> Result<()> {
     let (sent, failures) = traffic.stop();
     assert!(sent > 0 && failures.is_empty(), "{} of {sent}: {:?}", failures.len(), failures.first());
     assert_eq!(admin.head()?, revision, "no revision was made");
+    Ok(())
+}
+
+/// What a command of the program's own prints.
+fn sluice(gateway: &Gateway, arguments: &[&str]) -> Result<String> {
+    let server = format!("http://{}", gateway.control.admin.address);
+    let output = Command::new(binary()?)
+        .args(arguments)
+        .args(["--server", &server, "--token", &gateway.control.admin.token])
+        .output()?;
+    if !output.status.success() {
+        bail!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[test]
+fn health_tells_of_every_target_wherever_it_comes_from() -> Result<()> {
+    let gateway = Gateway::start()?;
+    let admin = &gateway.control.admin;
+    let [written, added, found] = ["written", "added", "found"].map(Backend::start);
+    let dead = format!("http://{}", free_address());
+    let service = json!({
+        "name": "orders",
+        "targets": [{ "url": written.url() }, { "url": dead, "weight": 3 }],
+        "discovery": { "dns": { "name": "localhost", "records": "a", "port": found.address.port() } },
+        "health_check": { "tcp": {}, "interval": "1s", "unhealthy_threshold": 1 },
+    });
+    admin.apply(&json!({ "version": 1, "services": [service] }).to_string())?;
+    admin.succeed("PUT", &format!("services/orders/targets/{}", added.address), r#"{"weight":2}"#)?;
+    let mut health = Value::Null;
+    let line = |target: &Value| {
+        let cause = target["unhealthy"][0]["cause"].as_str().unwrap_or_default().to_owned();
+        format!("{} {} {} {cause}", target["target"].as_str().unwrap_or_default(), target["weight"], target["healthy"])
+    };
+    let expected = [
+        format!("{} 1 1 ", written.url()),
+        format!("{dead} 3 0 check"),
+        format!("{} 2 1 ", added.url()),
+        format!("{} null 1 ", found.url()),
+    ];
+    let told = wait_until("the node has told of all of them", || {
+        health = admin.get("services/orders/health").unwrap_or_default();
+        let lines = health["targets"].as_array().map(|targets| targets.iter().map(line).collect::<Vec<_>>());
+        lines.is_some_and(|lines| lines == expected)
+    });
+    told.with_context(|| format!("{health:#}"))?;
+    assert_eq!((&health["nodes"], &health["is_complete"]), (&json!(1), &json!(true)));
+
+    let shown = sluice(&gateway, &["health", "orders"])?;
+    for (target, rest) in [(written.url(), "1/1"), (dead.clone(), "0/1"), (added.url(), "1/1"), (found.url(), "1/1")] {
+        let line = shown.lines().find(|line| line.contains(&target)).with_context(|| shown.clone())?;
+        assert!(line.contains(rest), "{shown}");
+    }
+    let shown = sluice(&gateway, &["health"])?;
+    assert!(shown.contains(&dead) && !shown.contains(&written.url()), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn commands_show_and_change_targets() -> Result<()> {
+    let gateway = Gateway::start()?;
+    let (listener, backend) = (listener_address(), Backend::start("a"));
+    gateway.control.admin.apply(&file(listener))?;
+    let target = backend.address.to_string();
+    let asked = || http::get(listener, "shop.example", "/orders/7").map(|answer| answer.status);
+    sluice(&gateway, &["targets", "orders", "set", &target, "--weight", "2", "--label", "rack=a", "--wait"])?;
+    assert_eq!(asked()?, 200);
+    let shown = sluice(&gateway, &["targets", "orders"])?;
+    let line = shown.lines().find(|line| line.contains(&target)).with_context(|| shown.clone())?;
+    assert_eq!(line.split_whitespace().collect::<Vec<_>>(), [&backend.url(), "serving", "2", "added", "rack=a"]);
+    sluice(&gateway, &["targets", "orders", "drain", &target, "--wait"])?;
+    assert_eq!(asked()?, 503);
+    assert!(sluice(&gateway, &["targets", "orders"])?.contains("draining"));
+    sluice(&gateway, &["targets", "orders", "remove", &target, "--wait"])?;
+    assert!(!sluice(&gateway, &["targets", "orders"])?.contains(&target));
+    assert!(sluice(&gateway, &["targets", "orders", "drain", &target]).is_err(), "there is no such target");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use axum::extract::{FromRequestParts, OriginalUri, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use model::membership::{EffectiveTarget, Member, Membership, effective, effective_one};
+use model::membership::{EffectiveTarget, Member, Membership, Origin, effective, effective_one};
 use model::resource::service::{Target, TargetUrl};
 use model::resource::{Key, Kind, Name, Resource};
 use model::snapshot::Snapshot;
@@ -46,12 +46,24 @@ pub const TARGETS_VERSION: HeaderName = HeaderName::from_static("sluice-targets-
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TargetParams {
+    /// `true`: checks it and answers as if it had been written, with the version that it would have. Nothing is written, and nobody is waited for.
+    #[serde(default)]
+    dry_run: bool,
     /// `serving`: the answer comes when requests on the nodes go by the change. 202 if the time is over first.
     wait: Option<WaitFor>,
     /// How long to wait, `10s` for example. Default: 10s. At most 5m.
     timeout: Option<Span>,
     /// For which share of the connected nodes to wait. Default: 100%.
     share: Option<Share>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ListParams {
+    /// How many at most, 1 to 1000. Default: 100.
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<TargetUrl>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -114,7 +126,8 @@ pub fn operations() -> Vec<Operation> {
     vec![
         Operation::new(Method::GET, all, "listTargets", list)
             .about(FAMILY, "The targets of a service as they are in effect")
-            .description("Those that the service says, in their order, then those that were added, by name; all on one page.")
+            .description("Those that the service says, in their order, then those that were added, by name. What a service finds in DNS is in its health.")
+            .query::<ListParams>()
             .answers::<PageView<EffectiveTarget>>(200, "the targets")
             .errors(&[&UNKNOWN_RESOURCE]),
         Operation::new(Method::PUT, all, "putTargets", put_all)
@@ -199,19 +212,33 @@ impl FromRequestParts<ApiState> for AtService {
     }
 }
 
-async fn list(State(state): State<ApiState>, at: AtService) -> Result<Response, Error> {
+async fn list(
+    State(state): State<ApiState>,
+    at: AtService,
+    OriginalUri(uri): OriginalUri,
+    Params(params): Params<ListParams>,
+) -> Result<Response, Error> {
+    let limit = limit_of(params.limit)?;
     let said = state.lanes.now(&at.gateway).await.map_err(store_error)?;
-    let items = effective(&written(&at), said.membership.of(&at.service));
-    Ok(at_version(
-        said.membership.version(),
-        at_revision(at.head.revision, Json(PageView { items, next_cursor: None })),
-    ))
+    let mut items = effective(&written(&at.head, &at.service), said.membership.of(&at.service));
+    if let Some(last) = params.cursor {
+        // One that is gone meanwhile was among those that are in order.
+        let place = items.iter().position(|target| target.url == last).map(|place| place + 1);
+        let is_after = |target: &EffectiveTarget| target.origin == Origin::Added && target.url > last;
+        items.drain(..place.or_else(|| items.iter().position(is_after)).unwrap_or(items.len()));
+    }
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let cursor = items.last().filter(|_| has_more).map(|target| target.url.to_string());
+    let link = next_page(&uri, cursor.as_deref());
+    let page = at_revision(at.head.revision, (link, Json(PageView { items, next_cursor: cursor })));
+    Ok(at_version(said.membership.version(), page))
 }
 
 async fn get(State(state): State<ApiState>, at: AtService, target: TargetName) -> Result<Response, Error> {
     let said = state.lanes.now(&at.gateway).await.map_err(store_error)?;
     let (url, _) = target.find(&at.service, &at.head, &said.membership).map_err(write_error)?;
-    let found = effective_one(&written(&at), &url, said.membership.of(&at.service));
+    let found = effective_one(&written(&at.head, &at.service), &url, said.membership.of(&at.service));
     let found = found.ok_or_else(|| write_error(unknown(&at.service, &target)))?;
     Ok(at_version(said.membership.version(), at_revision(at.head.revision, Json(found))))
 }
@@ -353,6 +380,10 @@ async fn carry_out(
     let timeout = wait_timeout(params.timeout)?;
     let (lanes, gateway, write) =
         (state.lanes.clone(), at.gateway.clone(), Write { author: author.into_name(), edits });
+    if params.dry_run {
+        let written = lanes.try_out(&gateway, &write).await.map_err(write_error)?;
+        return Ok(at_version(written.version, answer(&written, None)));
+    }
     let task = state.writes.spawn(async move { lanes.write(&gateway, write).await });
     let written =
         task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map_err(write_error)?;
@@ -384,14 +415,15 @@ fn applied(written: &Written, wait: Option<WaitView>) -> Response {
 /// A target as it is after a write.
 fn one(at: &AtService, target: &TargetName, done: &Written) -> Response {
     let url = target.find(&at.service, &at.head, &done.membership).map(|(url, _)| url).ok();
-    let found = url.and_then(|url| effective_one(&written(at), &url, done.membership.of(&at.service)));
+    let found =
+        url.and_then(|url| effective_one(&written(&at.head, &at.service), &url, done.membership.of(&at.service)));
     found.map_or_else(|| applied(done, None), |found| Json(found).into_response())
 }
 
 /// The targets that the service says.
-fn written(at: &AtService) -> Vec<Target> {
-    let key = Key::new(Kind::Service, at.service.clone());
-    match at.head.config.get(&key).map(|document| document.parse(Kind::Service)) {
+pub(super) fn written(head: &Snapshot, service: &Name) -> Vec<Target> {
+    let key = Key::new(Kind::Service, service.clone());
+    match head.config.get(&key).map(|document| document.parse(Kind::Service)) {
         Some(Ok(Resource::Service(service))) => service.targets,
         _ => Vec::new(),
     }

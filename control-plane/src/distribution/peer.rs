@@ -22,16 +22,13 @@ use super::capabilities::Capabilities;
 use super::encodings::{Encoding, head_of};
 use super::lane::Lane;
 use super::{Distribution, head_from_wire, head_to_wire};
-use crate::nodes::{Session, Stage, UnhealthyTarget};
+use crate::nodes::{Session, Stage, TargetReport};
 use crate::store::Head;
 use crate::ticket_keys::Secrets;
 use crate::trust::revocations::Revoked;
 
 /// A revision is sent in pieces of this size, so that a heartbeat never waits behind more than one.
 const CHUNK: usize = 256 * 1024;
-
-/// What is kept of what a node says of targets.
-const MAX_UNHEALTHY: usize = 1_000;
 
 /// One node on the line.
 pub struct Peer {
@@ -197,8 +194,7 @@ impl Peer {
                 Ok(())
             }
             Some(FromNode::Heartbeat(heartbeat)) => {
-                let unhealthy = heartbeat.unhealthy.into_iter().take(MAX_UNHEALTHY);
-                self.session.beats(unhealthy.map(UnhealthyTarget::from_wire).collect());
+                self.session.beats(TargetReport::from_wire(heartbeat.unhealthy, heartbeat.found, heartbeat.untold));
                 let serving = heartbeat.serving.as_ref().map(head_from_wire).transpose()?;
                 // Makes up for an ack that was lost.
                 if let Some(serving) = serving.filter(|serving| self.standing.held != Some(*serving)) {

@@ -6,6 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+/// What is kept of a list of targets that a node sends.
+const MAX_TOLD: usize = 1_000;
+
 /// What is known about one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatus {
@@ -36,9 +39,30 @@ pub struct NodeStatus {
     /// The revision that the node did not take; gone when it serves a newer one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
+    #[serde(flatten)]
+    pub report: TargetReport,
+}
+
+/// What a node says of targets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TargetReport {
     /// The targets that it sends no requests to; if they are very many, some of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unhealthy: Vec<UnhealthyTarget>,
+    /// The targets that services found in DNS; if they are very many, some of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<FoundTargets>,
+    /// How many targets are left out of `unhealthy` and `found`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub untold: u64,
+}
+
+/// What a service found in DNS, as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FoundTargets {
+    pub service: String,
+    /// Scheme, host and port of each.
+    pub targets: Vec<String>,
 }
 
 /// Why a node sends no requests to a target.
@@ -66,9 +90,24 @@ pub struct Trouble {
     pub until: Option<OffsetDateTime>,
 }
 
+impl TargetReport {
+    pub fn from_wire(unhealthy: Vec<proto::UnhealthyTarget>, found: Vec<proto::FoundTargets>, untold: u64) -> Self {
+        let mut room = MAX_TOLD;
+        let found = found.into_iter().map(|proto::FoundTargets { service, mut targets }| {
+            targets.truncate(room);
+            room -= targets.len();
+            FoundTargets { service, targets }
+        });
+        Self {
+            found: found.take(MAX_TOLD).collect(),
+            unhealthy: unhealthy.into_iter().take(MAX_TOLD).map(UnhealthyTarget::from_wire).collect(),
+            untold,
+        }
+    }
+}
+
 impl UnhealthyTarget {
-    /// What a node says of it.
-    pub fn from_wire(told: proto::UnhealthyTarget) -> Self {
+    fn from_wire(told: proto::UnhealthyTarget) -> Self {
         let proto::UnhealthyTarget { service, target, cause, reason, since_unix_ms, until_unix_ms } = told;
         let at = |unix_ms: u64| {
             let nanos = i128::from(unix_ms) * 1_000_000;
@@ -135,6 +174,10 @@ impl NodeStatus {
     pub(super) fn refuses(&self, revision: u64) -> bool {
         self.refusal.as_ref().is_some_and(|refusal| refusal.revision >= revision)
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// As digests are written everywhere.

@@ -72,6 +72,13 @@ impl Lane {
         answered.await.unwrap_or(Err(WriteError::Contended))
     }
 
+    pub(super) fn try_out(&self, publisher: &Publisher, write: &Write) -> Outcome {
+        let gone = || WriteError::UnknownGateway(self.gateway.clone());
+        let head = publisher.head(&self.gateway).ok_or_else(gone)?;
+        let (_, _, mut outcomes) = decide(&head, &self.state().membership, &[write]);
+        outcomes.pop().expect("there is an outcome for each write")
+    }
+
     async fn carry_out(&self, publisher: &Publisher, writes: &[&Write]) -> Vec<Outcome> {
         let all = |error: &WriteError| writes.iter().map(|_| Err(error.clone())).collect();
         for attempt in 0..ATTEMPTS {

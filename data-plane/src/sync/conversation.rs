@@ -88,10 +88,10 @@ impl<A: Adopt> Sync<A> {
                 }
                 _ = heartbeat.tick() => {
                     let serving = self.held.as_deref().map(Position::of).map(to_wire);
-                    let (unhealthy, unix_time_ms) = (self.adopt.unhealthy(), unix_time_ms());
-                    let message = FromNode::Heartbeat(proto::NodeHeartbeat { serving, unix_time_ms, unhealthy });
+                    let unix_time_ms = unix_time_ms();
+                    let heartbeat = proto::NodeHeartbeat { serving, unix_time_ms, ..self.adopt.targets() };
                     // When the control plane reads nothing, its silence will end the connection.
-                    let _ = outgoing.try_send(NodeMessage { message: Some(message) });
+                    let _ = outgoing.try_send(NodeMessage { message: Some(FromNode::Heartbeat(heartbeat)) });
                     self.retry(arriving.is_some(), &outgoing);
                 }
             }

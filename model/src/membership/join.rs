@@ -4,6 +4,7 @@
 //! target is added. [`Service::joined`] does that for nodes, [`effective`] for people.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -121,6 +122,7 @@ pub struct EffectiveTarget {
     pub state: TargetState,
     /// Share of the requests, relative to the other targets.
     pub weight: u32,
+    /// What it is, for routes that send requests only to targets with certain labels.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
     pub origin: Origin,
@@ -144,6 +146,12 @@ pub enum TargetState {
     Idle,
 }
 
+impl fmt::Display for TargetState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// Where a target comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -154,41 +162,46 @@ pub enum Origin {
     Added,
 }
 
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// The targets of a service: those that it says in their order, then those that were added by their names.
 #[must_use]
 pub fn effective(written: &[Written], entries: Option<&Entries>) -> Vec<EffectiveTarget> {
     let known: HashSet<&TargetUrl> = written.iter().map(|target| &target.url).collect();
     let said = |url: &TargetUrl| entries.and_then(|entries| entries.get(url));
-    let written = written.iter().map(|target| one(&target.url, target.weight, Origin::Written, said(&target.url)));
+    let written = written.iter().map(|target| one(&target.url, Some(target), said(&target.url)));
     let added = entries.into_iter().flatten().filter(|(url, _)| !known.contains(url));
-    written.chain(added.map(|(url, entry)| one(url, 1, Origin::Added, Some(entry)))).collect()
+    written.chain(added.map(|(url, entry)| one(url, None, Some(entry)))).collect()
 }
 
 /// One of these targets; nothing if it is none.
 #[must_use]
 pub fn effective_one(written: &[Written], url: &TargetUrl, entries: Option<&Entries>) -> Option<EffectiveTarget> {
     let entry = entries.and_then(|entries| entries.get(url));
-    match written.iter().find(|target| target.url == *url) {
-        Some(target) => Some(one(url, target.weight, Origin::Written, entry)),
-        None => entry.map(|entry| one(url, 1, Origin::Added, Some(entry))),
-    }
+    let written = written.iter().find(|target| target.url == *url);
+    (written.is_some() || entry.is_some()).then(|| one(url, written, entry))
 }
 
-fn one(url: &TargetUrl, weight: u32, origin: Origin, entry: Option<&Entry>) -> EffectiveTarget {
+fn one(url: &TargetUrl, written: Option<&Written>, entry: Option<&Entry>) -> EffectiveTarget {
     let member = entry.map(|entry| Member::clone(&entry.member));
-    let weight = member.as_ref().and_then(|member| member.weight).unwrap_or(weight);
+    let said = member.as_ref();
+    let weight = said.and_then(|member| member.weight).unwrap_or_else(|| written.map_or(1, |target| target.weight));
     let state = match &member {
         Some(member) if member.draining => TargetState::Draining,
         _ if weight == 0 => TargetState::Idle,
         _ => TargetState::Serving,
     };
-    let labels = member.as_ref().and_then(|member| member.labels.clone()).unwrap_or_default();
+    let labels = said.and_then(|member| member.labels.clone()).or_else(|| Some(written?.labels.clone()));
     EffectiveTarget {
         url: url.clone(),
         state,
         weight,
-        labels,
-        origin,
+        labels: labels.unwrap_or_default(),
+        origin: if written.is_some() { Origin::Written } else { Origin::Added },
         member,
         version: entry.map(|entry| entry.version),
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::config::Edit;
 use crate::resource::Kind;
-use crate::snapshot::{Service, Snapshot};
+use crate::snapshot::{self, Service, Snapshot};
 
 fn url(number: u8) -> TargetUrl {
     format!("http://10.0.0.{number}:80").parse().expect("a URL")
@@ -101,7 +101,7 @@ proptest! {
         history in history(),
         at in any::<prop::sample::Index>(),
     ) {
-        let list: Vec<_> = written.iter().map(|(number, weight)| json!({"url": url(*number), "weight": weight})).collect();
+        let list: Vec<_> = written.iter().map(|(number, weight)| json!({"url": url(*number), "weight": weight, "labels": {"rack": weight.to_string()}})).collect();
         let edit = Edit::Put { kind: Kind::Service, name: "s0".into(), spec: json!({"targets": list}) };
         let (snapshot, _) = Snapshot::default().apply(1, vec![edit]).expect("a good service");
         let service = snapshot.services.find("s0").expect("a service");
@@ -125,10 +125,12 @@ proptest! {
         let shown: Vec<_> = shown
             .iter()
             .filter(|target| target.state != TargetState::Draining)
-            .map(|target| (target.url.clone(), target.weight))
+            .map(|target| (target.url.clone(), target.weight, target.labels.clone()))
             .collect();
         let joined = |service: &Service| -> Vec<_> {
-            service.targets.iter().map(|target| (target.endpoint.url.clone(), target.weight)).collect()
+            let labels = |target: &snapshot::Target| target.placement.as_ref().map(|placement| placement.labels.clone());
+            let told = |target: &snapshot::Target| (target.endpoint.url.clone(), target.weight, labels(target).unwrap_or_default());
+            service.targets.iter().map(told).collect()
         };
         prop_assert_eq!(joined(&after), shown);
         // By that nodes keep connections.

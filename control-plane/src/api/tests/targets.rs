@@ -138,6 +138,61 @@ async fn who_changed_what_is_listed_the_newest_first() {
     assert_eq!(page["items"].as_array().map(Vec::len), Some(2));
 }
 
+#[tokio::test]
+async fn targets_are_shown_with_their_labels_on_pages() {
+    let api = Api::start().await;
+    let written = json!([{"url": "http://10.0.0.2:80", "labels": {"rack": "a"}}, {"url": "http://10.0.0.1:80"}]);
+    api.put("services/shop", json!({"targets": written})).await.expect(201);
+    let said = json!({"10.0.0.1:80": {"labels": {"rack": "b"}}, "10.0.0.3:80": {}, "[::1]:80": {}, "10.0.0.5:80": {}});
+    api.patch("services/shop/targets", said).await.expect(200);
+    let one = api.get("services/shop/targets/10.0.0.2:80").await.expect(200).json();
+    assert_eq!(one["labels"], json!({"rack": "a"}));
+
+    let mut address = format!("{GATEWAY}/services/shop/targets?limit=2");
+    let mut seen = Vec::new();
+    loop {
+        let page = api.call(Method::GET, &address).send().await.expect(200);
+        let body = page.json();
+        let items = body["items"].as_array().expect("a list");
+        assert!(items.len() <= 2);
+        seen.extend(items.iter().map(|item| (item["url"].clone(), item["labels"]["rack"].clone())));
+        if body["next_cursor"].is_null() {
+            break;
+        }
+        page.header("link").trim_start_matches('<').split('>').next().expect("an address").clone_into(&mut address);
+    }
+    let expected = [
+        ("10.0.0.2", json!("a")),
+        ("10.0.0.1", json!("b")),
+        ("10.0.0.3", Value::Null),
+        ("10.0.0.5", Value::Null),
+        ("[::1]", Value::Null),
+    ];
+    assert_eq!(seen, expected.map(|(host, rack)| (json!(format!("http://{host}:80")), rack)));
+    // The last of a page may be gone when the next one is asked for.
+    let rest = api.get("services/shop/targets?cursor=http://10.0.0.4:80").await.expect(200).json();
+    assert_eq!(rest["items"].as_array().map(Vec::len), Some(2));
+    api.get("services/shop/targets?cursor=10.0.0.4").await.expect_error(400, "invalid-parameters");
+}
+
+#[tokio::test]
+async fn a_dry_run_answers_as_the_write_would_and_writes_nothing() {
+    let api = shop().await;
+    let before = listed(&api).await;
+    let one = "services/shop/targets/10.0.0.9:80?dry_run=true&wait=serving";
+    let added = api.put(one, json!({"weight": 3})).await.expect(200);
+    assert_eq!((version(&added), added.json()["weight"].clone()), (1, json!(3)));
+    let drained =
+        api.patch("services/shop/targets/10.0.0.1:80?dry_run=true", json!({"draining": true})).await.expect(200);
+    assert_eq!(drained.json()["state"], "draining");
+    let many = api.patch("services/shop/targets?dry_run=true", json!({"a:1": {}, "b:1": {}})).await.expect(200);
+    assert_eq!((version(&many), many.json()["changed"].clone()), (2, json!(2)));
+    api.put(one, json!({"weight": 1001})).await.expect_error(422, "invalid-configuration");
+    api.delete("services/shop/targets/10.0.0.1:80?dry_run=true").await.expect_error(404, "unknown-target");
+    assert_eq!(listed(&api).await, before);
+    assert_eq!(version(&api.get("services/shop/targets").await), 0);
+}
+
 /// Writers who come together go to the store together, and each is told what holds for it.
 #[tokio::test]
 async fn writers_do_not_lose_each_others_changes() {
