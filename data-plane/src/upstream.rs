@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use http::uri::PathAndQuery;
@@ -51,6 +52,9 @@ mod stream;
 mod tests;
 mod time;
 pub(crate) mod tls;
+
+/// How often a core has its connections looked through: [`Upstreams::sweep`].
+pub const SWEEP: Duration = Duration::from_secs(1);
 
 /// What is kept on a core of the bodies of requests that may be sent again.
 const MAX_REPLAY_BYTES: usize = 16 * 1024 * 1024;
@@ -169,7 +173,7 @@ impl Upstreams {
     }
 
     /// Closes what idled or lived too long, and lets go of endpoints that are not in the snapshot. The core's
-    /// ticker calls it every few seconds, which spares every connection a timer of its own.
+    /// ticker calls it every [`SWEEP`], which spares every connection a timer of its own.
     pub fn sweep(&self) {
         let now_ns = self.core.clock.now().monotonic_ns;
         self.core.swept_ns.set(now_ns);

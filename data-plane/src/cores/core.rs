@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
 
 use model::slots::Slot;
 use model::snapshot::Snapshot;
@@ -26,10 +25,7 @@ use crate::memory::Pressure;
 use crate::proxy::mirror::Copies;
 use crate::settings::Settings;
 use crate::telemetry::{CoreTelemetry, Seat};
-use crate::upstream::{CookieKey, Upstreams};
-
-/// How often a core looks after what has become old.
-const SWEEP: Duration = Duration::from_secs(5);
+use crate::upstream::{CookieKey, SWEEP, Upstreams};
 
 /// Of the connections with requests, one of so many is reset each time that memory is found to be all but used up.
 const RESET_ONE_OF: usize = 8;

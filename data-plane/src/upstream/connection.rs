@@ -48,6 +48,7 @@ pub(super) struct Http2 {
     pub(super) streams: Cell<usize>,
     most_streams: Rc<Cell<usize>>,
     pub(super) expires_ns: u64,
+    pub(super) idle_ns: u64,
     /// Requests that it may serve yet.
     pub(super) requests_left: Cell<u32>,
     pub(super) idle_since_ns: Cell<u64>,
@@ -78,6 +79,7 @@ impl Http2 {
             streams: Cell::new(0),
             most_streams,
             expires_ns: life.expires_ns,
+            idle_ns: life.idle_ns,
             requests_left: Cell::new(life.requests_left),
             idle_since_ns: Cell::new(now_ns),
             heard_ns: Cell::new(now_ns),

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::Method;
+use model::fields::Fields;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::Life;
 use super::connection::Open;
 use super::outgoing::Outgoing;
-use super::pool::Pool;
+use super::pool::{Pool, SWEEP_NS};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::http1::{Bounds, Broken, Incoming, Length, Lost, Pump, ResponseHead, SharedWire, Stream, Switched, Wire};
@@ -27,6 +28,9 @@ const BOUNDS: Bounds = Bounds { head_bytes: 64 * 1024, target_bytes: 64 * 1024, 
 /// A service may answer before it has read the request: the client gets this long to finish sending.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
 
+/// How far ahead of a target its connections are closed: a request is on its way for a while.
+const AHEAD_NS: u64 = 1_000_000_000;
+
 /// An HTTP/1.1 connection. Dropping it closes it.
 pub(super) struct Http1 {
     wire: SharedWire,
@@ -34,6 +38,8 @@ pub(super) struct Http1 {
     pub(super) expires_ns: u64,
     /// Requests that it may serve yet.
     requests_left: u32,
+    /// How long it may wait for a request.
+    pub(super) idle_ns: u64,
     pub(super) idle_since_ns: u64,
     /// It has served a request before: the target may be closing it for idling when the next one is sent.
     pub(super) has_served: bool,
@@ -65,13 +71,14 @@ impl Sending {
 
 impl Http1 {
     pub(super) fn new(stream: Stream, open: Open, life: Life) -> Self {
-        let Life { expires_ns, requests_left } = life;
+        let Life { expires_ns, idle_ns, requests_left } = life;
         let wire = Wire::new(stream, BytesMut::new(), BOUNDS, Rc::default());
         let wire = Rc::new(RefCell::new(wire));
         Self {
             wire,
             expires_ns,
             requests_left,
+            idle_ns,
             idle_since_ns: 0,
             has_served: false,
             is_persistent: true,
@@ -139,7 +146,10 @@ impl Http1 {
 
     /// The response has come: what is left of the request is sent on the side.
     pub(super) fn answered(&mut self, sending: Sending, head: &ResponseHead) {
-        self.has_served = true;
+        if !self.has_served {
+            self.has_served = true;
+            self.learn_patience(&head.fields);
+        }
         self.is_persistent = head.is_persistent;
         if let Some(mut pump) = sending.pump {
             let wire = Rc::clone(&self.wire);
@@ -148,6 +158,15 @@ impl Http1 {
                 let _ = std::future::poll_fn(|context| pump.poll(&wire, context)).await;
             });
             self.upload = Some(AbortOnDropHandle::new(upload));
+        }
+    }
+
+    /// How long the target says that it waits for the next request, which it says the first time as well as ever.
+    fn learn_patience(&mut self, fields: &Fields) {
+        let Some(patience_ns) = fields.get_str("keep-alive").and_then(timeout_of) else { return };
+        self.idle_ns = self.idle_ns.min(patience_ns.saturating_sub(AHEAD_NS));
+        if self.idle_ns < SWEEP_NS {
+            self.requests_left = 0;
         }
     }
 
@@ -182,4 +201,11 @@ impl Http1 {
             }
         });
     }
+}
+
+/// The time in `timeout=5, max=100` (RFC 2068 section 19.7.1.1).
+fn timeout_of(keep_alive: &str) -> Option<u64> {
+    let parameters = keep_alive.split(',').filter_map(|parameter| parameter.split_once('='));
+    let mut named = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"));
+    named.next()?.1.trim().parse::<u64>().ok().map(|seconds| seconds.saturating_mul(1_000_000_000))
 }

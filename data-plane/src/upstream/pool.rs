@@ -13,20 +13,21 @@ use model::resource::service::Protocol;
 use model::snapshot::Endpoint;
 use rustls::ClientConfig;
 
-use super::UpstreamError;
 use super::affinity::CookieKey;
 use super::connect::{Connected, Purpose, Terms};
 use super::connection::Http2;
 use super::http1::Http1;
 use super::resolve::Resolver;
 use super::stream::Stream;
+use super::{SWEEP, UpstreamError};
 use crate::body::Room;
 use crate::clock::Clock;
 use crate::proxy_protocol::Addresses;
 use crate::telemetry::{CoreTelemetry, EndpointCounts};
 
-/// How long a connection may wait for its next request.
-const IDLE_NS: u64 = 60_000_000_000;
+/// How often connections are looked through. Whoever takes one does not look at the time: what might be too old before the
+/// next look is closed in the one before it.
+pub(super) const SWEEP_NS: u64 = SWEEP.as_nanos() as u64;
 
 /// What all pools of a core share.
 pub(super) struct Core {
@@ -244,12 +245,17 @@ impl Pool {
 
     /// Closes what idled or lived too long.
     pub(super) fn sweep(&self, now_ns: u64) {
-        let is_fresh = |idle_since_ns: u64, expires_ns: u64| now_ns < idle_since_ns + IDLE_NS && now_ns < expires_ns;
+        let is_fresh = |idle_since_ns: u64, idle_ns: u64, expires_ns: u64| {
+            now_ns + SWEEP_NS <= idle_since_ns.saturating_add(idle_ns) && now_ns < expires_ns
+        };
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|connection| is_fresh(connection.idle_since_ns, connection.expires_ns) && connection.is_ready());
+        idle.retain(|connection| {
+            is_fresh(connection.idle_since_ns, connection.idle_ns, connection.expires_ns) && connection.is_ready()
+        });
         self.counts.idle.set(idle.len() as u64);
         self.shared.borrow_mut().retain(|connection| {
-            let is_wanted = self.services.get() > 0 && is_fresh(connection.idle_since_ns.get(), connection.expires_ns);
+            let is_wanted = self.services.get() > 0
+                && is_fresh(connection.idle_since_ns.get(), connection.idle_ns, connection.expires_ns);
             connection.is_good(now_ns) && (connection.streams() > 0 || is_wanted)
         });
     }

@@ -215,10 +215,10 @@ fn idle_and_old_connections_are_closed_when_the_core_sweeps() {
             core.upstreams.backends.sweep(now_ns);
         };
         core.get("/").await.expect("an answer");
-        sweep_at(begin_ns + 59 * second);
+        sweep_at(begin_ns + 58 * second);
         assert_eq!((core.idle(), core.open()), (1, 1));
         core.get("/").await.expect("an answer");
-        sweep_at(begin_ns + 118 * second);
+        sweep_at(begin_ns + 116 * second);
         assert_eq!((core.idle(), core.open()), (1, 1), "it was used in between");
         sweep_at(begin_ns + 180 * second);
         core.until_closed().await;
@@ -228,6 +228,45 @@ fn idle_and_old_connections_are_closed_when_the_core_sweeps() {
         sweep_at(begin_ns + 3601 * second);
         response.body.collect().await.expect("a body");
         assert_eq!(core.idle(), 0, "it is too old for another request");
+        core.until_closed().await;
+    });
+}
+
+/// A service that says how long it waits for the next request, in its first answer.
+async fn says_patience(mut stream: TcpStream, said: &'static str) {
+    let mut said = format!("keep-alive: {said}\r\n");
+    while read_head(&mut stream).await.is_some() {
+        write(&mut stream, &format!("HTTP/1.1 200 OK\r\n{said}content-length: 0\r\n\r\n")).await;
+        said.clear();
+    }
+}
+
+#[test]
+fn a_connection_is_closed_before_the_service_does_it() {
+    on_a_core(|| async {
+        // How long it was when a sweep kept it, and when another did not.
+        for (said, configured, kept, closed) in [
+            ("timeout=5", "1m", 2, 4),
+            ("max=100, Timeout=20", "1m", 17, 20),
+            ("timeout=20", "5s", 3, 5),
+            ("timeout=600", "1m", 58, 60),
+            ("timeout=x", "1m", 58, 60),
+            ("max=5", "1h", 3598, 3600),
+        ] {
+            let mut service = url(serve(move |stream, _| says_patience(stream, said)).await);
+            service["connections"] = json!({"max_idle": configured, "max_age": "2h"});
+            let core = Core::new(service);
+            core.get("/").await.expect("an answer");
+            core.get("/").await.expect("an answer");
+            let begin_ns = core.upstreams.core.swept_ns.get();
+            for (seconds, expected) in [(kept, 1), (closed, 0)] {
+                core.upstreams.backends.sweep(begin_ns + seconds * 1_000_000_000);
+                assert_eq!(core.idle(), expected, "{said}, {configured}: after {seconds} s");
+            }
+            core.until_closed().await;
+        }
+        let core = Core::new(url(serve(|stream, _| says_patience(stream, "timeout=1")).await));
+        core.get("/").await.expect("an answer");
         core.until_closed().await;
     });
 }

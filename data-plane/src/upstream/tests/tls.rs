@@ -46,9 +46,12 @@ async fn secure_for(clients: Option<&str>, name: &str, protocols: &[&str]) -> (S
         let acceptor = acceptor.clone();
         async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
-            let service = service_fn(|request: Request<Incoming>| async move {
+            let handshake = format!("{:?}", stream.get_ref().1.handshake_kind().expect("it is over"));
+            let service = service_fn(|request: Request<Incoming>| {
+                let response = Response::builder().header("handshake", &handshake);
                 let version = Bytes::from(format!("{:?}", request.version()));
-                Ok::<_, Infallible>(Response::new(Full::new(version)))
+                let response = response.body(Full::new(version)).expect("a response");
+                async move { Ok::<_, Infallible>(response) }
             });
             let _ = auto::Builder::new(OnThisCore).serve_connection(TokioIo::new(stream), service).await;
         }
@@ -156,6 +159,24 @@ fn the_protocol_is_agreed_on() {
             }
             assert!(core.open() <= 1);
         }
+    });
+}
+
+#[test]
+fn the_next_connection_resumes_the_session_of_one_before() {
+    on_a_core(|| async {
+        let (address, certs) = secure("shop.internal", &["http/1.1"]).await;
+        let core = Core::new(url(address));
+        let service = json!({
+            "url": format!("https://{address}"), "tls": named("shop.internal"), "connections": {"max_requests": 1},
+        });
+        core.apply_all(vec![bundle(&certs), put(Kind::Service, "shop", service)]);
+        let mut handshakes = Vec::new();
+        for _ in 0..4 {
+            let (headers, _) = core.get("/").await.expect("an answer");
+            handshakes.push(headers.get_str("handshake").expect("it is told").to_owned());
+        }
+        assert_eq!(handshakes, ["Full", "Resumed", "Resumed", "Resumed"]);
     });
 }
 

@@ -14,16 +14,23 @@ pub struct Connections {
     /// balancer; up to a tenth less, so that connections made together do not end together. Default: 1h. At least 1s.
     #[serde(skip_serializing_if = "is_default_age")]
     pub max_age: Span,
+    /// How long a connection may wait for its next request; up to 2 seconds less. A service that says how long it waits
+    /// itself, by `Keep-Alive: timeout=5` in its first response on a connection (RFC 2068 section 19.7.1), is believed where
+    /// that is shorter: the connection is closed 1 to 3 seconds before the service would do it, so that no request meets a
+    /// closed one, and is not kept at all for less than 2. Default: 1m. At least 1s.
+    #[serde(skip_serializing_if = "is_default_idle")]
+    pub max_idle: Span,
     /// Requests on one connection; up to a tenth less, for the same reason. Default: no limit. At least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u32>,
 }
 
 const DEFAULT_AGE: Span = Span::from_secs(3600);
+const DEFAULT_IDLE: Span = Span::from_secs(60);
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { max_age: DEFAULT_AGE, max_requests: None }
+        Self { max_age: DEFAULT_AGE, max_idle: DEFAULT_IDLE, max_requests: None }
     }
 }
 
@@ -34,12 +41,22 @@ impl Connections {
             let fault = Fault::new("/connections/max_age", "invalid-value", message);
             faults.push(fault.hint("write 1s or more"));
         }
+        if self.max_idle.as_millis() < 1000 {
+            let message =
+                format!("connections that wait for {} are closed before they are needed again", self.max_idle);
+            let fault = Fault::new("/connections/max_idle", "invalid-value", message);
+            faults.push(fault.hint("write 1s or more; `max_requests: 1` has a connection for each request"));
+        }
         if self.max_requests == Some(0) {
             let message = "a connection without a request is of no use";
             let fault = Fault::new("/connections/max_requests", "invalid-value", message);
             faults.push(fault.hint("leave it away for no limit; 1 has a connection for each request"));
         }
     }
+}
+
+fn is_default_idle(span: &Span) -> bool {
+    *span == DEFAULT_IDLE
 }
 
 fn is_default_age(span: &Span) -> bool {
