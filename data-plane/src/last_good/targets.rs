@@ -7,15 +7,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::digest::sha256;
 use model::membership::{Change, Membership};
 use model::wire::{target_change_from_wire, target_change_to_wire};
-use parking_lot::{Condvar, Mutex};
 use prost::Message;
+
+use super::writer::Writer;
 
 const FILE: &str = "targets";
 /// How far two writes are apart.
@@ -23,22 +22,7 @@ const PACE: Duration = Duration::from_secs(1);
 const DIGEST: usize = 32;
 
 /// The file. Its directory is held by [`super::LastGood`].
-pub struct LastTargets {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Shared {
-    waiting: Mutex<Waiting>,
-    woken: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    next: Option<Membership>,
-    is_closing: bool,
-}
+pub struct LastTargets(Writer<Membership>);
 
 impl LastTargets {
     /// Reads what the directory holds. Nothing can be made of a damaged file; the control plane says all of it again.
@@ -52,74 +36,28 @@ impl LastTargets {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Membership::default(),
             Err(error) => return Err(error),
         };
-        let shared = Arc::new(Shared::default());
-        let thread = std::thread::Builder::new().name("last-targets".to_owned()).spawn({
-            let (shared, written) = (Arc::clone(&shared), known.clone());
-            move || write_what_comes(&shared, &path, written)
+        let mut written = known.clone();
+        let writer = Writer::start("targets", PACE, move |next| {
+            if next != written {
+                match write(&path, &encode(&next)) {
+                    Ok(()) => written = next,
+                    Err(error) => return Err((error, next)),
+                }
+            }
+            Ok(())
         })?;
-        Ok((Self { shared, thread: Some(thread) }, known))
+        Ok((Self(writer), known))
     }
 
     /// Has it written soon. The newest counts.
     pub fn keep(&self, membership: Membership) {
-        self.shared.waiting.lock().next = Some(membership);
-        self.shared.woken.notify_one();
+        self.0.put(|_| membership);
     }
 
     /// Returns when everything is on disk, or cannot be written.
-    pub fn close(mut self) {
-        self.end();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    pub fn close(self) {
+        self.0.close();
     }
-
-    fn end(&self) {
-        self.shared.waiting.lock().is_closing = true;
-        self.shared.woken.notify_one();
-    }
-}
-
-impl Drop for LastTargets {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-fn write_what_comes(shared: &Shared, path: &Path, mut written: Membership) {
-    let mut is_failing = false;
-    while let Some(next) = wait(shared) {
-        if next == written {
-            continue;
-        }
-        let outcome = write(path, &encode(&next));
-        match &outcome {
-            Ok(()) if is_failing => tracing::info!("targets are written to disk again"),
-            Err(error) if !is_failing => tracing::error!("cannot write targets to disk, will keep trying: {error}"),
-            _ => {}
-        }
-        is_failing = outcome.is_err();
-        let mut waiting = shared.waiting.lock();
-        if is_failing {
-            waiting.next.get_or_insert(next);
-        } else {
-            written = next;
-        }
-        let pause_ends = Instant::now() + PACE;
-        while !waiting.is_closing && !shared.woken.wait_until(&mut waiting, pause_ends).timed_out() {}
-        if is_failing && waiting.is_closing {
-            return;
-        }
-    }
-}
-
-/// What to write next; nothing when that was all.
-fn wait(shared: &Shared) -> Option<Membership> {
-    let mut waiting = shared.waiting.lock();
-    while waiting.next.is_none() && !waiting.is_closing {
-        shared.woken.wait(&mut waiting);
-    }
-    waiting.next.take()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
