@@ -66,6 +66,7 @@ fn serve(mut stream: impl Read + Write, name: &str, delay: Duration) {
 pub struct Passing {
     pub address: SocketAddr,
     name: &'static str,
+    delay: Duration,
     life: Arc<Life>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -73,21 +74,27 @@ pub struct Passing {
 #[derive(Default)]
 struct Life {
     is_over: AtomicBool,
+    accepted: AtomicU64,
     answered: AtomicU64,
     open: Mutex<Vec<(u64, std::net::TcpStream)>>,
 }
 
 impl Passing {
     pub fn start(name: &'static str) -> anyhow::Result<Self> {
+        Self::start_slow(name, Duration::from_millis(2))
+    }
+
+    /// Takes this long for each answer.
+    pub fn start_slow(name: &'static str, delay: Duration) -> anyhow::Result<Self> {
         let address = free_address();
-        let mut backend = Self { address, name, life: Arc::default(), accepting: None };
+        let mut backend = Self { address, name, delay, life: Arc::default(), accepting: None };
         backend.start_again()?;
         Ok(backend)
     }
 
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         let listener = TcpListener::bind(self.address)?;
-        let (life, name) = (Arc::<Life>::default(), self.name);
+        let (life, name, delay) = (Arc::<Life>::default(), self.name, self.delay);
         self.life = Arc::clone(&life);
         self.accepting = Some(std::thread::spawn(move || {
             for (number, stream) in (0..).zip(listener.incoming()) {
@@ -96,11 +103,12 @@ impl Passing {
                 }
                 let Ok(stream) = stream else { continue };
                 let _ = stream.set_nodelay(true);
+                life.accepted.fetch_add(1, Ordering::SeqCst);
                 let Ok(copy) = stream.try_clone() else { continue };
                 life.open.lock().expect("no panic while it is held").push((number, copy));
                 let life = Arc::clone(&life);
                 std::thread::spawn(move || {
-                    serve(Counted(stream, &life.answered), name, Duration::from_millis(2));
+                    serve(Counted(stream, &life.answered), name, delay);
                     life.open.lock().expect("no panic while it is held").retain(|(other, _)| *other != number);
                 });
             }
@@ -111,6 +119,11 @@ impl Passing {
     /// Connections that the other side has not closed.
     pub fn connections(&self) -> usize {
         self.life.open.lock().expect("no panic while it is held").len()
+    }
+
+    /// Connections in this life.
+    pub fn accepted(&self) -> u64 {
+        self.life.accepted.load(Ordering::SeqCst)
     }
 
     /// Requests in this life.

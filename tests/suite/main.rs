@@ -1,6 +1,7 @@
 //! The whole system, seen from outside: one file per behaviour.
 
 mod authority;
+mod backends;
 mod config_change;
 mod drain;
 mod faults;
