@@ -68,7 +68,12 @@ fn requests_wait_for_a_place_in_their_order_and_the_newest_is_sent_away() {
         service["timeouts"] = json!({"request": "29s"});
         core.put(service);
         assert!(matches!(core.get("/too-many").await, Err(UpstreamError::Full)));
-        slow.permits.add_permits(5);
+        // One by one: what comes on two connections at a time may be seen in either order.
+        for seen in 3..=5 {
+            slow.permits.add_permits(1);
+            until(|| slow.seen.borrow().len() == seen).await;
+        }
+        slow.permits.add_permits(2);
         for answer in join_all(all).await {
             answer.expect("it ends").expect("an answer");
         }
