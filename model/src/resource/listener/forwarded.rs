@@ -17,7 +17,9 @@ use crate::value::{Network, written_as_string};
 pub struct Forwarded {
     /// The proxies in front of the gateway. The client of a request that comes from one of them is the right-most
     /// address in its field that is not one of them; with a name or nonsense there, the address before it. It is what
-    /// `sources` of routes, rate limits and the access log go by. Default: none, the peer is the client.
+    /// `sources` of routes, rate limits and the access log go by. They may have taken off TLS: a target with the scheme
+    /// `https` is taken of them over any connection, and of others, without TLS, answered with 421. Default: none, the
+    /// peer is the client.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<Network>,
     /// The field that the trusted proxies write; the other one could be the client's own, and is taken out. Default:
