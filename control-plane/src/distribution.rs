@@ -108,7 +108,7 @@ impl Distribution {
         trust: Arc<Trust>,
         timing: Timing,
     ) -> Arc<Self> {
-        let encodings = Encodings::new(publisher.clone());
+        let encodings = Encodings::new(publisher.clone(), trust.authority().clone());
         let (peers, enrolling) = (TaskTracker::new(), Semaphore::new(MAX_ENROLLING));
         Arc::new(Self { publisher, tokens, nodes, ticket_keys, lanes, trust, encodings, timing, peers, enrolling })
     }

@@ -24,7 +24,7 @@ use crate::last_good::targets::LastTargets;
 use crate::last_good::{LastGood, Position, Record};
 pub use crate::listener::tickets::Secret as TicketSecret;
 use crate::settings::{ControlPlane, Proof, Settings};
-use crate::trust::Trust;
+use crate::trust::{Approver, Trust};
 
 mod backoff;
 pub(crate) mod build;
@@ -35,6 +35,7 @@ mod targets;
 mod work;
 
 use backoff::Backoff;
+pub(crate) use conversation::to_wire;
 use identity::Identity;
 use lost::Lost;
 use targets::Lane;
@@ -141,6 +142,8 @@ pub struct Sync<A> {
     work: Option<Work>,
     /// The newest revision as it came, while it may still be taken: it is under way, or only the machine keeps it out.
     pending: Option<Record>,
+    /// Who must have signed revisions; nobody over plain text.
+    approver: Option<Approver>,
     /// `work` is about a revision that was refused before.
     is_retrying: bool,
 }
@@ -202,6 +205,7 @@ impl<A: Adopt> Sync<A> {
             kept_out: found,
             work: None,
             pending: None,
+            approver: None,
             is_retrying: false,
         };
         if let Err(problems) = sync.bring_up().await {

@@ -19,11 +19,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity};
 
+mod approval;
 mod certificate;
 mod files;
 mod pinned;
 mod renewal;
 
+pub use approval::Approver;
 pub use certificate::gateway_of;
 use certificate::{NodeCertificate, NodeKey};
 use files::Files;
@@ -64,6 +66,12 @@ impl Trust {
 
     fn certificate(&self) -> Option<Arc<NodeCertificate>> {
         self.certificate.borrow().clone()
+    }
+
+    /// Who says whether a revision is the authority's; nothing before this node has joined.
+    pub fn approver(&self) -> Option<Approver> {
+        let certificate = self.certificate()?;
+        Some(Approver::new(certificate.authority_key(), certificate.node.gateway.clone()))
     }
 
     /// A connection with the certificate of this node, which joins first if it has none.

@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod join;
+pub mod signed;
 
 #[expect(
     clippy::allow_attributes,

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use model::digest::sha256;
 use model::snapshot::Snapshot;
 use model::wire::envelope;
 use parking_lot::Mutex;
 use proto::Envelope;
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::Encoded;
+use super::{Encoded, head_to_wire};
 use crate::publish::Publisher;
 use crate::store::{Head, RevisionRecord};
+use crate::trust::authority::Authority;
 
 /// How many deltas are kept. Nodes that are up to date all need the same one.
 const DELTAS: usize = 8;
@@ -27,11 +29,14 @@ pub struct Encoding {
     pub base: Option<Head>,
     pub reached: Head,
     pub body: Bytes,
+    /// By the authority.
+    pub signature: Bytes,
 }
 
 /// Encodes, and remembers the newest.
 pub struct Encodings {
     publisher: Arc<Publisher>,
+    authority: Arc<Authority>,
     deltas: Mutex<Newest>,
     snapshots: Mutex<Newest>,
     /// One snapshot is built at a time: many nodes that come back together wait for one instead of
@@ -57,9 +62,10 @@ struct Id {
 }
 
 impl Encodings {
-    pub fn new(publisher: Arc<Publisher>) -> Self {
+    pub fn new(publisher: Arc<Publisher>, authority: Arc<Authority>) -> Self {
         Self {
             publisher,
+            authority,
             deltas: Mutex::new(Newest::bounded(DELTAS)),
             snapshots: Mutex::new(Newest::bounded(SNAPSHOTS)),
             admission: Semaphore::new(1),
@@ -121,10 +127,28 @@ impl Encodings {
         let slot = self.deltas.lock().slot(Id { gateway: gateway.to_owned(), base: Some(held), reached });
         let encoding = slot.get_or_init(|| async {
             self.deltas_built.fetch_add(1, Ordering::Relaxed);
-            let body = on_blocking_thread(move || proto::body::encode(merged(&records))).await;
-            Arc::new(Encoding { base: Some(held), reached, body })
+            self.finish(gateway, Some(held), reached, move || proto::body::encode(merged(&records))).await
         });
         Arc::clone(encoding.await)
+    }
+
+    /// Encodes and signs, on a thread that may take its time.
+    async fn finish(
+        &self,
+        gateway: &str,
+        base: Option<Head>,
+        reached: Head,
+        encode: impl FnOnce() -> Bytes + Send + 'static,
+    ) -> Arc<Encoding> {
+        let (authority, gateway) = (self.authority.clone(), gateway.to_owned());
+        let finishing = tokio::task::spawn_blocking(move || {
+            let body = encode();
+            let wire_base = base.map(head_to_wire);
+            let text = proto::signed::revision(&gateway, wire_base.as_ref(), &head_to_wire(reached), &sha256(&body));
+            let signature = authority.sign(&text).into();
+            Arc::new(Encoding { base, reached, body, signature })
+        });
+        finishing.await.expect("encoding what was compiled does not panic")
     }
 
     /// Everything that `head` holds.
@@ -136,7 +160,7 @@ impl Encodings {
             self.snapshots_built.fetch_add(1, Ordering::Relaxed);
             let head = Arc::clone(head);
             let encode = move || proto::body::encode(head.config.iter().map(|(key, document)| envelope(key, document)));
-            Arc::new(Encoding { base: None, reached, body: on_blocking_thread(encode).await })
+            self.finish(gateway, None, reached, encode).await
         });
         Arc::clone(encoding.await)
     }
@@ -186,8 +210,4 @@ fn merged(records: &[Arc<RevisionRecord>]) -> Vec<Envelope> {
         envelopes.insert(&change.key, sent);
     }
     envelopes.into_values().collect()
-}
-
-async fn on_blocking_thread(encode: impl FnOnce() -> Bytes + Send + 'static) -> Bytes {
-    tokio::task::spawn_blocking(encode).await.expect("encoding what was compiled does not panic")
 }

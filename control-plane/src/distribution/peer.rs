@@ -166,7 +166,8 @@ impl Peer {
 
     async fn send_encoding(&self, encoding: &Encoding) -> Result<(), Status> {
         let (revision, base) = (Some(head_to_wire(encoding.reached)), encoding.base.map(head_to_wire));
-        self.send(FromControl::Begin(Begin { revision, base })).await?;
+        let signature = encoding.signature.clone();
+        self.send(FromControl::Begin(Begin { revision, base, signature })).await?;
         let mut rest = encoding.body.clone();
         while !rest.is_empty() {
             let data = rest.split_to(CHUNK.min(rest.len()));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use model::digest::Digest;
 use model::problem::Problem;
 use model::wire::problem_to_wire;
@@ -23,7 +23,7 @@ use tonic::{Code, Request, Streaming};
 
 use super::build::{self, BuildError};
 use super::lost::{Lost, why_unreachable};
-use super::work::{Outcome, Work};
+use super::work::{Approval, Outcome, Work};
 use super::{Adopt, Served, Source, Sync, TicketSecret, Way};
 use crate::last_good::{Position, Record};
 
@@ -42,6 +42,7 @@ const MAX_PROBLEMS: usize = 100;
 struct Arriving {
     base: Position,
     reached: Position,
+    signature: Bytes,
     body: BytesMut,
 }
 
@@ -56,6 +57,10 @@ impl<A: Adopt> Sync<A> {
             connected = connecting => connected.map_err(|_| Lost::Unreachable("no answer".to_owned()))??,
         };
         tracing::info!("configuration comes from {}", source.url);
+        self.approver = match &source.way {
+            Way::SharedToken(_) => None,
+            Way::Certificate(trust) => trust.approver(),
+        };
         self.status.send_modify(|status| {
             status.connected = true;
             status.error = None;
@@ -154,7 +159,7 @@ impl<A: Adopt> Sync<A> {
                 }
                 let reached = from_wire(begin.revision)?.ok_or(Lost::Protocol("a revision without a number"))?;
                 let base = from_wire(begin.base)?.unwrap_or_default();
-                *arriving = Some(Arriving { base, reached, body: BytesMut::new() });
+                *arriving = Some(Arriving { base, reached, signature: begin.signature, body: BytesMut::new() });
                 self.note_head(Some(reached));
             }
             FromControl::Chunk(chunk) => {
@@ -166,10 +171,12 @@ impl<A: Adopt> Sync<A> {
                 self.note_head(None);
             }
             FromControl::Commit(proto::Commit {}) => {
-                let Arriving { base, reached, body } = arriving.take().ok_or(Lost::Protocol("a commit of nothing"))?;
+                let Arriving { base, reached, signature, body } =
+                    arriving.take().ok_or(Lost::Protocol("a commit of nothing"))?;
                 let record = Record { base, reached, body: body.freeze() };
                 self.pending = Some(record.clone());
-                self.work = Some(Work::start(record, self.held.clone(), Arc::clone(&self.adopt), outgoing.clone()));
+                let approval = self.approver.clone().map(|approver| Approval { approver, signature });
+                self.start_work(record, approval, outgoing);
             }
             FromControl::Heartbeat(heartbeat) => self.note_head(from_wire(heartbeat.head)?),
             FromControl::Targets(targets) => self.lane.hear(targets, &self.adopt)?,
@@ -197,7 +204,13 @@ impl<A: Adopt> Sync<A> {
         }
         let Some(record) = self.pending.clone() else { return };
         self.is_retrying = true;
-        self.work = Some(Work::start(record, self.held.clone(), Arc::clone(&self.adopt), outgoing.clone()));
+        // It was approved before.
+        self.start_work(record, None, outgoing);
+    }
+
+    fn start_work(&mut self, record: Record, approval: Option<Approval>, outgoing: &Outgoing) {
+        let (held, adopt) = (self.held.clone(), Arc::clone(&self.adopt));
+        self.work = Some(Work::start(record, approval, held, adopt, outgoing.clone()));
     }
 
     /// Something came from the control plane, and perhaps the newest revision with it.
@@ -295,7 +308,7 @@ fn drifted(message: String) -> proto::Problem {
     proto::Problem { code: "drifted".to_owned(), message, ..proto::Problem::default() }
 }
 
-pub(super) fn to_wire(position: Position) -> proto::Revision {
+pub(crate) fn to_wire(position: Position) -> proto::Revision {
     let Position { revision, digest } = position;
     proto::Revision { number: revision, digest: bytes::Bytes::copy_from_slice(&digest.to_bytes()) }
 }

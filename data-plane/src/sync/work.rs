@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use model::problem::Problems;
+use bytes::Bytes;
+use model::problem::{Problem, Problems};
 use model::snapshot::Snapshot;
 use proto::{NodeMessage, Stage};
 use tokio::sync::mpsc;
@@ -11,12 +12,19 @@ use tokio::task::JoinHandle;
 use super::build::{self, BuildError};
 use super::{Adopt, conversation};
 use crate::last_good::{Position, Record};
+use crate::trust::Approver;
 
 /// A revision being taken into service, in a task of its own: heartbeats go on meanwhile, and so does the
 /// work when the connection is lost.
 pub struct Work {
     reached: Position,
     task: JoinHandle<Result<(Record, Arc<Snapshot>), BuildError>>,
+}
+
+/// What must hold before a record is looked into.
+pub struct Approval {
+    pub approver: Approver,
+    pub signature: Bytes,
 }
 
 /// How it ended.
@@ -29,6 +37,7 @@ impl Work {
     /// Begins; `acks` hears of the stages before serving.
     pub fn start(
         record: Record,
+        approval: Option<Approval>,
         held: Option<Arc<Snapshot>>,
         adopt: Arc<impl Adopt>,
         acks: mpsc::Sender<NodeMessage>,
@@ -36,6 +45,9 @@ impl Work {
         let reached = record.reached;
         let task = tokio::spawn(async move {
             let built = tokio::task::spawn_blocking(move || {
+                if approval.is_some_and(|approval| !approval.approver.approves(&record, &approval.signature)) {
+                    return Err(unapproved());
+                }
                 let snapshot = build(&held.unwrap_or_default(), &record, &acks)?;
                 Ok((record, snapshot))
             });
@@ -66,17 +78,72 @@ fn build(held: &Arc<Snapshot>, record: &Record, acks: &mpsc::Sender<NodeMessage>
     Ok(snapshot)
 }
 
+fn unapproved() -> BuildError {
+    let message = "it is not signed by the authority of the control plane that this node joined";
+    let hint = "find out who answers at the address of the control plane; the node goes on with what it has";
+    BuildError::Refused(Problems::from([of_everything("not-signed", message, hint)]))
+}
+
 /// A crash in the compiler keeps one revision out; the node serves on.
 fn crashed(error: &tokio::task::JoinError) -> BuildError {
     tracing::error!("taking a configuration into service crashed: {error}");
-    BuildError::Refused(Problems::from([model::problem::Problem {
+    let message = "the node crashed on this configuration; its log says where";
+    BuildError::Refused(Problems::from([of_everything("internal", message, "report this")]))
+}
+
+/// A problem of no resource in particular.
+fn of_everything(code: &'static str, message: &str, hint: &str) -> Problem {
+    Problem {
         kind: None,
         name: None,
         pointer: String::new(),
-        code: "internal".into(),
-        message: "the node crashed on this configuration; its log says where".to_owned(),
-        hint: Some("report this".to_owned()),
+        code: code.into(),
+        message: message.to_owned(),
+        hint: Some(hint.to_owned()),
         location: None,
         page: None,
-    }]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::membership::Membership;
+    use model::resource::Name;
+
+    use super::*;
+    use crate::sync::TicketSecret;
+
+    /// Takes everything.
+    struct Anything;
+
+    impl Adopt for Anything {
+        async fn adopt(&self, _: Arc<Snapshot>) -> Result<(), Problems> {
+            Ok(())
+        }
+
+        fn retarget(&self, _: Membership, _: Vec<Name>) -> impl Future<Output = ()> + Send + 'static {
+            std::future::ready(())
+        }
+
+        fn use_ticket_keys(&self, _: &[TicketSecret]) {}
+
+        fn use_cookie_key(&self, _: &TicketSecret) {}
+    }
+
+    #[tokio::test]
+    async fn what_is_not_signed_is_not_looked_into() {
+        let (acks, mut heard) = mpsc::channel(4);
+        let approver = Approver::new(Bytes::from_static(b"no key"), "edge".to_owned());
+        for (signature, is_taken) in [(Some(Bytes::new()), false), (None, true)] {
+            let approval = signature.map(|signature| Approval { approver: approver.clone(), signature });
+            let record = Record::whole(&Snapshot::default());
+            let work = Work::start(record, approval, None, Arc::new(Anything), acks.clone());
+            match work.outcome().await.result {
+                Ok(_) => assert!(is_taken),
+                Err(BuildError::Refused(problems)) => assert!(!is_taken && problems[0].code == "not-signed"),
+                Err(BuildError::Drifted(reason)) => panic!("{reason}"),
+            }
+            assert_eq!(heard.try_recv().is_ok(), is_taken, "it is acknowledged when it is looked into");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use model::digest::sha256;
 use proto::join::{NodeName, Pin};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -87,6 +88,12 @@ impl NodeCertificate {
 
     pub fn to_pem(&self) -> String {
         [&self.certificate, &self.authority].map(|der| pem("CERTIFICATE", der)).concat()
+    }
+
+    /// The public key of the authority, without what says that it is one on P-256.
+    pub fn authority_key(&self) -> Bytes {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.authority).expect("it was looked into before");
+        Bytes::copy_from_slice(&parsed.public_key().subject_public_key.data)
     }
 
     /// When it ends, as people read it.
