@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use model::resource::listener::Limits;
 
@@ -77,6 +78,11 @@ pub enum Ending {
 /// pool, a line goes to the access log.
 pub trait End {
     fn end(self: Box<Self>, ending: Ending);
+
+    /// Trailers have come, behind which comes nothing.
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        let _ = trailers;
+    }
 
     /// How many bytes were taken of it, told just before the end.
     fn taken(&mut self, bytes: u64) {

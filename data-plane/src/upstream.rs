@@ -36,6 +36,7 @@ mod affinity;
 mod attempt;
 mod backend;
 mod balance;
+mod call;
 mod connect;
 mod connection;
 mod error;

@@ -120,9 +120,12 @@ impl Passage {
         if let (Some(strainer), Some(Ok(passing))) = (&self.strainer, &mut frame)
             && let Some(trailers) = passing.trailers_mut()
         {
-            strainer(trailers);
-            if trailers.is_empty() {
-                return None;
+            self.ends.iter_mut().for_each(|end| end.trailers(trailers));
+            if let Some(strainer) = &self.strainer {
+                strainer(trailers);
+                if trailers.is_empty() {
+                    return None;
+                }
             }
         }
         frame

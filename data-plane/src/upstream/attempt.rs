@@ -13,6 +13,7 @@ use model::exchange::{ResponseHead, Time};
 use model::fields::Fields;
 
 use super::admission::{Place, Seat};
+use super::call::{Call, code_of};
 use super::connect::{Purpose, Terms};
 use super::forward::Task;
 use super::http1::Http1;
@@ -260,7 +261,9 @@ impl Task {
         let is_unknown = self.backend.service.sticky.is_some() && self.choice.own != Some(self.target);
         let tag = is_unknown.then(|| self.backend.tags().of_targets[self.target]);
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            let mut body = Lease { flight, upload: self.upload.clone(), channel, place }.attach(body);
+            let is_open = self.time.is_call && !body.is_empty() && awaits_code(&head);
+            let call = is_open.then(|| Box::new(self.call(head_ns)));
+            let mut body = Lease { flight, upload: self.upload.clone(), channel, place, call }.attach(body);
             if let Some(end_ns) = end_ns {
                 body = body.with_deadline(self.core.clock.deadline_at(end_ns));
             }
@@ -273,12 +276,40 @@ impl Task {
         Ok(UpstreamResponse { head, body: Body::empty(), upgrade, target, head_ns, attempts, tag })
     }
 
+    /// The call that the request is, of which the end is yet to come.
+    fn call(&self, head_ns: u64) -> Call {
+        let backend = Rc::clone(&self.backend);
+        Call { backend, target: self.target, head_ns, is_deadline_of_client: self.has_deadline_of_client(), code: None }
+    }
+
+    fn has_deadline_of_client(&self) -> bool {
+        self.time.whole.is_some_and(|end| end.is_of_client)
+    }
+
+    /// What a call that has begun to be answered says about its target, if it says it already.
+    pub(super) fn tell_of_call(&self, target: usize, answer: &Answer) {
+        match code_of(&answer.head) {
+            _ if answer.head.status != StatusCode::OK => {
+                self.backend.answered(target, answer.head.status, answer.head_ns);
+            }
+            Some(code) => self.backend.called(target, code, answer.head_ns, self.has_deadline_of_client()),
+            // An answer without anything is none.
+            None if answer.body.is_empty() => self.backend.fell_short(target),
+            None => {}
+        }
+    }
+
     /// Gives up an answer for a better one. Its connection stays good if all of it is there already.
     pub(super) fn put_aside(&self, answer: Answer) {
         let Ok(UpstreamResponse { mut body, .. }) = self.receive(answer, None) else { return };
         let mut context = Context::from_waker(std::task::Waker::noop());
         while let std::task::Poll::Ready(Some(Ok(_))) = Pin::new(&mut body).poll_frame(&mut context) {}
     }
+}
+
+/// Whether a call of gRPC says in its trailers what it came to.
+fn awaits_code(head: &ResponseHead) -> bool {
+    head.status == StatusCode::OK && code_of(head).is_none()
 }
 
 impl Failed {

@@ -15,6 +15,7 @@ use super::admission::Queue;
 use super::affinity::Tags;
 use super::balance::latency::Latency;
 use super::balance::{Balancer, Condition};
+use super::call::speaks_against_target;
 use super::pool::{Core, Pool};
 use super::retry::budget::Budget;
 use super::retry::hedging::Recent;
@@ -160,6 +161,14 @@ impl Backend {
         }
         if self.service.load_balancing.policy == BalancingPolicy::PeakEwma {
             member.latency.answered(head_ns, self.core.clock.now().monotonic_ns);
+        }
+    }
+
+    /// A call of gRPC to a target came to this code.
+    pub(super) fn called(&self, target: usize, code: u8, head_ns: u64, is_deadline_of_client: bool) {
+        match speaks_against_target(code, is_deadline_of_client) {
+            true => self.fell_short(target),
+            false => self.answered(target, StatusCode::OK, head_ns),
         }
     }
 

@@ -168,6 +168,7 @@ impl Task {
     /// What an attempt says about its target, which it may have said before it ended.
     pub(super) fn tell_health(&self, target: usize, attempted: &Result<Answer, Failed>, is_suspected: bool) {
         match attempted {
+            Ok(answer) if self.time.is_call => self.tell_of_call(target, answer),
             Ok(answer) => self.backend.answered(target, answer.head.status, answer.head_ns),
             // Connections end, which says nothing of the target.
             Err(Failed { outcome: Outcome::Unsent | Outcome::Stale | Outcome::Refused, .. }) => {}

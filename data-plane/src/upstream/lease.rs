@@ -2,8 +2,11 @@
 
 use std::rc::Rc;
 
+use http::HeaderMap;
+
 use super::admission::{Place, Seat};
 use super::backend::Backend;
+use super::call::Call;
 use super::http1::Http1;
 use super::outgoing::Upload;
 use super::pool::{Channel, Pool};
@@ -25,6 +28,8 @@ pub(super) struct Lease {
     pub(super) channel: Channel,
     /// Where requests at the service are limited.
     pub(super) place: Option<Place>,
+    /// A call of gRPC, which says what it came to when it ends.
+    pub(super) call: Option<Box<Call>>,
 }
 
 impl Lease {
@@ -38,8 +43,17 @@ impl Lease {
 }
 
 impl End for Lease {
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(call) = &mut self.call {
+            call.heard(trailers);
+        }
+    }
+
     fn end(self: Box<Self>, ending: Ending) {
-        let Self { flight, upload, channel, place: _place } = *self;
+        let Self { flight, upload, channel, place: _place, call } = *self;
+        if let Some(call) = call {
+            call.ended(ending);
+        }
         let is_taken = upload.is_none_or(|upload| upload.is_complete());
         match (channel, ending) {
             (Channel::Http1(connection), Ending::Complete) if is_taken && connection.is_sent() => {

@@ -8,6 +8,8 @@ use http::{Method, StatusCode};
 use model::exchange::ResponseHead;
 use model::resource::service::{Backoff, Retries, RetryOn};
 
+use super::call::code_of;
+
 pub(super) mod budget;
 pub(super) mod hedging;
 
@@ -100,8 +102,7 @@ pub(super) fn verdict(terms: &Retries, method: &Method, outcome: Outcome, effort
 pub(super) fn judge(terms: &Retries, head: &ResponseHead, has_body: bool) -> Option<Outcome> {
     let is_status = head.status.as_u16() >= 400 && terms.statuses.contains(&head.status.as_u16());
     let is_code = !terms.grpc_codes.is_empty() && !has_body && {
-        let code = head.headers.get_str("grpc-status").and_then(|code| code.parse::<u8>().ok());
-        code.is_some_and(|code| terms.grpc_codes.iter().any(|known| *known as u8 == code))
+        code_of(head).is_some_and(|code| terms.grpc_codes.iter().any(|known| *known as u8 == code))
     };
     (is_status || is_code).then(|| Outcome::Answered { after: retry_after(head) })
 }

@@ -25,6 +25,7 @@ use crate::dns::Names;
 use crate::telemetry::{CoreTelemetry, Shard, Telemetry};
 
 mod bodies;
+mod calls;
 mod hedging;
 mod http2;
 mod limits;

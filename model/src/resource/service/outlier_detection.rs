@@ -13,8 +13,9 @@ use crate::value::{Percentage, Span};
 #[serde(default, deny_unknown_fields)]
 pub struct OutlierDetection {
     /// A target is ejected when so many of its requests have failed one after the other, as all cores of a node see it:
-    /// no connection, none after half a second, no answer in time, a connection that broke, or a 5xx status besides 501
-    /// and 505. 0 switches it off. Default: 5.
+    /// no connection, none after half a second, no answer in time, a connection that broke, a 5xx status besides 501
+    /// and 505, or the end of a call of gRPC with unknown, internal, unavailable, data_loss, no code, or deadline_exceeded
+    /// where the client has set no deadline. 0 switches it off. Default: 5.
     #[serde(skip_serializing_if = "is_default_failures")]
     pub consecutive_failures: u32,
     /// How long a target is ejected, the first time; each further time by as much longer. Good times are forgiven at the
