@@ -12,6 +12,7 @@ use http::Method;
 use http::uri::PathAndQuery;
 use model::exchange::ResponseHead;
 use model::fields::Fields;
+use model::resource::route::{Importance, RouteRetries};
 use model::slots::Slot;
 use model::snapshot::{Snapshot, Subset};
 
@@ -31,6 +32,7 @@ pub use error::UpstreamError;
 pub use http1::Upgraded;
 pub use time::{End, TimeLimits};
 
+mod adaptive;
 mod admission;
 mod affinity;
 mod attempt;
@@ -78,6 +80,16 @@ pub struct UpstreamRequest {
     pub hash: Option<u64>,
     /// The number in its sticky cookie, for services that have one.
     pub tag: Option<u64>,
+}
+
+/// What the route of a request has to say.
+#[derive(Clone, Copy, Default)]
+pub struct RouteTerms<'r> {
+    /// The targets that it goes to; all without one.
+    pub subset: Option<&'r Arc<Subset>>,
+    /// What holds in place of the retries of the service.
+    pub retries: Option<&'r Arc<RouteRetries>>,
+    pub importance: Importance,
 }
 
 /// What a service answered.
@@ -150,7 +162,7 @@ impl Upstreams {
         Self { backends: Backends::new(Rc::clone(&core)), core }
     }
 
-    /// A request for a target of the service, or of a subset of it.
+    /// A request for a target of the service, as its route says.
     ///
     /// If an attempt fails, or the service says that it may come to something better, it is tried again as the retries
     /// of the service say.
@@ -158,12 +170,12 @@ impl Upstreams {
         &self,
         snapshot: &Rc<Snapshot>,
         service: Slot,
-        subset: Option<&Arc<Subset>>,
+        route: RouteTerms<'_>,
         request: UpstreamRequest,
     ) -> Forwarding {
         let backend = self.backends.of(snapshot, service);
         Forwarding(backend.map(|backend| {
-            let choice = backend.choice(subset, &request);
+            let choice = backend.choice(route, &request);
             Task::new(&self.core, backend, choice, request)
         }))
     }

@@ -19,7 +19,7 @@ use crate::policy::{Policy, PolicyKind, Step};
 use crate::problem::Problems;
 use crate::resource::consumer::KeyHash;
 use crate::resource::listener;
-use crate::resource::route::RouteTimeouts;
+use crate::resource::route::{Importance, RouteRetries, RouteTimeouts};
 use crate::resource::service::{
     Connections, DnsDiscovery, HealthCheck, Limits, LoadBalancing, OutlierDetection, Protocol, ProxyVersion, Retries,
     TargetUrl, Timeouts,
@@ -163,6 +163,8 @@ pub struct Route {
 #[derive(Debug)]
 struct RouteSettings {
     timeouts: RouteTimeouts,
+    retries: Option<Arc<RouteRetries>>,
+    importance: Importance,
     policies: Arc<[Step]>,
     keeps_path: bool,
     filters: Option<Filters>,
@@ -304,6 +306,18 @@ impl Route {
     #[must_use]
     pub fn timeouts(&self) -> RouteTimeouts {
         self.settings.as_ref().map_or_else(RouteTimeouts::default, |settings| settings.timeouts)
+    }
+
+    /// When its requests are tried again, in place of what a service says.
+    #[must_use]
+    pub fn retries(&self) -> Option<&Arc<RouteRetries>> {
+        self.settings.as_ref()?.retries.as_ref()
+    }
+
+    /// How much its requests matter when a service has too many.
+    #[must_use]
+    pub fn importance(&self) -> Importance {
+        self.settings.as_ref().map_or_else(Importance::default, |settings| settings.importance)
     }
 
     /// The path counts as it came, and not in its canonical form: see [`Spelling`].

@@ -116,8 +116,8 @@ impl Passage {
         })
     }
 
-    fn strain(&self, mut frame: Option<Result<Frame<Bytes>, Failure>>) -> Option<Result<Frame<Bytes>, Failure>> {
-        if let (Some(strainer), Some(Ok(passing))) = (&self.strainer, &mut frame)
+    fn strain(&mut self, mut frame: Option<Result<Frame<Bytes>, Failure>>) -> Option<Result<Frame<Bytes>, Failure>> {
+        if let Some(Ok(passing)) = &mut frame
             && let Some(trailers) = passing.trailers_mut()
         {
             self.ends.iter_mut().for_each(|end| end.trailers(trailers));

@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::grpc_web;
 use crate::interim::SharedInterim;
 use crate::proxy_protocol::Addresses;
-use crate::upstream::{End, TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse};
+use crate::upstream::{End, RouteTerms, TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// What goes to the service besides the head.
 pub struct Onward {
@@ -70,7 +70,8 @@ pub async fn forward(
     if is_mirrored {
         mirror::mirror(core, snapshot, mirrors.into_iter().flatten(), &mut request);
     }
-    let mut forwarding = core.upstreams.forward(snapshot, slot, route.subset(backend), request);
+    let terms = RouteTerms { subset: route.subset(backend), retries: route.retries(), importance: route.importance() };
+    let mut forwarding = core.upstreams.forward(snapshot, slot, terms, request);
     let response = forwarding.answer().await.map_err(|unanswered| {
         (record.target, record.attempts) = (unanswered.target, unanswered.attempts);
         unanswered.error.rejection()

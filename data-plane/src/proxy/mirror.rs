@@ -12,7 +12,7 @@ use model::snapshot::{Mirror, Snapshot};
 use crate::body::{Failure, Room};
 use crate::cores::core::Core;
 use crate::telemetry::ServiceCounts;
-use crate::upstream::{End, TimeLimits, Unanswered, UpstreamError, UpstreamRequest};
+use crate::upstream::{End, RouteTerms, TimeLimits, Unanswered, UpstreamError, UpstreamRequest};
 
 /// Copies under way on one core.
 const MAX_COPIES: u32 = 128;
@@ -78,7 +78,7 @@ pub fn mirror<'m>(
 
 /// Sends a copy and reads what is answered.
 async fn send(core: &Core, snapshot: &Rc<Snapshot>, slot: Slot, copy: UpstreamRequest) -> Result<(), &'static str> {
-    let mut body = match core.upstreams.forward(snapshot, slot, None, copy).answer().await {
+    let mut body = match core.upstreams.forward(snapshot, slot, RouteTerms::default(), copy).answer().await {
         Ok(answer) => answer.body,
         // Its client was still sending it.
         Err(Unanswered { error: UpstreamError::RequestBody(Failure::TooSlow), .. }) => return Err("unanswered"),

@@ -56,6 +56,8 @@ pub struct ServiceCounts {
     retries: Codes,
     retries_denied: Cell<u64>,
     hedges_won: Cell<u64>,
+    /// Of services that have one.
+    pub adaptive_limit: Cell<u64>,
     failures: Codes,
     duration: Histogram,
 }
@@ -262,6 +264,7 @@ impl ServiceCounts {
             retries: self.retries.0.borrow().iter().copied().collect(),
             retries_denied: self.retries_denied.get(),
             hedges_won: self.hedges_won.get(),
+            adaptive_limit: self.adaptive_limit.get(),
             mirror_drops: self.mirror_drops.0.borrow().iter().copied().collect(),
             duration: self.duration.read(),
         }

@@ -174,6 +174,10 @@ impl Reading {
             counts.mirror_drops.iter().map(move |(code, count)| (vec![name, ("code", *code)], *count))
         });
         out.counters("sluice_mirrored_requests_dropped", "Copies that came to nothing, by reason", None, drops)?;
+        let limits = services().filter(|(_, counts)| counts.adaptive_limit > 0);
+        let limits = limits.map(|(name, counts)| (vec![name], counts.adaptive_limit as f64));
+        let help = "Adaptive limit of requests at the service, of all cores together";
+        out.gauges("sluice_upstream_adaptive_limit", help, None, limits)?;
         let in_flight = services().map(|(name, counts)| (vec![name], counts.in_flight as f64));
         out.gauges("sluice_upstream_requests_in_flight", "Requests at the service now", None, in_flight)?;
         let durations = services().map(|(name, counts)| (vec![name], &counts.duration));

@@ -45,6 +45,8 @@ pub struct ServiceShard {
     pub retries_denied: u64,
     /// Second attempts beside slow ones that had their answers sooner.
     pub hedges_won: u64,
+    /// The adaptive limit of requests at a time, if it has one.
+    pub adaptive_limit: u64,
     /// Copies of requests that it got beside the service that answers.
     pub mirrored: u64,
     /// Of copies that came to nothing, by code.
@@ -120,6 +122,7 @@ impl ServiceShard {
             retries,
             retries_denied,
             hedges_won,
+            adaptive_limit,
             mirrored,
             mirror_drops,
             duration,
@@ -135,6 +138,7 @@ impl ServiceShard {
         }
         self.retries_denied += retries_denied;
         self.hedges_won += hedges_won;
+        self.adaptive_limit += adaptive_limit;
         self.mirrored += mirrored;
         for (code, count) in mirror_drops {
             *self.mirror_drops.entry(code).or_default() += count;

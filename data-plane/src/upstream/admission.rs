@@ -4,7 +4,8 @@
 //! ends on the same core lets the next one in at once, and for one that ended elsewhere it looks every few milliseconds.
 //! Services without limits come by here for a look at two settings.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +26,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const MAX_LOOKS: usize = 16;
 
 /// A place at a service.
-pub(super) struct Place {
+struct Place {
     gates: Arc<Gates>,
     history: Rc<History>,
+}
+
+/// A place within the adaptive limit of a service.
+struct Within(Rc<History>);
+
+/// What a request has been let in by.
+pub(super) struct Admitted {
+    _place: Option<Place>,
+    _within: Option<Within>,
 }
 
 /// A place at one of its targets.
@@ -36,24 +46,39 @@ pub(super) struct Seat {
     history: Rc<History>,
 }
 
-/// Those of one core who wait for a place at a service.
+/// Those of one core who wait for a place at a service, in their order: the first of them may look for one.
 #[derive(Default)]
-pub(super) struct Queue {
-    turn: Notify,
-    waiting: Cell<u32>,
-}
+pub(super) struct Queue(RefCell<VecDeque<Rc<Notify>>>);
 
 /// One who waits.
 struct Waiting<'q> {
     gates: &'q Gates,
     queue: &'q Queue,
+    turn: Rc<Notify>,
 }
 
 impl Queue {
+    fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// There may be a place.
     fn left(&self) {
-        if self.waiting.get() > 0 {
-            self.turn.notify_one();
+        if let Some(first) = self.0.borrow().front() {
+            first.notify_one();
         }
+    }
+}
+
+impl<'q> Waiting<'q> {
+    fn begin(gates: &'q Gates, queue: &'q Queue) -> Self {
+        let turn = Rc::new(Notify::new());
+        queue.0.borrow_mut().push_back(Rc::clone(&turn));
+        Self { gates, queue, turn }
+    }
+
+    fn is_first(&self) -> bool {
+        self.queue.0.borrow().front().is_some_and(|first| Rc::ptr_eq(first, &self.turn))
     }
 }
 
@@ -61,6 +86,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.gates.requests.leave();
         self.history.queue.left();
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        self.0.adaptive.leave();
     }
 }
 
@@ -74,7 +105,13 @@ impl Drop for Seat {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.gates.pending.leave();
-        self.queue.waiting.set(self.queue.waiting.get() - 1);
+        if self.is_first() {
+            self.queue.0.borrow_mut().pop_front();
+        } else {
+            self.queue.0.borrow_mut().retain(|turn| !Rc::ptr_eq(turn, &self.turn));
+        }
+        // There may be more than one place, or this one leaves without having taken it.
+        self.queue.left();
     }
 }
 
@@ -125,11 +162,23 @@ impl Backend {
 
 impl Task {
     /// Waits for a place, if there is none and another may wait. Whoever came first is let in first; when too many wait, it
-    /// is the newest that goes.
-    pub(super) async fn admit(&self) -> Result<(usize, Option<Place>, Option<Seat>), UpstreamError> {
+    /// is the newest that goes, sooner if it matters less.
+    pub(super) async fn admit(&self) -> Result<(usize, Admitted, Option<Seat>), UpstreamError> {
+        let history = &self.backend.history;
+        let within = match self.backend.service.limits.adaptive {
+            Some(terms) if !history.adaptive.enter(terms, self.choice.importance.percent()) => {
+                return Err(UpstreamError::AdaptiveLimit);
+            }
+            adaptive => adaptive.map(|_| Within(Rc::clone(history))),
+        };
+        let (target, place, seat) = self.wait_for_place().await?;
+        Ok((target, Admitted { _place: place, _within: within }, seat))
+    }
+
+    async fn wait_for_place(&self) -> Result<(usize, Option<Place>, Option<Seat>), UpstreamError> {
         let (backend, limits) = (&self.backend, &self.backend.service.limits);
         let queue = &backend.history.queue;
-        if queue.waiting.get() == 0
+        if queue.is_empty()
             && let Some(entered) = backend.enter(limits, &self.choice)
         {
             return Ok(entered);
@@ -138,21 +187,23 @@ impl Task {
             return Err(UpstreamError::NoTarget);
         }
         let gates = &*backend.service.gates;
-        if !gates.pending.enter(limits.pending) {
+        if !gates.pending.enter(self.choice.importance.of(limits.pending)) {
             return Err(UpstreamError::Full);
         }
-        queue.waiting.set(queue.waiting.get() + 1);
-        let _waiting = Waiting { gates, queue };
+        let waiting = Waiting::begin(gates, queue);
         let mut end = self.core.clock.deadline(limits.pending_timeout.get());
         let mut look = self.core.clock.deadline(LOOK_EVERY);
         loop {
             tokio::select! {
                 biased;
-                () = queue.turn.notified() => {}
+                () = waiting.turn.notified() => {}
                 () = &mut end => return Err(UpstreamError::QueueTimeout),
                 () = &mut look => look.reset(LOOK_EVERY),
             }
-            if let Some(entered) = backend.enter(limits, &self.choice) {
+            // Places at targets are not the same to everybody, who may want some of them alone.
+            if (waiting.is_first() || limits.requests_per_target.is_some())
+                && let Some(entered) = backend.enter(limits, &self.choice)
+            {
                 return Ok(entered);
             }
         }

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use model::exchange::{ResponseHead, Time};
 use model::fields::Fields;
 
-use super::admission::{Place, Seat};
+use super::admission::{Admitted, Seat};
 use super::call::{Call, code_of};
 use super::connect::{Purpose, Terms};
 use super::forward::Task;
@@ -255,7 +255,7 @@ impl Task {
     }
 
     /// Makes the response of an answer, with its connection held until it was read.
-    pub(super) fn receive(&self, answer: Answer, place: Option<Place>) -> Result<UpstreamResponse, UpstreamError> {
+    pub(super) fn receive(&self, answer: Answer, place: Option<Admitted>) -> Result<UpstreamResponse, UpstreamError> {
         let Answer { head, body, channel, flight, head_ns, end_ns } = answer;
         let (target, attempts) = (Rc::clone(&flight.pool.target), self.attempts.get());
         let is_unknown = self.backend.service.sticky.is_some() && self.choice.own != Some(self.target);

@@ -6,11 +6,13 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use http::StatusCode;
-use model::resource::service::BalancingPolicy;
+use model::resource::route::{Importance, RouteRetries};
+use model::resource::service::{BalancingPolicy, Retries};
 use model::slots::Slot;
 use model::snapshot::{Endpoint, Service, Snapshot, Subset};
 use model::value::Span;
 
+use super::adaptive::Adaptive;
 use super::admission::Queue;
 use super::affinity::Tags;
 use super::balance::latency::Latency;
@@ -19,18 +21,21 @@ use super::call::speaks_against_target;
 use super::pool::{Core, Pool};
 use super::retry::budget::Budget;
 use super::retry::hedging::Recent;
-use super::{UpstreamError, UpstreamRequest};
+use super::{RouteTerms, UpstreamError, UpstreamRequest};
 use crate::health::{ServiceHealth, Tally, TargetHealth};
 use crate::telemetry::ServiceCounts;
 
 /// A service that fails is mentioned in the log of the process this often; metrics count every case.
 const WARN_EVERY_NS: u64 = 10_000_000_000;
 
-/// Subsets of one service that a core keeps in mind. Beyond that it begins anew.
+/// Subsets of one service, and retries of routes to it, that a core keeps in mind. Beyond that it begins anew.
 const MAX_SUBSETS: usize = 256;
 
 /// The choice among the targets of a subset, by where the subset lies; it is held, so that nothing else comes to lie there.
 type Subsets = HashMap<*const Subset, (Arc<Subset>, Rc<Balancer>), foldhash::fast::RandomState>;
+
+/// The retries of routes joined with those of the service, in the same way.
+type Joined = HashMap<*const RouteRetries, (Arc<RouteRetries>, Rc<Retries>), foldhash::fast::RandomState>;
 
 /// A service as one core uses it.
 pub(super) struct Backend {
@@ -46,6 +51,8 @@ pub(super) struct Backend {
     balancer: Balancer,
     /// For routes that send to targets with certain labels.
     subsets: RefCell<Subsets>,
+    /// For routes with retries of their own.
+    joined: RefCell<Joined>,
     /// For services with a sticky cookie, once there was a request.
     tags: RefCell<Option<Rc<Tags>>>,
     warned_ns: Cell<Option<u64>>,
@@ -57,6 +64,7 @@ pub(super) struct History {
     pub(super) budget: Budget,
     pub(super) queue: Queue,
     pub(super) recent: Recent,
+    pub(super) adaptive: Adaptive,
 }
 
 /// What a core knows of a target from the requests to it for one service.
@@ -69,19 +77,33 @@ struct Member {
     tag: Cell<Option<(u64, u64)>>,
 }
 
-/// What the target of one request is chosen by.
+/// What the target of one request is chosen by, and what its route has to say besides.
 #[derive(Default)]
 pub(super) struct Choice {
     subset: Option<Rc<Balancer>>,
     hash: Option<u64>,
     /// The target that the client had before.
     pub(super) own: Option<usize>,
+    /// In place of those of the service.
+    pub(super) retries: Option<Rc<Retries>>,
+    pub(super) importance: Importance,
 }
 
 impl Backend {
-    pub(super) fn choice(&self, subset: Option<&Arc<Subset>>, request: &UpstreamRequest) -> Choice {
+    pub(super) fn choice(&self, route: RouteTerms<'_>, request: &UpstreamRequest) -> Choice {
+        let RouteTerms { subset, retries, importance } = route;
         let own = request.tag.and_then(|tag| self.tags().target(tag));
-        Choice { subset: subset.map(|subset| self.subset(subset)), hash: request.hash, own }
+        let (subset, retries) = (subset.map(|subset| self.subset(subset)), retries.map(|retries| self.joined(retries)));
+        Choice { subset, hash: request.hash, own, retries, importance }
+    }
+
+    fn joined(&self, retries: &Arc<RouteRetries>) -> Rc<Retries> {
+        let mut known = self.joined.borrow_mut();
+        if known.len() >= MAX_SUBSETS && !known.contains_key(&Arc::as_ptr(retries)) {
+            known.clear();
+        }
+        let join = || (Arc::clone(retries), Rc::new(retries.joined(&self.service.retries)));
+        Rc::clone(&known.entry(Arc::as_ptr(retries)).or_insert_with(join).1)
     }
 
     /// The numbers of the targets in sticky cookies.
@@ -154,6 +176,9 @@ impl Backend {
         if status.is_server_error() && !is_of_request {
             return self.fell_short(target);
         }
+        if self.service.limits.adaptive.is_some() {
+            self.took(head_ns);
+        }
         let member = &self.members[target];
         member.health.succeeded();
         if let Some(tally) = &member.tally {
@@ -170,6 +195,14 @@ impl Backend {
             true => self.fell_short(target),
             false => self.answered(target, StatusCode::OK, head_ns),
         }
+    }
+
+    /// An answer took this long, or has not come in it, which the adaptive limit goes by.
+    pub(super) fn took(&self, took_ns: u64) {
+        let Some(terms) = self.service.limits.adaptive else { return };
+        let adaptive = &self.history.adaptive;
+        adaptive.took(took_ns, self.core.clock.now().monotonic_ns, terms);
+        self.counts.adaptive_limit.set(adaptive.limit(terms) as u64);
     }
 
     /// An attempt at a target was given up after this time, because another had an answer sooner.
@@ -305,6 +338,7 @@ impl Backends {
             health,
             core: Rc::clone(&self.core),
             subsets: RefCell::default(),
+            joined: RefCell::default(),
             service: Arc::clone(service),
             tags: RefCell::default(),
             warned_ns: Cell::new(previous.and_then(|previous| previous.warned_ns.get())),

@@ -18,6 +18,8 @@ pub enum UpstreamError {
     /// It has as many requests as it may, and as many wait.
     #[error("the service has as many requests as it may, and no other may wait")]
     Full,
+    #[error("the service has as many requests as it answers without delay")]
+    AdaptiveLimit,
     #[error("no place at the service within the time that a request may wait")]
     QueueTimeout,
     #[error("no connection: {0}")]
@@ -58,6 +60,7 @@ impl UpstreamError {
             Self::Disabled => "service-disabled",
             Self::Overloaded => "upstream-overloaded",
             Self::Full => "upstream-full",
+            Self::AdaptiveLimit => "upstream-adaptive-limit",
             Self::QueueTimeout => "upstream-queue-timeout",
             Self::Unreachable(_) => "upstream-unreachable",
             Self::ConnectTimeout => "upstream-connect-timeout",
@@ -76,7 +79,7 @@ impl UpstreamError {
         let (status, detail) = match self {
             Self::NoTarget => (StatusCode::SERVICE_UNAVAILABLE, "The service has no target at the moment."),
             Self::Disabled => (StatusCode::SERVICE_UNAVAILABLE, "The service is switched off."),
-            Self::Overloaded | Self::Full | Self::QueueTimeout => {
+            Self::Overloaded | Self::Full | Self::AdaptiveLimit | Self::QueueTimeout => {
                 (StatusCode::SERVICE_UNAVAILABLE, "The service is too busy at the moment.")
             }
             Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, "The service could not be reached."),
@@ -99,7 +102,7 @@ impl UpstreamError {
         let rejection = Rejection::new(status, self.code(), detail);
         match self {
             // A request takes less than that as a rule, so there will be a place.
-            Self::Overloaded | Self::Full | Self::QueueTimeout => {
+            Self::Overloaded | Self::Full | Self::AdaptiveLimit | Self::QueueTimeout => {
                 rejection.with_field(header::RETRY_AFTER, HeaderValue::from_static("1"))
             }
             _ => rejection,

@@ -9,7 +9,7 @@ use http::header::EXPECT;
 use model::resource::service::Retries;
 use smallvec::{SmallVec, smallvec};
 
-use super::admission::Place;
+use super::admission::Admitted;
 use super::attempt::{Answer, Failed, Try};
 use super::backend::{Backend, Choice};
 use super::connect::Purpose;
@@ -47,13 +47,13 @@ pub(super) struct Task {
     pub(super) is_suspected: Cell<bool>,
     pub(super) attempts: Cell<u8>,
     /// Where requests at the service are limited.
-    place: Option<Place>,
+    place: Option<Admitted>,
 }
 
 impl Task {
     pub(super) fn new(core: &Rc<Core>, backend: Rc<Backend>, choice: Choice, request: UpstreamRequest) -> Self {
         let UpstreamRequest { method, target, mut headers, body, interim, ends, time, hash: _, tag: _ } = request;
-        let terms = &backend.service.retries;
+        let terms = choice.retries.as_deref().unwrap_or(&backend.service.retries);
         let is_repeatable = terms.attempts > 0 && terms.may_repeat(&method);
         if interim.as_ref().is_some_and(|interim| interim.awaits_leave()) {
             headers.append(&EXPECT, &HeaderValue::from_static("100-continue"));
@@ -92,7 +92,7 @@ impl Task {
     }
 
     pub(super) fn terms(&self) -> &Retries {
-        &self.backend.service.retries
+        self.choice.retries.as_deref().unwrap_or(&self.backend.service.retries)
     }
 
     pub(super) async fn run(&mut self) -> Result<UpstreamResponse, Unanswered> {
@@ -130,8 +130,8 @@ impl Task {
 
     async fn attempt_all(&mut self) -> Result<Answer, UpstreamError> {
         let (target, seat) = if self.backend.service.limits.count_requests() {
-            let (target, place, seat) = Box::pin(self.admit()).await?;
-            self.place = place;
+            let (target, admitted, seat) = Box::pin(self.admit()).await?;
+            self.place = Some(admitted);
             (target, seat)
         } else {
             (self.backend.pick(&self.choice, &[]).ok_or(UpstreamError::NoTarget)?, None)
@@ -172,8 +172,14 @@ impl Task {
             Ok(answer) => self.backend.answered(target, answer.head.status, answer.head_ns),
             // Connections end, which says nothing of the target.
             Err(Failed { outcome: Outcome::Unsent | Outcome::Stale | Outcome::Refused, .. }) => {}
-            Err(failed) if failed.error.is_of_target() && !is_suspected => self.backend.fell_short(target),
-            Err(_) => {}
+            Err(failed) => {
+                if failed.outcome == Outcome::Late {
+                    self.backend.took(u64::try_from(self.time.head.as_nanos()).unwrap_or(u64::MAX));
+                }
+                if failed.error.is_of_target() && !is_suspected {
+                    self.backend.fell_short(target);
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use http::HeaderMap;
 
-use super::admission::{Place, Seat};
+use super::admission::{Admitted, Seat};
 use super::backend::Backend;
 use super::call::Call;
 use super::http1::Http1;
@@ -27,7 +27,7 @@ pub(super) struct Lease {
     pub(super) upload: Option<Rc<Upload>>,
     pub(super) channel: Channel,
     /// Where requests at the service are limited.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<Admitted>,
     /// A call of gRPC, which says what it came to when it ends.
     pub(super) call: Option<Box<Call>>,
 }

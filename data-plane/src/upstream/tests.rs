@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
-use super::{CookieKey, TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
+use super::{CookieKey, RouteTerms, TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::dns::Names;
@@ -79,9 +79,18 @@ impl Core {
     }
 
     async fn send(&self, request: UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
+        self.send_by(RouteTerms::default(), request).await
+    }
+
+    /// Sends a request of a route that says this.
+    async fn send_by(
+        &self,
+        terms: RouteTerms<'_>,
+        request: UpstreamRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let snapshot = Rc::clone(&self.snapshot.borrow());
         let slot = snapshot.services.slot("shop").unwrap_or(0);
-        self.upstreams.forward(&snapshot, slot, None, request).answer().await.map_err(|unanswered| unanswered.error)
+        self.upstreams.forward(&snapshot, slot, terms, request).answer().await.map_err(|unanswered| unanswered.error)
     }
 
     /// Sends a GET and reads the whole answer.

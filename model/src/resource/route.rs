@@ -9,14 +9,18 @@ use crate::value::{HostPattern, Network, Span};
 
 mod change;
 mod condition;
+mod importance;
 mod mirror;
 mod path;
+mod retries;
 
 pub use crate::policy::headers::FieldEdits;
 pub use change::{PathRewrite, Redirect, RegexRewrite, Rewrite, UrlScheme};
 pub use condition::{Condition, HeaderCondition, HeaderField, MethodName, QueryCondition, ValueMatch};
+pub use importance::Importance;
 pub use mirror::Mirror;
 pub use path::PathPattern;
+pub use retries::RouteRetries;
 
 /// Which requests go where. A request belongs to a route if one of the hosts, one of the paths, one of the methods,
 /// all header conditions, all query conditions, one of the sources and one of the listeners match; what is absent
@@ -87,6 +91,12 @@ pub struct Route {
     /// How long its requests may take, in place of what the service says.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: RouteTimeouts,
+    /// When its requests are tried again, in place of what the service says. Default: as the service says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<RouteRetries>,
+    /// How much its requests matter when a service has too many. Default: normal.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub importance: Importance,
     /// Policies for these requests. The running order is that of the types, not of this list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Name>,
@@ -195,6 +205,9 @@ impl Written for Route {
         condition::check_query(&self.query, faults);
         check_duplicates("/sources", &self.sources, faults);
         self.timeouts.check(faults);
+        if let Some(retries) = &self.retries {
+            retries.check(faults);
+        }
     }
 
     fn references(&self, visit: &mut dyn FnMut(Reference<'_>)) {
@@ -279,6 +292,7 @@ impl Route {
             ("rewrite", is_default(&self.rewrite)),
             ("request_headers", is_default(&self.request_headers)),
             ("mirrors", self.mirrors.is_empty()),
+            ("retries", self.retries.is_none()),
         ];
         for (field, _) in forwards.iter().filter(|(_, is_default)| !is_default) {
             let message = format!("`{field}` is for a service, and `{answers}` lets no request go to one");

@@ -22,7 +22,7 @@ mod tls;
 pub use connections::Connections;
 pub use discovery::{Discovery, DnsDiscovery, DnsName, DnsRecords, NameServer, Scheme};
 pub use health_check::{GrpcCheck, HealthCheck, HttpCheck, StatusRange, TcpCheck};
-pub use limits::Limits;
+pub use limits::{AdaptiveLimit, Limits};
 pub use load_balancing::{BalancingPolicy, HashKey, LoadBalancing};
 pub use outlier_detection::{Latency, OutlierDetection, SuccessRate};
 pub use retries::{Backoff, GrpcCode, Hedging, Retries, RetryBudget, RetryOn};

@@ -21,7 +21,7 @@ use crate::filter::redirect::Redirect;
 use crate::policy::Step;
 use crate::problem::{Fault, Problems};
 use crate::resource::policy::ApplyTo;
-use crate::resource::route::RouteTimeouts;
+use crate::resource::route::{Importance, RouteTimeouts};
 use crate::resource::service::{Protocol, TargetUrl};
 use crate::resource::{self, Key, Kind, Name, Resource};
 use crate::router::Age;
@@ -323,11 +323,24 @@ impl Snapshot {
         let action = self.action(written);
         let mirrors = self.mirrors(&written.mirrors);
         let keeps_path = !written.normalize_path;
-        let has_settings =
-            keeps_path || !written.policies.is_empty() || !mirrors.is_empty() || timeouts != RouteTimeouts::default();
+        let (retries, importance) = (written.retries.clone().map(Arc::new), written.importance);
+        let has_settings = keeps_path
+            || !written.policies.is_empty()
+            || !mirrors.is_empty()
+            || retries.is_some()
+            || importance != Importance::default()
+            || timeouts != RouteTimeouts::default();
         let settings = if has_settings || !matches!(filters, Ok(None)) {
             let policies = self.steps(&written.policies)?;
-            Some(Arc::new(RouteSettings { timeouts, policies, keeps_path, filters: filters?, mirrors }))
+            Some(Arc::new(RouteSettings {
+                timeouts,
+                retries,
+                importance,
+                policies,
+                keeps_path,
+                filters: filters?,
+                mirrors,
+            }))
         } else {
             None
         };

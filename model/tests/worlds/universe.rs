@@ -208,6 +208,9 @@ fn service(draw: &mut Draw<'_>) -> Value {
     }
     if draw.one_in(3) {
         spec["limits"] = json!({"requests": draw.below(3) + 1, "pending": draw.below(2)});
+        if draw.one_in(2) {
+            spec["limits"]["adaptive"] = json!({"max": draw.below(99) + 10});
+        }
     }
     if draw.one_in(4) {
         let records = draw.of(&["addresses", "srv"]);
@@ -280,6 +283,11 @@ fn route(draw: &mut Draw<'_>) -> Value {
     }
     if !spec.contains_key("respond") && !spec.contains_key("redirect") {
         spec.insert("rewrite".into(), rewrite(draw));
+        spec.insert("importance".into(), draw.of(&["low", "normal", "high"]).into());
+        if draw.one_in(4) {
+            let retries = json!({"attempts": draw.below(4), "statuses": draw.some(&[502, 503])});
+            spec.insert("retries".into(), retries);
+        }
         let mirrors = draw.some(&services).into_iter();
         let mirrors: Vec<Value> = mirrors.map(|service| json!({"service": service, "fraction": "0.5%"})).collect();
         spec.insert("mirrors".into(), mirrors.into());

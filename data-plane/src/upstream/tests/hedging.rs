@@ -11,7 +11,7 @@ async fn slow_and_quick() -> (Value, [Rc<RefCell<Vec<String>>>; 2]) {
     let service = json!({
         "targets": targets,
         "load_balancing": "round_robin",
-        "retries": {"hedging": {"initial_delay": "10ms"}},
+        "retries": {"hedging": {"initial_delay": "200ms"}},
         // Else the slow one is not asked again.
         "outlier_detection": {"consecutive_failures": 0},
     });

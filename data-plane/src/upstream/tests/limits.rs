@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use futures_util::future::join_all;
+use model::resource::route::Importance;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -68,6 +69,8 @@ fn requests_wait_for_a_place_in_their_order_and_the_newest_is_sent_away() {
         service["timeouts"] = json!({"request": "29s"});
         core.put(service);
         assert!(matches!(core.get("/too-many").await, Err(UpstreamError::Full)));
+        // Long enough for each of them to have looked for a place.
+        tokio::time::sleep(Duration::from_millis(50)).await;
         // One by one: what comes on two connections at a time may be seen in either order.
         for seen in 3..=5 {
             slow.permits.add_permits(1);
@@ -159,5 +162,93 @@ fn places_are_counted_across_cores() {
         mine.await.expect("it ends").expect("an answer");
         theirs.await.expect("it ends").expect("an answer");
         assert_eq!(slow.most.get(), 1);
+    });
+}
+
+/// Sends a request that matters so much, and goes on without waiting for it.
+fn begin(core: &Rc<Core>, importance: Importance) -> tokio::task::JoinHandle<Result<UpstreamResponse, UpstreamError>> {
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        let terms = RouteTerms { importance, ..RouteTerms::default() };
+        core.send_by(terms, get("/")).await
+    })
+}
+
+async fn read_to_the_end(all: Vec<tokio::task::JoinHandle<Result<UpstreamResponse, UpstreamError>>>) {
+    join_all(all.into_iter().map(|request| async {
+        let response = request.await.expect("it ends").expect("an answer");
+        response.body.collect().await.expect("a body");
+    }))
+    .await;
+}
+
+#[test]
+fn what_matters_less_is_sent_away_sooner() {
+    on_a_core(|| async {
+        let slow = Slow::new();
+        let mut service = url(slow.serve().await);
+        service["limits"] = json!({"requests": 1, "pending": 2, "pending_timeout": "1m"});
+        let core = Core::new(service);
+        let mut all = vec![begin(&core, Importance::Normal)];
+        until(|| slow.now.get() == 1).await;
+        for (importance, waiting) in [
+            (Importance::Low, Some(1)),
+            (Importance::Low, None),
+            (Importance::Normal, Some(2)),
+            (Importance::Low, None),
+            (Importance::Normal, None),
+            (Importance::High, Some(3)),
+            (Importance::High, None),
+        ] {
+            let request = begin(&core, importance);
+            match waiting {
+                Some(waiting) => {
+                    until(|| pending(&core) == waiting).await;
+                    all.push(request);
+                }
+                None => assert!(matches!(request.await.expect("it ends"), Err(UpstreamError::Full)), "{importance:?}"),
+            }
+        }
+        slow.permits.add_permits(4);
+        read_to_the_end(all).await;
+        assert_eq!(pending(&core), 0);
+    });
+}
+
+#[test]
+fn more_than_the_adaptive_limit_is_sent_away_at_once() {
+    on_a_core(|| async {
+        let slow = Slow::new();
+        let mut service = url(slow.serve().await);
+        service["limits"] = json!({"adaptive": {"min": 4, "max": 4}});
+        let core = Core::new(service);
+        let mut all = Vec::new();
+        for (importance, is_in) in [
+            (Importance::Low, true),
+            (Importance::Low, true),
+            (Importance::Low, false),
+            (Importance::Normal, true),
+            (Importance::Normal, true),
+            (Importance::Normal, false),
+            (Importance::High, true),
+        ] {
+            let request = begin(&core, importance);
+            if is_in {
+                all.push(request);
+                until(|| slow.now.get() == all.len()).await;
+                continue;
+            }
+            let error = request.await.expect("it ends").err().expect("it is too much");
+            let rejection = error.rejection();
+            assert_eq!((rejection.status.as_u16(), rejection.code), (503, "upstream-adaptive-limit"));
+            assert_eq!(rejection.fields[0].0, http::header::RETRY_AFTER);
+        }
+        slow.permits.add_permits(5);
+        read_to_the_end(all).await;
+        let shard = core.shard();
+        let shop = &shard.services["shop"];
+        assert_eq!((shop.adaptive_limit, shop.failures["upstream-adaptive-limit"]), (4, 2));
+        slow.permits.add_permits(1);
+        core.get("/").await.expect("there is room again");
     });
 }

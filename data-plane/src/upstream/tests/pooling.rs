@@ -92,7 +92,13 @@ fn every_reason_without_an_answer_has_its_name() {
         let (quiet, refusing) = (serve(|stream, _| hold(stream)).await, nowhere().await);
         let core = Core::new(url(refusing));
         let snapshot = Rc::clone(&core.snapshot.borrow());
-        let unanswered = core.upstreams.forward(&snapshot, 0, None, get("/")).answer().await.err().expect("no answer");
+        let unanswered = core
+            .upstreams
+            .forward(&snapshot, 0, RouteTerms::default(), get("/"))
+            .answer()
+            .await
+            .err()
+            .expect("no answer");
         assert!(matches!(unanswered.error, UpstreamError::Unreachable(_)));
         assert_eq!(unanswered.target.as_deref(), Some(&*refusing.to_string()));
         core.put(json!({"url": format!("http://{refusing}"), "enabled": false}));
@@ -179,7 +185,8 @@ fn a_request_under_an_older_snapshot_does_not_bring_targets_back() {
         let older = Rc::clone(&core.snapshot.borrow());
         core.put(url(new));
         core.get("/").await.expect("an answer");
-        let response = core.upstreams.forward(&older, 0, None, get("/")).answer().await.expect("an answer");
+        let response =
+            core.upstreams.forward(&older, 0, RouteTerms::default(), get("/")).answer().await.expect("an answer");
         response.body.collect().await.expect("a body");
         until(|| core.open() == 1).await;
         assert_eq!((core.shard().targets[&new.to_string()].idle, core.idle()), (1, 1));
@@ -196,7 +203,12 @@ fn services_with_the_same_target_share_its_connections() {
         for name in ["shop", "blog", "shop"] {
             let snapshot = Rc::clone(&core.snapshot.borrow());
             let slot = snapshot.services.slot(name).expect("a service");
-            let response = core.upstreams.forward(&snapshot, slot, None, get("/")).answer().await.expect("an answer");
+            let response = core
+                .upstreams
+                .forward(&snapshot, slot, RouteTerms::default(), get("/"))
+                .answer()
+                .await
+                .expect("an answer");
             numbers.insert(number_of(&response.head.headers));
             response.body.collect().await.expect("a body");
         }

@@ -2,12 +2,14 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use model::resource::route::RouteRetries;
 
 use super::*;
 use crate::upstream::{End, TimeLimits};
@@ -106,6 +108,27 @@ fn an_answer_that_is_not_worth_a_retry_goes_to_the_client_as_it_is() {
             assert_eq!(body, if expected == 200 { "ok" } else { "sad." });
             assert_eq!(seen.borrow().len(), usize::from(attempts));
             assert_eq!(core.open(), 1, "the connection of an answer that was put aside serves on");
+        }
+    });
+}
+
+#[test]
+fn a_route_has_retries_of_its_own() {
+    on_a_core(|| async {
+        let of_route = |retries: Value| -> Arc<RouteRetries> { serde_json::from_value(retries).expect("retries") };
+        let more = of_route(json!({"attempts": 3, "statuses": [503], "backoff": {"base": "1ms"}}));
+        let none = of_route(json!({"attempts": 0}));
+        for (script, retries, expected, attempts) in [
+            (&["503 No", "503 No", "503 No"], Some(&more), 200, 4),
+            (&["503 No", "503 No", "503 No"], None, 503, 1),
+            (&["500 No", "200 OK", "200 OK"], None, 200, 2),
+            (&["500 No", "200 OK", "200 OK"], Some(&none), 500, 1),
+        ] {
+            let (address, _) = scripted(script).await;
+            let core = Core::new(with_retries(address, json!({"statuses": [500]})));
+            let terms = RouteTerms { retries, ..RouteTerms::default() };
+            let response = core.send_by(terms, get("/")).await.expect("an answer");
+            assert_eq!((response.head.status.as_u16(), response.attempts), (expected, attempts));
         }
     });
 }

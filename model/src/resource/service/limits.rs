@@ -19,6 +19,9 @@ pub struct Limits {
     /// At least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests_per_target: Option<u32>,
+    /// A limit of requests at a time that follows how the service fares. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<AdaptiveLimit>,
     /// Requests that may wait for others to end, on each node. One more is answered 503 with `Retry-After` and the code
     /// `upstream-full`. Default: 100. At most 100000; 0: none waits.
     #[serde(skip_serializing_if = "is_default_pending")]
@@ -33,6 +36,27 @@ pub struct Limits {
     pub connections_per_target: u32,
 }
 
+/// A limit of requests at a time that follows how the service fares, on each core: it grows as long as answers, up to their
+/// heads, take no longer than they do without a crowd, and shrinks by as much as they take longer than one and a half of that.
+/// One more request is answered 503 with `Retry-After` and the code `upstream-adaptive-limit`, at once; `importance` of its
+/// route says how much of the limit there is for it. What an answer takes without a crowd is learnt from the quickest;
+/// when answers stay slow, half the limit is tried for a moment every few seconds, and if that makes no difference, so long is
+/// what they take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdaptiveLimit {
+    /// It begins here, and is no lower. It should be less than the service does at a time for one core. Default: 10. At
+    /// least 1.
+    #[serde(skip_serializing_if = "is_default_min")]
+    pub min: u32,
+    /// It is no higher. Default: 1000. At least `min`, at most 100000.
+    #[serde(skip_serializing_if = "is_default_max")]
+    pub max: u32,
+}
+
+const DEFAULT_MIN: u32 = 10;
+const DEFAULT_MAX: u32 = 1000;
+
 const DEFAULT_PENDING: u32 = 100;
 const DEFAULT_TIMEOUT: Span = Span::from_secs(1);
 const DEFAULT_CONNECTIONS: u32 = 1024;
@@ -45,6 +69,7 @@ impl Default for Limits {
         Self {
             requests: None,
             requests_per_target: None,
+            adaptive: None,
             pending: DEFAULT_PENDING,
             pending_timeout: DEFAULT_TIMEOUT,
             connections_per_target: DEFAULT_CONNECTIONS,
@@ -52,11 +77,17 @@ impl Default for Limits {
     }
 }
 
+impl Default for AdaptiveLimit {
+    fn default() -> Self {
+        Self { min: DEFAULT_MIN, max: DEFAULT_MAX }
+    }
+}
+
 impl Limits {
     /// Whether requests are counted at all.
     #[must_use]
     pub fn count_requests(&self) -> bool {
-        self.requests.is_some() || self.requests_per_target.is_some()
+        self.requests.is_some() || self.requests_per_target.is_some() || self.adaptive.is_some()
     }
 
     pub(super) fn check(&self, faults: &mut Vec<Fault>) {
@@ -67,6 +98,15 @@ impl Limits {
             if limit == Some(0) {
                 let hint = "leave it away for no limit, or switch the service off with `enabled: false`";
                 invalid(field, "a limit of 0 lets nothing through".to_owned(), hint.to_owned());
+            }
+        }
+        if let Some(AdaptiveLimit { min, max }) = self.adaptive {
+            if min == 0 {
+                let hint = "write 1 or more".to_owned();
+                invalid("adaptive/min", "a limit of 0 lets nothing through".to_owned(), hint);
+            }
+            if !(min..=MOST_PENDING).contains(&max) {
+                invalid("adaptive/max", format!("{max} is out of range"), format!("write `min` to {MOST_PENDING}"));
             }
         }
         if self.pending > MOST_PENDING {
@@ -81,6 +121,14 @@ impl Limits {
             invalid("connections_per_target", message, format!("write 1 to {DEFAULT_CONNECTIONS}"));
         }
     }
+}
+
+fn is_default_min(min: &u32) -> bool {
+    *min == DEFAULT_MIN
+}
+
+fn is_default_max(max: &u32) -> bool {
+    *max == DEFAULT_MAX
 }
 
 fn is_default_pending(pending: &u32) -> bool {

@@ -209,7 +209,7 @@ impl Retries {
         }
     }
 
-    pub(super) fn check(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::resource) fn check(&self, faults: &mut Vec<Fault>) {
         let mut out_of_range = |pointer: &str, value: String, range: String| {
             let message = format!("{value} is out of range");
             faults.push(Fault::new(format!("/retries{pointer}"), "invalid-value", message).hint(range));
