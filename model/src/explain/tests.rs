@@ -104,6 +104,21 @@ fn a_request_is_explained_from_its_path_to_its_policies() {
     assert_eq!(told["outcomes"], outcomes);
 }
 
+/// As whoever looks for it in the service finds it.
+#[test]
+fn a_timeout_has_the_name_that_it_has_where_it_comes_from() {
+    let put = |kind, name: &str, spec| Edit::Put { kind, name: name.to_owned(), spec };
+    let edits = vec![
+        put(Kind::Service, "a", json!({"url": "http://a:1", "timeouts": {"request": "7s"}})),
+        put(Kind::Route, "all", json!({"service": "a"})),
+    ];
+    let snapshot = Snapshot::default().apply(1, edits).expect("valid").0;
+    let explained = explain(&snapshot, &question(&json!({}))).expect("an explanation");
+    let told = serde_json::to_value(explained).expect("plain data");
+    let expected = json!({"name": "timeouts.request", "value": "7s", "from": "service"});
+    assert_eq!(told["outcomes"][0]["settings"][1], expected, "{told}");
+}
+
 #[test]
 fn what_is_refused_or_not_found_is_explained_too() {
     let refused = told(&question(&json!({"url": "http://shop.example:8080/a%2fb"})));

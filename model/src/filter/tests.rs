@@ -97,6 +97,8 @@ fn what_would_lead_elsewhere_is_refused() {
     }
     let many = "{a}".repeat(64);
     assert_eq!(any(&format!("/{many}"), &format!("/{}!!", "a".repeat(1000))), Err(Refused::TooLong));
+    let long = "a".repeat(30_000);
+    assert_eq!(any("/{a}", &format!("/{long}!!")), Ok(format!("/{long}")), "a listener may take as much");
 }
 
 proptest! {

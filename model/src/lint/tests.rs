@@ -38,6 +38,10 @@ fn warnings(routes: &[(&str, Value)]) -> Vec<(String, String, String)> {
         warnings = lint(&next, &changes, NOW);
         snapshot = next;
     }
+    for warning in &warnings {
+        assert!(LINTS.iter().any(|lint| lint.code == warning.code));
+        assert_eq!(warning.page.as_deref(), Some(&*format!("/docs/lints/{}", warning.code)));
+    }
     let told = |problem: Problem| (problem.name.unwrap_or_default(), problem.code.into_owned(), problem.message);
     warnings.into_iter().map(told).collect()
 }
