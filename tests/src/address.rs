@@ -13,9 +13,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 /// Panics when there is none.
 #[must_use]
 pub fn free_address() -> SocketAddr {
-    static NEXT_PORT: AtomicU16 = AtomicU16::new(10_000);
+    // Each process begins elsewhere, for tests that listen on all addresses: they need a port that nobody has on any.
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() % 1_000) as u16 * 20;
     loop {
-        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        let port = first + TAKEN.fetch_add(1, Ordering::Relaxed);
         match TcpListener::bind((own_ip(), port)) {
             Ok(listener) => return listener.local_addr().expect("a bound socket has an address"),
             // Something of the machine's own listens there on all addresses.
