@@ -41,7 +41,7 @@ pub use edge::{Forwarding, ProxyHeaders};
 pub use gate::{Gate, Gates};
 pub use spelling::Spelling;
 pub use sticky::Sticky;
-pub use tls::{CaBundle, Certificate, ClientCertificates, EndpointTls, ListenerTls};
+pub use tls::{CaBundle, Certificate, ClientCertificates, ClientConfigs, EndpointTls, ListenerTls};
 
 /// The compiled form of one revision of one gateway.
 #[derive(Clone, Default)]

@@ -1,6 +1,6 @@
 //! One active check of one target: a connection of its own, a question, and whether the answer will do.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,13 +12,12 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use model::resource::service::{HealthCheck, HttpCheck, Protocol, ProxyVersion, StatusRange};
 use model::snapshot::Endpoint;
-use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::http1::Stream;
-use crate::upstream::tls;
+use crate::upstream::tls::{self, Offer};
 
 /// How much of an answer is looked at.
 const MAX_BODY: usize = 64 * 1024;
@@ -37,7 +36,6 @@ const SERVING: &[u8] = &[0x08, 0x01];
 pub(super) struct Checker {
     endpoint: Arc<Endpoint>,
     terms: Arc<HealthCheck>,
-    tls: OnceLock<Arc<ClientConfig>>,
 }
 
 /// Whether a target takes a connection.
@@ -52,7 +50,7 @@ async fn reach(endpoint: &Endpoint) -> Result<TcpStream, String> {
 
 impl Checker {
     pub(super) fn new(endpoint: Arc<Endpoint>, terms: Arc<HealthCheck>) -> Self {
-        Self { endpoint, terms, tls: OnceLock::new() }
+        Self { endpoint, terms }
     }
 
     /// Asks once: nothing if the target is well, and otherwise why not.
@@ -94,16 +92,10 @@ impl Checker {
         };
         stream.write_all(header).await.map_err(|error| format!("header of the PROXY protocol: {error}"))?;
         let Some(settings) = &self.endpoint.tls else { return Ok(Stream::Plain(stream)) };
-        let offer = if speaks_http2 { tls::HTTP2 } else { tls::HTTP1 };
-        let config = match self.tls.get() {
-            Some(config) => config,
-            None => {
-                let config = tls::client_config(settings, offer).await?;
-                self.tls.get_or_init(|| config)
-            }
-        };
+        let offer = if speaks_http2 { Offer::Http2 } else { Offer::Http1 };
+        let config = tls::client_config(settings, offer).await?;
         let name = tls::server_name(settings, &self.endpoint.url.host)?;
-        let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+        let stream = TlsConnector::from(config).connect(name, stream).await;
         let stream = stream.map_err(|error| format!("TLS: {error}"))?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }

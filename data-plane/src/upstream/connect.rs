@@ -18,7 +18,7 @@ use super::UpstreamError;
 use super::connection::{Http2, Open};
 use super::http1::Http1;
 use super::pool::Pool;
-use super::tls;
+use super::tls::{self, Offer};
 use crate::http1::Stream;
 use crate::proxy_protocol::{self, Addresses};
 
@@ -168,21 +168,14 @@ impl Pool {
         settings: &EndpointTls,
         purpose: Purpose,
     ) -> Result<TlsStream<TcpStream>, String> {
-        let (offer, cell) = match (self.endpoint.protocol, purpose) {
-            (Protocol::Http2, _) => (tls::HTTP2, &self.tls),
-            (Protocol::Auto, Purpose::Any) => (tls::EITHER, &self.tls),
-            (Protocol::Auto, Purpose::Upgrade) => (tls::HTTP1, &self.tls_for_upgrades),
-            (Protocol::Http1, _) => (tls::HTTP1, &self.tls),
+        let offer = match (self.endpoint.protocol, purpose) {
+            (Protocol::Http2, _) => Offer::Http2,
+            (Protocol::Auto, Purpose::Any) => Offer::Either,
+            (Protocol::Auto, Purpose::Upgrade) | (Protocol::Http1, _) => Offer::Http1,
         };
-        let config = match cell.get() {
-            Some(config) => config,
-            None => {
-                let config = tls::client_config(settings, offer).await?;
-                cell.get_or_init(|| config)
-            }
-        };
+        let config = tls::client_config(settings, offer).await?;
         let name = tls::server_name(settings, &self.endpoint.url.host)?;
-        let connector = TlsConnector::from(std::sync::Arc::clone(config));
+        let connector = TlsConnector::from(config);
         connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))
     }
 

@@ -1,6 +1,6 @@
 //! The connections of one core to one endpoint: idle ones ready for the next request, and a bound on all of them.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use http::HeaderValue;
 use http::uri::Authority;
 use model::resource::service::Protocol;
 use model::snapshot::Endpoint;
-use rustls::ClientConfig;
 
 use super::affinity::CookieKey;
 use super::connect::{Connected, Purpose, Terms};
@@ -55,8 +54,6 @@ pub(super) struct Pool {
     pub(super) in_flight: Cell<u32>,
     /// How many services have it among their targets. Without any, it finishes what is in flight and keeps nothing.
     services: Cell<u32>,
-    pub(super) tls: OnceCell<Arc<ClientConfig>>,
-    pub(super) tls_for_upgrades: OnceCell<Arc<ClientConfig>>,
     /// Last in, first out: the spare ones grow old at the front.
     idle: RefCell<Vec<Http1>>,
     shared: RefCell<Vec<Rc<Http2>>>,
@@ -102,8 +99,6 @@ impl Pool {
             core,
             in_flight: Cell::new(0),
             services: Cell::new(0),
-            tls: OnceCell::new(),
-            tls_for_upgrades: OnceCell::new(),
             idle: RefCell::default(),
             shared: RefCell::default(),
             speaks: Cell::new(speaks),

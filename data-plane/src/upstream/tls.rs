@@ -4,21 +4,47 @@ use std::sync::{Arc, OnceLock};
 
 use model::resource::service::Verify;
 use model::snapshot::EndpointTls;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// What is offered by ALPN, best first.
-pub(crate) type Offer = &'static [&'static [u8]];
+/// What is offered by ALPN.
+#[derive(Clone, Copy)]
+pub(crate) enum Offer {
+    Http1,
+    Http2,
+    Either,
+}
 
-pub(crate) const HTTP1: Offer = &[b"http/1.1"];
-pub(crate) const HTTP2: Offer = &[b"h2"];
-pub(crate) const EITHER: Offer = &[b"h2", b"http/1.1"];
+impl Offer {
+    /// Best first.
+    fn protocols(self) -> Vec<Vec<u8>> {
+        let names: &[&[u8]] = match self {
+            Self::Http1 => &[b"http/1.1"],
+            Self::Http2 => &[b"h2"],
+            Self::Either => &[b"h2", b"http/1.1"],
+        };
+        names.iter().map(|name| name.to_vec()).collect()
+    }
+}
 
-/// The settings for connections that offer these protocols.
+/// What is kept of the sessions with a target: it has one name, for which the library keeps 8 tickets.
+const SESSIONS: usize = 8;
+
+/// The settings for connections that offer these protocols, with the sessions that they resume: the same on all cores.
 pub(crate) async fn client_config(tls: &EndpointTls, offer: Offer) -> Result<Arc<ClientConfig>, String> {
+    let made = tls.configs.offering(offer as usize);
+    if let Some(config) = made.get() {
+        return Ok(Arc::clone(config));
+    }
+    let config = make_config(tls, offer).await?;
+    Ok(Arc::clone(made.get_or_init(|| config)))
+}
+
+async fn make_config(tls: &EndpointTls, offer: Offer) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -34,7 +60,8 @@ pub(crate) async fn client_config(tls: &EndpointTls, offer: Offer) -> Result<Arc
         }
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = offer.iter().map(|protocol| protocol.to_vec()).collect();
+    config.alpn_protocols = offer.protocols();
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
     Ok(Arc::new(config))
 }
 

@@ -7,11 +7,11 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use imbl::OrdSet;
-use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore};
 
 use super::Snapshot;
 use crate::config::Changed;
@@ -52,6 +52,43 @@ pub struct EndpointTls {
     pub ca_bundle: Option<Arc<CaBundle>>,
     pub server_name: Option<String>,
     pub client_certificate: Option<Arc<Certificate>>,
+    pub configs: ClientConfigs,
+}
+
+/// What a node makes of it, once for all cores: one for each list of protocols that it offers, with the sessions that are
+/// resumed by it. It is no part of what it hangs on: all are equal, and a copy begins with nothing.
+#[derive(Default)]
+pub struct ClientConfigs([OnceLock<Arc<ClientConfig>>; 3]);
+
+impl ClientConfigs {
+    #[must_use]
+    pub fn offering(&self, list: usize) -> &OnceLock<Arc<ClientConfig>> {
+        &self.0[list]
+    }
+}
+
+impl Clone for ClientConfigs {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for ClientConfigs {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ClientConfigs {}
+
+impl Hash for ClientConfigs {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl fmt::Debug for ClientConfigs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientConfigs")
+    }
 }
 
 /// A certificate chain with its key. Two with the same content are the same.
@@ -179,6 +216,7 @@ impl Snapshot {
             ca_bundle: written.ca_bundle.as_ref().and_then(|name| self.ca_bundles.find(name)).cloned(),
             server_name: written.server_name.clone(),
             client_certificate: certificate.filter(|certificate| certificate.enabled).cloned(),
+            configs: ClientConfigs::default(),
         }
     }
 }

@@ -177,6 +177,11 @@ fn the_next_connection_resumes_the_session_of_one_before() {
             handshakes.push(headers.get_str("handshake").expect("it is told").to_owned());
         }
         assert_eq!(handshakes, ["Full", "Resumed", "Resumed", "Resumed"]);
+        // So does that of another core.
+        let other = Core::new(url(address));
+        *other.snapshot.borrow_mut() = Rc::clone(&core.snapshot.borrow());
+        let (headers, _) = other.get("/").await.expect("an answer");
+        assert_eq!(headers.get_str("handshake"), Some("Resumed"));
     });
 }
 
