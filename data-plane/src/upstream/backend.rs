@@ -326,12 +326,16 @@ impl Backends {
         let pools = pools.collect();
         let health = self.core.telemetry.health.service(&service.name);
         let members = members(&health, service, previous.map(|previous| (previous, &*places)));
+        let counts = self.core.telemetry.metrics.service(slot, &service.name);
+        if service.limits.adaptive.is_none() {
+            counts.adaptive_limit.set(0);
+        }
         let turns = previous
             .filter(|previous| previous.service.load_balancing == service.load_balancing)
             .map(|previous| (&previous.balancer, &*places));
         Backend {
             pools,
-            counts: self.core.telemetry.metrics.service(slot, &service.name),
+            counts,
             history: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.history)),
             balancer: Balancer::new(service, None, &health, self.core.zone.as_ref(), turns),
             members,
