@@ -12,6 +12,7 @@ use rustls::pki_types::UnixTime;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::connection::Connection;
 use super::http1::LINGER;
@@ -40,18 +41,32 @@ pub fn bounds(limits: &Limits) -> Bounds {
     }
 }
 
-/// Serves a connection until its end.
+/// Serves a connection until its end. What it takes to get as far as its protocol, and what each protocol takes, lies in
+/// boxes of their own: a connection holds the memory of what it is, not of the largest that it could have been.
 pub async fn serve(connection: Rc<Connection>, stream: TcpStream, input: BytesMut) {
     let terms = connection.terms.clone();
     match &terms.tls {
         // It is read only as long as it could be something that TLS never begins with.
         Some(_) if !input.is_empty() => connection.refused("tls-handshake-failed"),
-        Some(tls) => serve_tls(connection, stream, tls).await,
+        Some(tls) => {
+            let Some(stream) = Box::pin(shake_hands(&connection, stream, tls)).await else { return };
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                Box::pin(http2::serve(connection, stream, BytesMut::new())).await;
+            } else {
+                let stream = Stream::Tls(Box::new(stream.into()));
+                Box::pin(http1::serve(connection, stream, BytesMut::new())).await;
+            }
+        }
         None => serve_plain(connection, stream, input).await,
     }
 }
 
-async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, tls: &ListenerTls) {
+/// The stream within TLS, of which the connection knows what was negotiated.
+async fn shake_hands(
+    connection: &Rc<Connection>,
+    stream: TcpStream,
+    tls: &ListenerTls,
+) -> Option<TlsStream<TcpStream>> {
     let deadline = connection.core.clock.deadline(connection.terms.limits.tls_handshake.get());
     let acceptor = TlsAcceptor::from(tls.config.clone());
     let shake_hands = async {
@@ -61,28 +76,27 @@ async fn serve_tls(connection: Rc<Connection>, stream: TcpStream, tls: &Listener
             Err(error) => Err((error, stream.into_inner().0)),
         }
     };
-    let (stream, negotiated) = tokio::select! {
+    tokio::select! {
         shaken = shake_hands => match shaken {
-            Ok(shaken) => shaken,
+            Ok((stream, negotiated)) => {
+                let _ = connection.tls.set(negotiated);
+                Some(stream)
+            }
             Err((error, stream)) => {
                 tracing::debug!(client.address = %connection.client.address, %error, "a TLS handshake failed");
                 // Who only looks whether somebody listens leaves without a word.
                 let is_gone = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
                 connection.refused(if is_gone { "tls-abandoned" } else { "tls-handshake-failed" });
                 if !is_gone {
-                    Box::pin(drain(&connection, stream)).await;
+                    Box::pin(drain(connection, stream)).await;
                 }
-                return;
+                None
             }
         },
-        () = deadline => return connection.refused("tls-handshake-timeout"),
-    };
-    let _ = connection.tls.set(negotiated);
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2::serve(connection, stream, BytesMut::new()).await;
-    } else {
-        let stream = Stream::Tls(Box::new(stream.into()));
-        http1::serve(connection, stream, BytesMut::new()).await;
+        () = deadline => {
+            connection.refused("tls-handshake-timeout");
+            None
+        }
     }
 }
 
@@ -98,8 +112,8 @@ async fn serve_plain(connection: Rc<Connection>, stream: TcpStream, mut input: B
     };
     drop(watch);
     match protocol {
-        Ok(Some(Protocol::Http1)) => http1::serve(connection, Stream::Plain(stream), input).await,
-        Ok(Some(Protocol::Http2)) => http2::serve(connection, stream, input).await,
+        Ok(Some(Protocol::Http1)) => Box::pin(http1::serve(connection, Stream::Plain(stream), input)).await,
+        Ok(Some(Protocol::Http2)) => Box::pin(http2::serve(connection, stream, input)).await,
         // Gone, or asked to go before it said anything.
         Ok(None) | Err(_) => {}
     }

@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode, Version};
 use model::exchange::ResponseHead;
 use model::policy::grpc_web::format_of_grpc;
 use model::rejection::Rejection;
-use model::snapshot::{Route, Snapshot};
+use model::snapshot::{Route, Service, Snapshot};
 
 use super::record::Record;
 use super::{Reply, fields, grpc, mirror};
@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::grpc_web;
 use crate::interim::SharedInterim;
 use crate::proxy_protocol::Addresses;
-use crate::upstream::{End, RouteTerms, TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse};
+use crate::upstream::{End, Forwarding, RouteTerms, TimeLimits, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// What goes to the service besides the head.
 pub struct Onward {
@@ -26,52 +26,21 @@ pub struct Onward {
     pub interim: Option<SharedInterim>,
 }
 
+/// A request that is ready to go, and what the reply to it depends on.
+struct Ready {
+    forwarding: Forwarding,
+    wants_upgrade: bool,
+    idle: Duration,
+}
+
 /// Sends the request to its service and makes the reply from what comes back.
 pub async fn forward(
     record: &mut Record,
     snapshot: &Rc<Snapshot>,
     route: &Route,
-    mut onward: Onward,
+    onward: Onward,
 ) -> Result<Reply, Rejection> {
-    let connection = record.connection.clone();
-    let core = &connection.core;
-    let service = record.exchange.service.and_then(|slot| Some((slot, snapshot.services.get(slot)?)));
-    let Some((slot, service)) = service else { return Err(no_backend()) };
-    let own = route.timeouts();
-    let idle = own.idle.unwrap_or(service.timeouts.idle).get();
-
-    let is_told = service.proxy_protocol.is_some();
-    let wants_upgrade = onward.upgrade.is_some();
-    if let Some(call) = record.exchange.grpc_web {
-        onward.body = grpc_web::request(onward.body, call);
-    }
-    let asked = if record.speaks_grpc() { grpc::timeout(&record.exchange.request.headers)? } else { None };
-    let end = |after: Duration, is_of_client| {
-        let after_ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
-        End { at_ns: record.exchange.time.monotonic_ns.saturating_add(after_ns), is_of_client }
-    };
-    let ends = [own.request.map(|whole| end(whole.get(), false)), asked.map(|asked| end(asked, true))];
-    let exchange = own.backend_request.map(|exchange| exchange.get());
-    let time = TimeLimits {
-        head: exchange.unwrap_or(service.timeouts.request.get()),
-        exchange,
-        whole: ends.into_iter().flatten().min_by_key(|end| end.at_ns),
-        is_call: record.speaks_grpc(),
-    };
-
-    let mut request = request(record, onward, time, idle);
-    let backend = record.exchange.backend;
-    let mirrors = [route.mirrors(), route.backend_mirrors(backend)];
-    let is_mirrored = mirrors.iter().any(|list| !list.is_empty());
-    if is_told || is_mirrored {
-        let (source, destination) = (record.exchange.client.address, connection.destination);
-        request.ends = Some(Box::new(Addresses { source, destination }));
-    }
-    if is_mirrored {
-        mirror::mirror(core, snapshot, mirrors.into_iter().flatten(), &mut request);
-    }
-    let terms = RouteTerms { subset: route.subset(backend), retries: route.retries(), importance: route.importance() };
-    let mut forwarding = core.upstreams.forward(snapshot, slot, terms, request);
+    let Ready { mut forwarding, wants_upgrade, idle } = prepare(record, snapshot, route, onward)?;
     let response = forwarding.answer().await.map_err(|unanswered| {
         (record.target, record.attempts) = (unanswered.target, unanswered.attempts);
         unanswered.error.rejection()
@@ -92,6 +61,55 @@ pub async fn forward(
         reply.body = grpc_web::response(reply.body, call);
     }
     Ok(reply)
+}
+
+/// What is done before the wait is no part of the future that waits, which every connection has the memory for.
+fn prepare(
+    record: &mut Record,
+    snapshot: &Rc<Snapshot>,
+    route: &Route,
+    mut onward: Onward,
+) -> Result<Ready, Rejection> {
+    let service = record.exchange.service.and_then(|slot| Some((slot, snapshot.services.get(slot)?)));
+    let Some((slot, service)) = service else { return Err(no_backend()) };
+    let idle = route.timeouts().idle.unwrap_or(service.timeouts.idle).get();
+    let wants_upgrade = onward.upgrade.is_some();
+    if let Some(call) = record.exchange.grpc_web {
+        onward.body = grpc_web::request(onward.body, call);
+    }
+    let time = time_limits(record, route, service)?;
+    let mut request = request(record, onward, time, idle);
+    let backend = record.exchange.backend;
+    let mirrors = [route.mirrors(), route.backend_mirrors(backend)];
+    let is_mirrored = mirrors.iter().any(|list| !list.is_empty());
+    let connection = &record.connection;
+    if service.proxy_protocol.is_some() || is_mirrored {
+        let (source, destination) = (record.exchange.client.address, connection.destination);
+        request.ends = Some(Box::new(Addresses { source, destination }));
+    }
+    if is_mirrored {
+        mirror::mirror(&connection.core, snapshot, mirrors.into_iter().flatten(), &mut request);
+    }
+    let terms = RouteTerms { subset: route.subset(backend), retries: route.retries(), importance: route.importance() };
+    let forwarding = connection.core.upstreams.forward(snapshot, slot, terms, request);
+    Ok(Ready { forwarding, wants_upgrade, idle })
+}
+
+fn time_limits(record: &Record, route: &Route, service: &Service) -> Result<TimeLimits, Rejection> {
+    let own = route.timeouts();
+    let asked = if record.speaks_grpc() { grpc::timeout(&record.exchange.request.headers)? } else { None };
+    let end = |after: Duration, is_of_client| {
+        let after_ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        End { at_ns: record.exchange.time.monotonic_ns.saturating_add(after_ns), is_of_client }
+    };
+    let ends = [own.request.map(|whole| end(whole.get(), false)), asked.map(|asked| end(asked, true))];
+    let exchange = own.backend_request.map(|exchange| exchange.get());
+    Ok(TimeLimits {
+        head: exchange.unwrap_or(service.timeouts.request.get()),
+        exchange,
+        whole: ends.into_iter().flatten().min_by_key(|end| end.at_ns),
+        is_call: record.speaks_grpc(),
+    })
 }
 
 /// Gives the client a cookie by which it comes back to its target.
