@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::sealing::SealingKey;
 use model::snapshot::Snapshot;
 
 pub mod cookie_key;
 mod files;
 pub mod reader;
 mod record;
+mod sealed;
 pub mod targets;
 mod writer;
 
@@ -33,8 +35,8 @@ struct Next {
 
 impl LastGood {
     /// Takes the directory and reads the newest whole revision in it.
-    pub fn open(directory: &Path) -> io::Result<(Self, Option<Arc<Snapshot>>)> {
-        let (mut files, snapshot) = Files::open(directory)?;
+    pub fn open(directory: &Path, key: Arc<SealingKey>) -> io::Result<(Self, Option<Arc<Snapshot>>)> {
+        let (mut files, snapshot) = Files::open(directory, key)?;
         let writer = Writer::start("the last good configuration", Duration::ZERO, move |next: Next| {
             let written = files.write(&next.records, &next.snapshot);
             written.map_err(|error| (error, Next { records: Vec::new(), ..next }))

@@ -24,7 +24,7 @@ use crate::last_good::targets::LastTargets;
 use crate::last_good::{LastGood, Position, Record};
 pub use crate::listener::tickets::Secret as TicketSecret;
 use crate::settings::{ControlPlane, Proof, Settings};
-use crate::trust::{Approver, Trust};
+use crate::trust::{self, Approver, Trust};
 
 mod backoff;
 pub(crate) mod build;
@@ -170,6 +170,7 @@ impl<A: Adopt> Sync<A> {
         let control_plane = settings.control_plane.clone();
         let directory = data_dir.join("last-good").join(gateway.as_str());
         let opened = tokio::task::spawn_blocking(move || {
+            let sealing = Arc::new(trust::sealing_key(&data_dir)?);
             let identity = Identity::load(&data_dir, node_id, &gateway)?;
             let source = control_plane.zip(endpoint).map(|(from, endpoint)| {
                 let way = match from.proof {
@@ -181,9 +182,9 @@ impl<A: Adopt> Sync<A> {
                 Ok::<_, io::Error>(Source { url: from.url, endpoint, way })
             });
             let source = source.transpose()?;
-            let (last_good, found) = LastGood::open(&directory)?;
+            let (last_good, found) = LastGood::open(&directory, sealing.clone())?;
             let (last_targets, membership) = LastTargets::open(&directory)?;
-            let (cookie_key, secret) = LastCookieKey::open(&directory)?;
+            let (cookie_key, secret) = LastCookieKey::open(&directory, sealing)?;
             Ok((identity, source, (last_good, found), (last_targets, membership), (cookie_key, secret)))
         });
         let opened = opened.await.unwrap_or_else(|error| Err(io::Error::other(error)));

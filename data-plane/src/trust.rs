@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use model::sealing::SealingKey;
 use proto::distribution_client::DistributionClient;
 use proto::join::{CONTROL_PLANE_NAME, JoinToken, NodeName, Pin};
 use proto::{Certified, EnrolRequest, RenewRequest};
@@ -34,6 +35,11 @@ use renewal::Renewal;
 
 use crate::settings::JoinTokenSource;
 use crate::sync::lost::{Lost, why_unreachable};
+
+/// What seals the files of a node: derived from its key, which is made where there is none.
+pub fn sealing_key(data_dir: &Path) -> io::Result<SealingKey> {
+    Ok(Files::open(data_dir)?.key()?.sealing_key())
+}
 
 /// How long a certificate may be waited for.
 const DEADLINE: Duration = Duration::from_secs(15);

@@ -2,7 +2,7 @@
 //!
 //! `12.snapshot` holds one whole record, `12.journal` the deltas after it. A new generation replaces both
 //! when the journal has grown past the snapshot; the generation before it stays, for the day on which the
-//! newest cannot be read.
+//! newest cannot be read. Both are sealed ([`sealed`]).
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use model::sealing::SealingKey;
 use model::snapshot::Snapshot;
 
 use super::reader::{self, Loaded};
-use super::record::{MAGIC, Position, Record};
+use super::record::{Position, Record};
+use super::sealed::{self, MAGIC};
 
 /// A journal up to this size is not worth a new snapshot.
 const SMALL_JOURNAL: u64 = 1024 * 1024;
@@ -24,6 +26,7 @@ pub struct Files {
     directory: PathBuf,
     /// Held as long as this process writes here.
     _lock: File,
+    key: Arc<SealingKey>,
     generation: u64,
     snapshot_bytes: u64,
     /// Open for appending; none if there is none yet or if its end may be torn.
@@ -35,7 +38,7 @@ pub struct Files {
 
 impl Files {
     /// Takes the directory for this process and reads what it holds.
-    pub fn open(directory: &Path) -> io::Result<(Self, Option<Arc<Snapshot>>)> {
+    pub fn open(directory: &Path, key: Arc<SealingKey>) -> io::Result<(Self, Option<Arc<Snapshot>>)> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let lock = private().read(true).write(true).create(true).truncate(false).open(directory.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
@@ -48,6 +51,7 @@ impl Files {
         let mut files = Self {
             directory: directory.to_owned(),
             _lock: lock,
+            key,
             generation: 0,
             snapshot_bytes: 0,
             journal: None,
@@ -64,7 +68,7 @@ impl Files {
         let newest = generations.last().copied().unwrap_or(0);
         for generation in generations.into_iter().rev() {
             let path = self.path(generation, "snapshot");
-            let (loaded, snapshot_bytes) = match self.read(generation) {
+            let (loaded, snapshot_bytes, is_old) = match self.read(generation) {
                 Ok(read) => read,
                 Err(error) => {
                     tracing::error!("cannot use the last good configuration in {}: {error}", path.display());
@@ -81,7 +85,7 @@ impl Files {
             }
             self.generation = newest;
             // A later write may only continue what is whole and newest; otherwise it starts a generation.
-            if generation == newest && loaded.damage.is_none() {
+            if generation == newest && loaded.damage.is_none() && !is_old {
                 self.snapshot_bytes = snapshot_bytes;
                 self.written = Some(Position::of(&snapshot));
                 self.reopen_journal()?;
@@ -92,8 +96,8 @@ impl Files {
         Ok(None)
     }
 
-    /// What a generation holds, and the size of its snapshot.
-    fn read(&self, generation: u64) -> Result<(Loaded, u64), String> {
+    /// What a generation holds, the size of its snapshot, and whether a part of it has the form of before.
+    fn read(&self, generation: u64) -> Result<(Loaded, u64, bool), String> {
         let snapshot = read(&self.path(generation, "snapshot")).map_err(|error| error.to_string())?;
         let snapshot = snapshot.ok_or("the file vanished")?;
         let snapshot_bytes = snapshot.len() as u64;
@@ -102,7 +106,11 @@ impl Files {
             // As if nothing in it were whole.
             Some(Bytes::new())
         });
-        Ok((reader::read(snapshot, journal)?, snapshot_bytes))
+        let open = |ending, bytes| sealed::open(&self.key, &place(generation, ending), bytes);
+        let (snapshot, journal) = (open("snapshot", snapshot), journal.map(|journal| open("journal", journal)));
+        let is_old = snapshot.is_old || journal.as_ref().is_some_and(|journal| journal.is_old);
+        let loaded = reader::read(snapshot.bytes, journal.map(|journal| journal.bytes));
+        Ok((loaded.map_err(|reason| format!("{reason}, or sealed with another key"))?, snapshot_bytes, is_old))
     }
 
     fn generations(&self) -> io::Result<Vec<u64>> {
@@ -155,7 +163,7 @@ impl Files {
     /// Adds to the journal, without waiting for the disk. False if the record does not follow what is there
     /// or the journal is long enough.
     fn append(&mut self, record: &Record) -> io::Result<bool> {
-        let bytes = record.encode();
+        let bytes = sealed::frame(&self.key, &place(self.generation, "journal"), record);
         let journal_bytes = self.journal_bytes + bytes.len() as u64;
         if self.written != Some(record.base) || journal_bytes > self.snapshot_bytes.max(SMALL_JOURNAL) {
             return Ok(false);
@@ -188,7 +196,7 @@ impl Files {
         self.generation += 1;
         let temporary = self.directory.join("next");
         let mut file = private().write(true).create(true).truncate(true).open(&temporary)?;
-        let bytes = whole.encode();
+        let bytes = sealed::frame(&self.key, &place(self.generation, "snapshot"), whole);
         file.write_all(&MAGIC)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
@@ -214,8 +222,12 @@ impl Files {
     }
 
     fn path(&self, generation: u64, ending: &str) -> PathBuf {
-        self.directory.join(format!("{generation}.{ending}"))
+        self.directory.join(place(generation, ending))
     }
+}
+
+fn place(generation: u64, ending: &str) -> String {
+    format!("{generation}.{ending}")
 }
 
 /// The content of a file; nothing if there is no such file.

@@ -21,6 +21,10 @@ fn put(name: &str, status: u16) -> Edit {
     Edit::Put { kind: Kind::Route, name: name.to_owned(), spec }
 }
 
+fn key() -> Arc<SealingKey> {
+    Arc::new(SealingKey::new(&[7; 32]))
+}
+
 /// The next snapshot and the record that leads to it.
 fn change(before: &Snapshot, edits: Vec<Edit>) -> Step {
     let (after, changes) = before.apply(before.revision + 1, edits).expect("good edits");
@@ -45,14 +49,14 @@ fn history() -> Vec<Step> {
 }
 
 fn written(directory: &Path, history: &[Step]) {
-    let (mut files, _) = Files::open(directory).expect("a directory");
+    let (mut files, _) = Files::open(directory, key()).expect("a directory");
     for (record, snapshot) in history {
         files.write(std::slice::from_ref(record), snapshot).expect("a disk");
     }
 }
 
 fn read(directory: &Path) -> Option<Position> {
-    Files::open(directory).expect("a directory").1.as_deref().map(Position::of)
+    Files::open(directory, key()).expect("a directory").1.as_deref().map(Position::of)
 }
 
 fn named(directory: &Path, ending: &str) -> Vec<PathBuf> {
@@ -66,7 +70,7 @@ fn named(directory: &Path, ending: &str) -> Vec<PathBuf> {
 fn what_was_kept_last_is_there_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("last-good").join("default");
-    let (last_good, found) = LastGood::open(&path).expect("a directory");
+    let (last_good, found) = LastGood::open(&path, key()).expect("a directory");
     assert!(found.is_none());
     let history = history();
     for (record, snapshot) in &history {
@@ -74,7 +78,7 @@ fn what_was_kept_last_is_there_after_a_restart() {
     }
     last_good.close();
     let newest = &history.last().expect("ten revisions").1;
-    let (last_good, found) = LastGood::open(&path).expect("a directory");
+    let (last_good, found) = LastGood::open(&path, key()).expect("a directory");
     let found = found.expect("a snapshot");
     assert_eq!(Position::of(&found), Position::of(newest));
     assert_eq!(found.routes.len(), newest.routes.len());
@@ -91,15 +95,48 @@ fn what_was_kept_last_is_there_after_a_restart() {
 #[test]
 fn two_nodes_cannot_share_a_directory() {
     let directory = tempfile::tempdir().expect("a directory");
-    let _first = Files::open(directory.path()).expect("a directory");
-    let error = Files::open(directory.path()).err().expect("it is taken");
+    let _first = Files::open(directory.path(), key()).expect("a directory");
+    let error = Files::open(directory.path(), key()).err().expect("it is taken");
     assert!(error.to_string().contains("another node"), "{error}");
+}
+
+#[test]
+fn who_has_the_files_and_not_the_key_has_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let history = history();
+    written(directory.path(), &history);
+    // How a body begins.
+    let zstd = [0x28, 0xb5, 0x2f, 0xfd];
+    for path in named(directory.path(), "snapshot").iter().chain(&named(directory.path(), "journal")) {
+        let bytes = fs::read(path).expect("a file");
+        assert!(!bytes.windows(4).any(|window| window == zstd), "{} holds a body", path.display());
+    }
+    let (_, found) = Files::open(directory.path(), Arc::new(SealingKey::new(&[8; 32]))).expect("a directory");
+    assert!(found.is_none());
+}
+
+#[test]
+fn files_of_before_are_read_and_replaced() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let history = history();
+    let file = |records: &[Step]| -> Vec<u8> {
+        let records = records.iter().map(|(record, _)| record.encode());
+        std::iter::once(record::MAGIC.to_vec()).chain(records).flatten().collect()
+    };
+    fs::write(directory.path().join("1.snapshot"), file(&history[..1])).expect("a file");
+    fs::write(directory.path().join("1.journal"), file(&history[1..4])).expect("a file");
+    let (mut files, found) = Files::open(directory.path(), key()).expect("a directory");
+    assert_eq!(found.as_deref().map(Position::of), Some(Position::of(&history[3].1)));
+    files.write(std::slice::from_ref(&history[4].0), &history[4].1).expect("a disk");
+    drop(files);
+    assert_eq!(named(directory.path(), "snapshot").len(), 2, "nothing is added to files of before");
+    assert_eq!(read(directory.path()), Some(Position::of(&history[4].1)));
 }
 
 #[test]
 fn a_change_writes_what_it_touches_and_the_journal_is_compacted() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (mut files, _) = Files::open(directory.path()).expect("a directory");
+    let (mut files, _) = Files::open(directory.path(), key()).expect("a directory");
     let empty = Snapshot::default();
     let edits = (0..2_000).map(|number| put(&format!("route-{number}"), 200)).collect();
     let (record, mut snapshot) = change(&empty, edits);
@@ -131,7 +168,7 @@ fn a_way_that_became_too_long_is_replaced_by_the_whole() {
     let directory = tempfile::tempdir().expect("a directory");
     let history = history();
     written(directory.path(), &history[..3]);
-    let (mut files, _) = Files::open(directory.path()).expect("a directory");
+    let (mut files, _) = Files::open(directory.path(), key()).expect("a directory");
     files.write(&[], &history[8].1).expect("a disk");
     files.write(&[history[9].0.clone(), history[10].0.clone()], &history[10].1).expect("a disk");
     drop(files);
@@ -143,7 +180,7 @@ fn a_damaged_snapshot_falls_back_to_the_generation_before() {
     let directory = tempfile::tempdir().expect("a directory");
     let history = history();
     written(directory.path(), &history[..8]);
-    let (mut files, _) = Files::open(directory.path()).expect("a directory");
+    let (mut files, _) = Files::open(directory.path(), key()).expect("a directory");
     files.write(&[], &history[9].1).expect("a disk");
     drop(files);
     let newest = named(directory.path(), "snapshot").pop().expect("two generations");
@@ -151,7 +188,7 @@ fn a_damaged_snapshot_falls_back_to_the_generation_before() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&newest, bytes).expect("a file");
-    let (mut files, found) = Files::open(directory.path()).expect("a directory");
+    let (mut files, found) = Files::open(directory.path(), key()).expect("a directory");
     assert_eq!(found.as_deref().map(Position::of), Some(Position::of(&history[7].1)));
     files.write(std::slice::from_ref(&history[10].0), &history[10].1).expect("a disk");
     drop(files);
@@ -185,18 +222,18 @@ proptest! {
         fs::write(&journal, &bytes).expect("a file");
 
         // Exactly the records before the damage survive.
-        let mut end = record::MAGIC.len();
+        let mut end = sealed::MAGIC.len();
         let mut survivors = 1;
         for (record, _) in &history[1..] {
-            end += record.encode().len();
+            end += sealed::frame(&key(), "", record).len();
             if !is_same && end > place { break }
             survivors += 1;
         }
-        if !is_same && place < record::MAGIC.len() { survivors = 1; }
+        if !is_same && place < sealed::MAGIC.len() { survivors = 1; }
         let found = read(directory.path());
         prop_assert_eq!(found, Some(Position::of(&history[survivors - 1].1)));
 
-        let (mut files, found) = Files::open(directory.path()).expect("a directory");
+        let (mut files, found) = Files::open(directory.path(), key()).expect("a directory");
         let (record, next) = change(&found.expect("a snapshot"), vec![put("after", 200)]);
         files.write(&[record], &next).expect("a disk");
         drop(files);
@@ -206,7 +243,7 @@ proptest! {
     #[test]
     fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), is_ours in any::<bool>()) {
         let directory = tempfile::tempdir().expect("a directory");
-        let magic = if is_ours { &record::MAGIC[..] } else { &[] };
+        let magic = if is_ours { &sealed::MAGIC[..] } else { &[] };
         fs::write(directory.path().join("3.snapshot"), [magic, &bytes].concat()).expect("a file");
         prop_assert_eq!(read(directory.path()), None);
     }

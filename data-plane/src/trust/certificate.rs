@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use bytes::Bytes;
 use model::digest::sha256;
+use model::sealing::{KEY_BYTES, SealingKey};
 use proto::join::{NodeName, Pin};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::CertificateDer;
@@ -46,6 +48,15 @@ impl NodeKey {
 
     pub fn to_pem(&self) -> String {
         self.0.serialize_pem()
+    }
+
+    /// HKDF with SHA-256 (RFC 5869) of the private key.
+    pub fn sealing_key(&self) -> SealingKey {
+        let mut secret = [0; KEY_BYTES];
+        let extracted = Salt::new(HKDF_SHA256, &[]).extract(self.0.serialized_der());
+        let derived = extracted.expand(&[b"sluice last good"], HKDF_SHA256).and_then(|key| key.fill(&mut secret));
+        derived.expect("a key is as long as SHA-256");
+        SealingKey::new(&secret)
     }
 
     /// PKCS #10: says nothing but the key, and proves that we have it.
