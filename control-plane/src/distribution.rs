@@ -223,7 +223,7 @@ impl Distribution {
         incoming: Streaming<NodeMessage>,
         outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
     ) -> Result<Peer, Status> {
-        let Hello { node_id, gateway, version, kinds, policy_types, held, hostname } = hello;
+        let Hello { node_id, gateway, version, kinds, policy_types, held, hostname, uptime_ms, held_for_ms } = hello;
         for (what, word) in [("node id", &node_id), ("version", &version), ("host name", &hostname)] {
             let is_printable = word.chars().all(|c| !c.is_control());
             if word.len() > MAX_WORD || !is_printable || (word.is_empty() && what == "node id") {
@@ -249,8 +249,15 @@ impl Distribution {
         let serving = held.map(|held| (held.revision, held.digest));
         tracing::info!(node.id = node_id, gateway, "a node has connected");
         let can = Capabilities::new(&version, kinds, policy_types);
-        let session =
-            self.nodes.connect(&gateway, Introduction { node_id: node_id.clone(), hostname, version, serving });
+        let introduction = Introduction {
+            node_id: node_id.clone(),
+            hostname,
+            version,
+            serving,
+            serving_for: Duration::from_millis(held_for_ms),
+            uptime: (uptime_ms > 0).then(|| Duration::from_millis(uptime_ms)),
+        };
+        let session = self.nodes.connect(&gateway, introduction);
         Ok(Peer {
             distribution: Arc::clone(self),
             gateway,

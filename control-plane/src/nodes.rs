@@ -21,7 +21,7 @@ mod status;
 mod tests;
 
 use known::{Here, Id, Known};
-pub use status::{Convergence, NodeStatus, Reached, Refusal, Stage, TargetReport, Trouble, UnhealthyTarget};
+pub use status::{Convergence, Load, NodeStatus, Reached, Refusal, Stage, TargetReport, Trouble, UnhealthyTarget};
 
 /// All nodes of all gateways.
 pub struct Nodes {
@@ -163,13 +163,15 @@ impl Nodes {
 
     /// Begins to hear from a node. `serving` is what it says it serves.
     pub fn connect(self: &Arc<Self>, gateway: &str, node: Introduction) -> Session {
-        let Introduction { node_id, hostname, version, serving } = node;
+        let Introduction { node_id, hostname, version, serving, serving_for, uptime } = node;
         let at = OffsetDateTime::now_utc();
-        let reached = serving.map(|(revision, digest)| Reached { revision, digest, at });
+        let since = ago(at, serving_for).unwrap_or(at);
+        let reached = serving.map(|(revision, digest)| Reached { revision, digest, at: since });
         let mut status = NodeStatus {
             node_id: node_id.clone(),
             hostname,
             version,
+            started_at: uptime.and_then(|uptime| ago(at, uptime)),
             connected: true,
             connected_since: at,
             last_seen: at,
@@ -178,6 +180,7 @@ impl Nodes {
             serving: reached,
             targets: None,
             refusal: None,
+            load: None,
             report: TargetReport::default(),
         };
         let key = (gateway.to_owned(), node_id);
@@ -208,12 +211,16 @@ impl Nodes {
 }
 
 /// What a node says about itself when it connects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Introduction {
     pub node_id: String,
     pub hostname: String,
     pub version: String,
     pub serving: Option<(u64, Digest)>,
+    /// For how long it has served that. Clocks of nodes may be wrong, and spans are not.
+    pub serving_for: Duration,
+    /// For how long its process has run.
+    pub uptime: Option<Duration>,
 }
 
 /// One connection of one node; the node is listed as disconnected when it is dropped.
@@ -224,11 +231,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// A heartbeat came from the node, which says this of targets.
-    pub fn beats(&self, report: TargetReport) {
+    /// A heartbeat came from the node, which says this of targets and of itself. What it uses is no news: it is never the
+    /// same, and other replicas hear of it with what is.
+    pub fn beats(&self, report: TargetReport, load: Option<Load>) {
         let mut is_news = false;
         self.update(|here| {
             here.status.last_seen = OffsetDateTime::now_utc();
+            here.status.load = load.or(here.status.load);
             is_news = here.status.report != report;
             if is_news {
                 here.status.report = report;
@@ -305,6 +314,11 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.change(|status| status.connected = false);
     }
+}
+
+/// The time that is so long over; nothing if there is none.
+fn ago(now: OffsetDateTime, span: Duration) -> Option<OffsetDateTime> {
+    now.checked_sub(time::Duration::try_from(span).ok()?)
 }
 
 /// How many of `total` nodes make up `share`.

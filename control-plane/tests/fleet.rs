@@ -208,6 +208,7 @@ fn connect(nodes: &Arc<Nodes>, node_id: &str, serving: u64) -> Session {
         hostname: "host".to_owned(),
         version: "1".to_owned(),
         serving: Some((serving, Digest::default())),
+        ..Introduction::default()
     };
     nodes.connect(GATEWAY, introduction)
 }

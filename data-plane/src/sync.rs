@@ -30,6 +30,7 @@ mod backoff;
 pub(crate) mod build;
 mod conversation;
 mod identity;
+mod load;
 pub(crate) mod lost;
 mod targets;
 mod work;

@@ -22,7 +22,7 @@ use crate::health::Health;
 pub use access_log::AccessLog;
 pub use core_metrics::{CoreMetrics, EndpointCounts, ServiceCounts};
 pub use node_state::NodeState;
-pub use process::resident_bytes;
+pub use process::{cpu_time, resident_bytes};
 pub use shard::Shard;
 
 mod access_log;

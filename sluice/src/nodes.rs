@@ -57,12 +57,20 @@ impl Nodes {
         }
         let views::Nodes { revision, items } = block_on(client.get("nodes"))?;
         output::table(
-            &["node", "host", "version", "serves", "state", "last seen"],
-            items.iter().map(|node| {
-                let (serves, state) = (node.serves().to_string(), state(node, revision).to_owned());
-                let Node { node_id, hostname, version, last_seen, .. } = node;
-                vec![node_id.clone(), hostname.clone(), version.clone(), serves, state, output::seconds(last_seen)]
-            }),
+            &[
+                "node",
+                "host",
+                "version",
+                "serves",
+                "since",
+                "state",
+                "started",
+                "cpu",
+                "memory",
+                "certificate ends",
+                "last seen",
+            ],
+            items.iter().map(|node| row(node, revision)),
         )?;
         let connected = items.iter().filter(|node| node.connected).count();
         let current = items.iter().filter(|node| node.connected && node.serves() >= revision).count();
@@ -90,6 +98,25 @@ impl Revoke {
         }
         Ok(Outcome::Done)
     }
+}
+
+fn row(node: &Node, head: u64) -> Vec<String> {
+    let Node { node_id, hostname, version, serving, started_at, load, certificate_expires_at, last_seen, .. } = node;
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let time = |at: Option<&str>| or_none(at.map(output::seconds));
+    vec![
+        node_id.clone(),
+        hostname.clone(),
+        version.clone(),
+        node.serves().to_string(),
+        time(serving.as_ref().map(|serving| &*serving.at)),
+        state(node, head).to_owned(),
+        time(started_at.as_deref()),
+        or_none(load.map(|load| format!("{}m", load.cpu_millicores))),
+        or_none(load.map(|load| format!("{} MiB", load.memory_bytes >> 20))),
+        time(certificate_expires_at.as_deref()),
+        output::seconds(last_seen),
+    ]
 }
 
 fn state(node: &Node, head: u64) -> &'static str {

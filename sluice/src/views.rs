@@ -133,6 +133,9 @@ pub struct Node {
     pub version: String,
     pub connected: bool,
     pub last_seen: String,
+    pub started_at: Option<String>,
+    pub certificate_expires_at: Option<String>,
+    pub load: Option<Load>,
     pub received: Option<Reached>,
     pub serving: Option<Reached>,
     pub refusal: Option<NodeRefusal>,
@@ -140,6 +143,13 @@ pub struct Node {
     pub unhealthy: Vec<UnhealthyTarget>,
     #[serde(default)]
     pub untold: u64,
+}
+
+/// What the process of a node uses.
+#[derive(Clone, Copy, Deserialize)]
+pub struct Load {
+    pub cpu_millicores: u32,
+    pub memory_bytes: u64,
 }
 
 /// A target that a node sends no requests to.
@@ -186,6 +196,7 @@ pub struct TargetHealth {
 #[derive(Deserialize)]
 pub struct Reached {
     pub revision: u64,
+    pub at: String,
 }
 
 #[derive(Deserialize)]

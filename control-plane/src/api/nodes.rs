@@ -1,5 +1,7 @@
 //! Nodes: who serves what.
 
+use std::collections::HashMap;
+
 use axum::extract::{FromRequestParts, State};
 use axum::response::Response;
 use http::Method;
@@ -26,7 +28,21 @@ struct NodesView {
     revision: u64,
     /// How far the connected nodes are with it.
     convergence: Convergence,
-    items: Vec<NodeStatus>,
+    items: Vec<NodeView>,
+}
+
+/// A node, as it says itself, and where that leaves it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Node")]
+struct NodeView {
+    #[serde(flatten)]
+    status: NodeStatus,
+    /// How many revisions it is behind the newest one.
+    behind: u64,
+    /// When the newest certificate of the node ends; absent for nodes that have none, and while the database is away.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    certificate_expires_at: Option<OffsetDateTime>,
 }
 
 /// A node that was revoked.
@@ -63,7 +79,24 @@ pub fn operations() -> Vec<Operation> {
 async fn list(State(state): State<ApiState>, gateway: AtGateway) -> Response {
     let revision = gateway.head.revision;
     let convergence = state.nodes.convergence(&gateway.name, revision);
-    at_revision(revision, Json(NodesView { revision, convergence, items: state.nodes.list(&gateway.name) }))
+    let items = views(&state, &gateway).await;
+    at_revision(revision, Json(NodesView { revision, convergence, items }))
+}
+
+/// Who serves what is wanted most when the database is away: then the certificates are left out.
+async fn views(state: &ApiState, gateway: &AtGateway) -> Vec<NodeView> {
+    let identities = state.store.node_identities(&gateway.name).await.unwrap_or_else(|error| {
+        tracing::warn!(gateway = gateway.name, "cannot read when the certificates of nodes end: {error}");
+        Vec::new()
+    });
+    let ends: HashMap<String, OffsetDateTime> =
+        identities.into_iter().map(|node| (node.node_id, node.expires_at)).collect();
+    let view = |status: NodeStatus| {
+        let serves = status.serving.as_ref().map_or(0, |serving| serving.revision);
+        let certificate_expires_at = ends.get(&status.node_id).copied();
+        NodeView { behind: gateway.head.revision.saturating_sub(serves), certificate_expires_at, status }
+    };
+    state.nodes.list(&gateway.name).into_iter().map(view).collect()
 }
 
 /// The id of a node in a path that ends with `:revoke`.

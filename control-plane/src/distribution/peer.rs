@@ -22,7 +22,7 @@ use super::capabilities::Capabilities;
 use super::encodings::{Encoding, head_of};
 use super::lane::Lane;
 use super::{Distribution, head_from_wire, head_to_wire};
-use crate::nodes::{Session, Stage, TargetReport};
+use crate::nodes::{Load, Session, Stage, TargetReport};
 use crate::store::Head;
 use crate::ticket_keys::Secrets;
 use crate::trust::revocations::Revoked;
@@ -195,7 +195,8 @@ impl Peer {
                 Ok(())
             }
             Some(FromNode::Heartbeat(heartbeat)) => {
-                self.session.beats(TargetReport::from_wire(heartbeat.unhealthy, heartbeat.found, heartbeat.untold));
+                let targets = TargetReport::from_wire(heartbeat.unhealthy, heartbeat.found, heartbeat.untold);
+                self.session.beats(targets, heartbeat.load.map(Load::from));
                 let serving = heartbeat.serving.as_ref().map(head_from_wire).transpose()?;
                 // Makes up for an ack that was lost.
                 if let Some(serving) = serving.filter(|serving| self.standing.held != Some(*serving)) {

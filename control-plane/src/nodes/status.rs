@@ -17,6 +17,10 @@ pub struct NodeStatus {
     pub hostname: String,
     /// Version of the node's software.
     pub version: String,
+    /// When its process started; absent if the node does not say.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub started_at: Option<OffsetDateTime>,
     pub connected: bool,
     #[serde(with = "time::serde::rfc3339")]
     #[schemars(with = "String")]
@@ -39,8 +43,27 @@ pub struct NodeStatus {
     /// The revision that the node did not take; gone when it serves a newer one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
+    /// What its process uses. The control plane that it is connected to knows it as of its last heartbeats, others as of its
+    /// last change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Load>,
     #[serde(flatten)]
     pub report: TargetReport,
+}
+
+/// What the process of a node uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Load {
+    /// Processor time, in thousandths of a core: 1500 is one and a half cores.
+    pub cpu_millicores: u32,
+    /// Resident memory, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl From<proto::Load> for Load {
+    fn from(told: proto::Load) -> Self {
+        Self { cpu_millicores: told.cpu_millicores, memory_bytes: told.resident_bytes }
+    }
 }
 
 /// What a node says of targets.
@@ -125,6 +148,7 @@ pub struct Reached {
     #[serde(with = "digest_as_text")]
     #[schemars(with = "String")]
     pub digest: Digest,
+    /// By the clock of the control plane.
     #[serde(with = "time::serde::rfc3339")]
     #[schemars(with = "String")]
     pub at: OffsetDateTime,

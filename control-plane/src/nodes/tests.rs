@@ -9,7 +9,32 @@ fn introduction(node_id: &str, serving: Option<u64>) -> Introduction {
         hostname: "host".to_owned(),
         version: "1".to_owned(),
         serving: serving.map(|revision| (revision, Digest::default())),
+        ..Introduction::default()
     }
+}
+
+#[test]
+fn times_are_told_as_spans_and_none_is_too_long() {
+    let nodes = Nodes::new();
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    let told = Introduction { serving_for: minute, uptime: Some(hour), ..introduction("a", Some(1)) };
+    let _a = nodes.connect("default", told);
+    let absurd = Introduction { serving_for: Duration::MAX, uptime: Some(Duration::MAX), ..introduction("b", Some(1)) };
+    let _b = nodes.connect("default", absurd);
+    let [a, b] = &nodes.list("default")[..] else { panic!("two nodes") };
+    assert_eq!(a.started_at, Some(a.connected_since - hour));
+    assert_eq!(a.serving.as_ref().map(|serving| serving.at), Some(a.connected_since - minute));
+    assert_eq!((b.started_at, b.serving.as_ref().map(|serving| serving.at)), (None, Some(b.connected_since)));
+}
+
+#[test]
+fn the_load_of_a_node_stays_known_until_it_tells_another() {
+    let nodes = Nodes::new();
+    let a = nodes.connect("default", introduction("a", None));
+    let load = Load { cpu_millicores: 1500, memory_bytes: 4096 };
+    a.beats(TargetReport::default(), Some(load));
+    a.beats(TargetReport::default(), None);
+    assert_eq!(nodes.list("default")[0].load, Some(load));
 }
 
 #[tokio::test]

@@ -22,10 +22,12 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Streaming};
 
 use super::build::{self, BuildError};
+use super::load::Meter;
 use super::lost::{Lost, why_unreachable};
 use super::work::{Approval, Outcome, Work};
 use super::{Adopt, Served, Source, Sync, TicketSecret, Way};
 use crate::last_good::{Position, Record};
+use crate::telemetry;
 
 /// How many compressed bytes one revision may have.
 const MAX_BODY: usize = 512 * 1024 * 1024;
@@ -67,6 +69,7 @@ impl<A: Adopt> Sync<A> {
         });
         let mut heartbeat = interval(self.timing.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut meter = Meter::start(Instant::now().into_std(), telemetry::cpu_time());
         let mut arriving = None;
         // The control plane sends again what this node does not hold.
         self.pending = None;
@@ -94,7 +97,8 @@ impl<A: Adopt> Sync<A> {
                 _ = heartbeat.tick() => {
                     let serving = self.held.as_deref().map(Position::of).map(to_wire);
                     let unix_time_ms = unix_time_ms();
-                    let heartbeat = proto::NodeHeartbeat { serving, unix_time_ms, ..self.adopt.targets() };
+                    let load = meter.read(Instant::now().into_std(), telemetry::cpu_time(), telemetry::resident_bytes());
+                    let heartbeat = proto::NodeHeartbeat { serving, unix_time_ms, load, ..self.adopt.targets() };
                     // When the control plane reads nothing, its silence will end the connection.
                     let _ = outgoing.try_send(NodeMessage { message: Some(FromNode::Heartbeat(heartbeat)) });
                     self.retry(arriving.is_some(), &outgoing);
@@ -129,7 +133,8 @@ impl<A: Adopt> Sync<A> {
         bearer: Option<MetadataValue<Ascii>>,
     ) -> Result<(Streaming<ControlMessage>, Outgoing), Lost> {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
-        let hello = FromNode::Hello(self.identity.hello(self.held.as_deref().map(Position::of)));
+        let served_for = self.status.borrow().serving.map(|served| served.since.elapsed()).unwrap_or_default();
+        let hello = FromNode::Hello(self.identity.hello(self.held.as_deref().map(Position::of), served_for));
         let _ = outgoing.try_send(NodeMessage { message: Some(hello) });
         let mut request = Request::new(ReceiverStream::new(messages));
         if let Some(bearer) = bearer {

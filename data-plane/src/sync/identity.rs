@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use model::policy::PolicyKind;
 use model::resource::{KINDS, Name};
@@ -15,6 +16,7 @@ pub struct Identity {
     node_id: String,
     gateway: String,
     hostname: String,
+    started: Instant,
 }
 
 impl Identity {
@@ -25,7 +27,8 @@ impl Identity {
             None => kept_id(data_dir)?,
         };
         let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Ok(Self { node_id, gateway: gateway.to_string(), hostname: hostname.trim().to_owned() })
+        let hostname = hostname.trim().to_owned();
+        Ok(Self { node_id, gateway: gateway.to_string(), hostname, started: Instant::now() })
     }
 
     /// As its certificate names it.
@@ -33,8 +36,9 @@ impl Identity {
         NodeName { gateway: self.gateway.clone(), node_id: self.node_id.clone() }
     }
 
-    /// The first message on every connection.
-    pub fn hello(&self, held: Option<Position>) -> proto::Hello {
+    /// The first message on every connection; `held` is what has been served for `held_for`.
+    pub fn hello(&self, held: Option<Position>, held_for: Duration) -> proto::Hello {
+        let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         proto::Hello {
             node_id: self.node_id.clone(),
             gateway: self.gateway.clone(),
@@ -43,6 +47,8 @@ impl Identity {
             policy_types: PolicyKind::names().map(str::to_owned).collect(),
             held: held.map(super::conversation::to_wire),
             hostname: self.hostname.clone(),
+            uptime_ms: milliseconds(self.started.elapsed()).max(1),
+            held_for_ms: milliseconds(held_for),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Memory and processor time of this process, as the kernel tells them.
 
 use std::fs;
+use std::time::Duration;
 
 /// What the process uses.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +32,13 @@ pub fn resident_bytes() -> u64 {
     resident(&status).unwrap_or(0)
 }
 
+/// Processor time of the process since its start; nothing where there is no `/proc`.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    Duration::try_from_secs_f64(cpu_seconds(&stat).unwrap_or(0.0)).unwrap_or_default()
+}
+
 fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
@@ -52,6 +60,6 @@ mod tests {
         assert_eq!(resident("VmPeak:\t 12 kB\nVmRSS:\t    2048 kB\n"), Some(2_097_152));
         let stat = "17 (a b) c) S 1 17 17 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 1 0 5 0 0";
         assert_eq!(cpu_seconds(stat), Some(3.0));
-        assert!(used().resident_bytes > 0);
+        assert!(used().resident_bytes > 0 && cpu_time().as_secs_f64() <= used().cpu_seconds);
     }
 }

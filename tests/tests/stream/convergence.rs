@@ -29,6 +29,7 @@ async fn a_new_node_gets_a_snapshot_and_then_deltas() {
         assert_eq!((reached.revision, reached.digest), control.head());
     }
     assert!(seen.connected && seen.refusal.is_none() && seen.version == env!("CARGO_PKG_VERSION"));
+    assert!(seen.started_at.is_some_and(|started_at| started_at <= seen.connected_since));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use control_plane::nodes::Nodes;
 use model::digest::Digest;
 use model::resource::KINDS;
 use proto::control_message::Message as FromControl;
 use proto::distribution_client::DistributionClient;
 use proto::node_message::Message as FromNode;
-use proto::{Ack, Begin, Hello, NodeHeartbeat, NodeMessage, Refusal, Revision, Stage};
+use proto::{Ack, Begin, Hello, Load, NodeHeartbeat, NodeMessage, Refusal, Revision, Stage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -111,11 +112,31 @@ fn hello(held: Option<(u64, Digest)>) -> Hello {
         policy_types: model::policy::PolicyKind::names().map(str::to_owned).collect(),
         held: held.map(revision),
         hostname: "here".to_owned(),
+        uptime_ms: 0,
+        held_for_ms: 0,
     }
 }
 
 fn revision((number, digest): (u64, Digest)) -> Revision {
     Revision { number, digest: digest.to_bytes().to_vec().into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_says_since_when_it_runs_and_serves_and_what_it_uses() {
+    let control = ControlPlane::start().await;
+    control.publish(vec![put("a", 200)]).await;
+    let said = Hello { uptime_ms: 3_600_000, held_for_ms: 60_000, ..hello(Some(control.head())) };
+    let node = ByHand::connect(&control, Some(TOKEN), said).await.expect("it is let in");
+    let load = Some(Load { cpu_millicores: 1500, resident_bytes: 4096 });
+    node.say(FromNode::Heartbeat(NodeHeartbeat { load, untold: 1, ..NodeHeartbeat::default() })).await;
+    let is_told = |nodes: &Nodes| nodes.list("default").iter().any(|node| node.load.is_some());
+    control.until("the heartbeat was heard", is_told).await;
+    let seen = control.node();
+    let (started_at, serving) = (seen.started_at.expect("it said so"), seen.serving.expect("it said so"));
+    assert_eq!((seen.connected_since - started_at).whole_seconds(), 3600);
+    assert_eq!((seen.connected_since - serving.at).whole_seconds(), 60);
+    let load = seen.load.expect("it said so");
+    assert_eq!((load.cpu_millicores, load.memory_bytes), (1500, 4096));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -159,7 +159,7 @@ async fn a_write_can_wait_for_the_nodes() {
             node_id: node_id.to_owned(),
             hostname: "here".to_owned(),
             version: "1".to_owned(),
-            serving: None,
+            ..Introduction::default()
         };
         api.state.nodes.connect("default", node)
     };
