@@ -162,6 +162,7 @@ async fn nothing_here(request: Request) -> Error {
             "explain",
             "revisions",
             "nodes",
+            "status",
             "join-tokens",
             "target-changes",
         ];

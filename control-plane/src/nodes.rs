@@ -21,7 +21,9 @@ mod status;
 mod tests;
 
 use known::{Here, Id, Known};
-pub use status::{Convergence, Load, NodeStatus, Reached, Refusal, Stage, TargetReport, Trouble, UnhealthyTarget};
+pub use status::{
+    Convergence, Load, NodeStatus, Progress, Reached, Refusal, Stage, TargetReport, Trouble, UnhealthyTarget,
+};
 
 /// All nodes of all gateways.
 pub struct Nodes {

@@ -26,6 +26,7 @@ mod roles;
 mod run;
 mod schema;
 mod signals;
+mod status;
 mod targets;
 mod validate;
 mod views;
@@ -39,7 +40,8 @@ Exit codes:
   0  it is done, or there is no difference
   1  an error; the reason stands on stderr
   2  `diff` found differences
-  3  the change was made, but the nodes do not serve it: refused, or not in time
+  3  the change was made, but the nodes do not serve it: refused, or not in time;
+     or `status` found nodes that do not serve the newest revision, or none
 
 Data goes to stdout, messages to stderr. SLUICE_LOG says what `run`, `control-plane` and `data-plane` log, \
 `debug` or `warn,data_plane=debug` for example.";
@@ -67,6 +69,7 @@ enum Command {
     Gateways(gateways::Gateways),
     Targets(targets::Targets),
     Nodes(nodes::Nodes),
+    Status(status::Status),
     #[command(name = "join-token")]
     JoinTokens(join_tokens::JoinTokens),
     Health(health::Health),
@@ -82,7 +85,7 @@ enum Outcome {
     Done,
     /// `diff` found something.
     Different,
-    /// The revision is there, and the nodes do not serve it.
+    /// The revision is there, and not all nodes that are to serve it do.
     NotServed,
 }
 
@@ -125,6 +128,7 @@ fn main() -> ExitCode {
         Command::Gateways(command) => command.run(),
         Command::Targets(command) => command.run(),
         Command::Nodes(command) => command.run(),
+        Command::Status(command) => command.run(),
         Command::JoinTokens(command) => command.run(),
         Command::Health(command) => command.run(),
         Command::Revisions(command) => command.run(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::client::{ClientArguments, block_on};
 use crate::output::{self, Shown};
 use crate::views::{self, Node, RevokedNode};
-use crate::{Outcome, problems};
+use crate::{Outcome, status};
 
 /// Show the nodes: what each serves, and why it refuses what it refuses; or revoke one
 #[derive(Args)]
@@ -70,17 +70,12 @@ impl Nodes {
                 "certificate ends",
                 "last seen",
             ],
-            items.iter().map(|node| row(node, revision)),
+            items.iter().map(row),
         )?;
         let connected = items.iter().filter(|node| node.connected).count();
         let current = items.iter().filter(|node| node.connected && node.serves() >= revision).count();
         output::message(&format!("{current}/{connected} nodes serve revision {revision}"));
-        for node in &items {
-            if let Some(refusal) = &node.refusal {
-                let reasons = problems::list(&refusal.problems);
-                output::message(&format!("{} refuses revision {}:\n{reasons}", node.node_id, refusal.revision));
-            }
-        }
+        items.iter().for_each(status::tell_refusal);
         Ok(Outcome::Done)
     }
 }
@@ -100,7 +95,7 @@ impl Revoke {
     }
 }
 
-fn row(node: &Node, head: u64) -> Vec<String> {
+fn row(node: &Node) -> Vec<String> {
     let Node { node_id, hostname, version, serving, started_at, load, certificate_expires_at, last_seen, .. } = node;
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let time = |at: Option<&str>| or_none(at.map(output::seconds));
@@ -110,27 +105,11 @@ fn row(node: &Node, head: u64) -> Vec<String> {
         version.clone(),
         node.serves().to_string(),
         time(serving.as_ref().map(|serving| &*serving.at)),
-        state(node, head).to_owned(),
+        if node.connected { node.progress.clone() } else { "gone".to_owned() },
         time(started_at.as_deref()),
         or_none(load.map(|load| format!("{}m", load.cpu_millicores))),
         or_none(load.map(|load| format!("{} MiB", load.memory_bytes >> 20))),
         time(certificate_expires_at.as_deref()),
         output::seconds(last_seen),
     ]
-}
-
-fn state(node: &Node, head: u64) -> &'static str {
-    let has_refused = node.refusal.as_ref().is_some_and(|refusal| refusal.revision > node.serves());
-    let has_received = node.received.as_ref().is_some_and(|received| received.revision >= head);
-    if !node.connected {
-        "gone"
-    } else if has_refused {
-        "refused"
-    } else if node.serves() >= head {
-        "current"
-    } else if has_received {
-        "preparing"
-    } else {
-        "behind"
-    }
 }

@@ -135,14 +135,27 @@ pub struct Node {
     pub last_seen: String,
     pub started_at: Option<String>,
     pub certificate_expires_at: Option<String>,
+    /// How far it is with the newest revision, in a word; older control planes do not say.
+    #[serde(default)]
+    pub progress: String,
     pub load: Option<Load>,
-    pub received: Option<Reached>,
     pub serving: Option<Reached>,
     pub refusal: Option<NodeRefusal>,
     #[serde(default)]
     pub unhealthy: Vec<UnhealthyTarget>,
     #[serde(default)]
     pub untold: u64,
+}
+
+/// Whether the nodes serve the newest revision.
+#[derive(Deserialize)]
+pub struct Status {
+    pub revision: u64,
+    pub published_at: Option<String>,
+    pub is_converged: bool,
+    pub total: usize,
+    pub serving: usize,
+    pub not_serving: Vec<Node>,
 }
 
 /// What the process of a node uses.

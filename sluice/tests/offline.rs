@@ -198,6 +198,7 @@ fn help_lists_every_command_and_the_exit_codes() {
         "get",
         "delete",
         "nodes",
+        "status",
         "revisions",
         "rollback",
         "schema",

@@ -17,7 +17,7 @@ use super::json::Json;
 use super::request::path_parameter;
 use super::table::Operation;
 use super::write::{at_revision, store_error};
-use crate::nodes::{Convergence, NodeStatus};
+use crate::nodes::{Convergence, NodeStatus, Progress};
 use crate::trust::enrolment::State as TokenState;
 
 /// The nodes of a gateway, as far as they are connected or were within the last hour.
@@ -37,12 +37,35 @@ struct NodesView {
 struct NodeView {
     #[serde(flatten)]
     status: NodeStatus,
+    progress: Progress,
     /// How many revisions it is behind the newest one.
     behind: u64,
     /// When the newest certificate of the node ends; absent for nodes that have none, and while the database is away.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     certificate_expires_at: Option<OffsetDateTime>,
+}
+
+/// Whether the nodes serve the newest revision.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Status")]
+struct StatusView {
+    /// The newest revision.
+    revision: u64,
+    /// Digest of the whole configuration.
+    digest: String,
+    /// When it was published; absent before the first one, and while the database is away.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    published_at: Option<OffsetDateTime>,
+    /// Whether a node is connected, and all that are serve it, number and content.
+    is_converged: bool,
+    /// How many nodes are connected.
+    total: usize,
+    /// How many of these serve it.
+    serving: usize,
+    /// The others of these, by their ids.
+    not_serving: Vec<NodeView>,
 }
 
 /// A node that was revoked.
@@ -58,6 +81,10 @@ struct RevokedView {
 
 pub fn operations() -> Vec<Operation> {
     vec![
+        Operation::new(Method::GET, "/v1/gateways/{gateway}/status", "getStatus", status)
+            .about("nodes", "Whether all nodes serve the newest revision, and why those do not that do not")
+            .description("Nodes that are not connected do not count; `nodes` lists them for an hour.")
+            .answers::<StatusView>(200, "how far the connected nodes are"),
         Operation::new(Method::GET, "/v1/gateways/{gateway}/nodes", "listNodes", list)
             .about("nodes", "All nodes: what each serves, and what it refused and why")
             .description(
@@ -83,6 +110,33 @@ async fn list(State(state): State<ApiState>, gateway: AtGateway) -> Response {
     at_revision(revision, Json(NodesView { revision, convergence, items }))
 }
 
+async fn status(State(state): State<ApiState>, gateway: AtGateway) -> Response {
+    let revision = gateway.head.revision;
+    let mut not_serving = views(&state, &gateway).await;
+    not_serving.retain(|node| node.status.connected);
+    let total = not_serving.len();
+    not_serving.retain(|node| node.progress != Progress::Serving);
+    let view = StatusView {
+        revision,
+        digest: gateway.head.config.digest().to_string(),
+        published_at: published_at(&state, &gateway).await,
+        is_converged: total > 0 && not_serving.is_empty(),
+        total,
+        serving: total - not_serving.len(),
+        not_serving,
+    };
+    at_revision(revision, Json(view))
+}
+
+async fn published_at(state: &ApiState, gateway: &AtGateway) -> Option<OffsetDateTime> {
+    let head = gateway.head.revision;
+    let newest = state.store.revisions(&gateway.name, Some(head + 1), 1).await.unwrap_or_else(|error| {
+        tracing::warn!(gateway = gateway.name, "cannot read when revision {head} was published: {error}");
+        Vec::new()
+    });
+    newest.into_iter().find(|revision| revision.number == head).map(|revision| revision.created_at)
+}
+
 /// Who serves what is wanted most when the database is away: then the certificates are left out.
 async fn views(state: &ApiState, gateway: &AtGateway) -> Vec<NodeView> {
     let identities = state.store.node_identities(&gateway.name).await.unwrap_or_else(|error| {
@@ -91,10 +145,16 @@ async fn views(state: &ApiState, gateway: &AtGateway) -> Vec<NodeView> {
     });
     let ends: HashMap<String, OffsetDateTime> =
         identities.into_iter().map(|node| (node.node_id, node.expires_at)).collect();
+    let digest = gateway.head.config.digest();
     let view = |status: NodeStatus| {
         let serves = status.serving.as_ref().map_or(0, |serving| serving.revision);
         let certificate_expires_at = ends.get(&status.node_id).copied();
-        NodeView { behind: gateway.head.revision.saturating_sub(serves), certificate_expires_at, status }
+        NodeView {
+            progress: status.progress(gateway.head.revision, digest),
+            behind: gateway.head.revision.saturating_sub(serves),
+            certificate_expires_at,
+            status,
+        }
     };
     state.nodes.list(&gateway.name).into_iter().map(view).collect()
 }

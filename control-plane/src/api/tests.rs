@@ -5,6 +5,7 @@ mod faults;
 mod files;
 mod gateways;
 mod harness;
+mod nodes;
 mod operations;
 mod outages;
 mod reads;

@@ -175,6 +175,25 @@ pub enum Stage {
     Serving,
 }
 
+/// How far a node is with the newest revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// It serves it.
+    Serving,
+    /// It serves a revision of that number with another content; it is sent the whole configuration.
+    Differs,
+    /// It serves a newer one than this control plane knows: another has just published it, or the database is from an older
+    /// backup.
+    Ahead,
+    /// It keeps it out, and serves what it had.
+    Refused,
+    /// It has received it.
+    Preparing,
+    /// It has not received it.
+    Behind,
+}
+
 /// How far the connected nodes of a gateway are with one revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Convergence {
@@ -187,6 +206,20 @@ pub struct Convergence {
 }
 
 impl NodeStatus {
+    /// How far the node is with the newest revision.
+    #[must_use]
+    pub fn progress(&self, revision: u64, digest: Digest) -> Progress {
+        let is_received = self.received.as_ref().is_some_and(|received| received.revision >= revision);
+        match &self.serving {
+            Some(serving) if serving.revision == revision && serving.digest != digest => Progress::Differs,
+            Some(serving) if serving.revision == revision => Progress::Serving,
+            Some(serving) if serving.revision > revision => Progress::Ahead,
+            _ if self.refuses(revision) => Progress::Refused,
+            _ if is_received => Progress::Preparing,
+            _ => Progress::Behind,
+        }
+    }
+
     pub(super) fn serves(&self, revision: u64) -> bool {
         self.serving.as_ref().is_some_and(|serving| serving.revision >= revision)
     }

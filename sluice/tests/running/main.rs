@@ -192,6 +192,14 @@ fn a_refusal_of_a_node_is_shown_with_its_place() {
     let said = stderr(&applied);
     assert!(said.contains(&format!("{file}:4:11: listener `second` at /bind")), "{said}");
     assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+    let status = gateway.command(&["status"]);
+    assert_eq!(status.status.code(), Some(3), "{}", stdout(&status));
+    assert!(
+        stdout(&status).starts_with("0/1 nodes serve ") && stdout(&status).contains("refused"),
+        "{}",
+        stdout(&status)
+    );
+    assert!(stderr(&status).contains("listener `second` at /bind"), "{}", stderr(&status));
 }
 
 #[test]
@@ -217,4 +225,9 @@ fn single_resources_can_be_looked_at_and_deleted() {
     let nodes = gateway.command(&["nodes"]);
     assert_eq!(nodes.status.code(), Some(0), "{}", stderr(&nodes));
     assert!(stderr(&nodes).contains("nodes serve revision"), "{}", stderr(&nodes));
+    wait_until(|| gateway.command(&["status"]).status.code() == Some(0));
+    let status = gateway.command(&["status"]);
+    assert!(stdout(&status).starts_with("1/1 nodes serve "), "{}", stdout(&status));
+    let status: Value = serde_json::from_slice(&gateway.command(&["status", "-o", "json"]).stdout).unwrap();
+    assert_eq!((&status["is_converged"], &status["serving"]), (&Value::Bool(true), &Value::from(1)));
 }

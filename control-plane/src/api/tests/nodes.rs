@@ -1,0 +1,56 @@
+//! What the API says of nodes.
+
+use model::digest::Digest;
+use model::problem::Fault;
+use model::resource::Kind;
+use serde_json::{Value, json};
+
+use super::harness::Api;
+use crate::nodes::{Introduction, Session, Stage};
+
+fn connect(api: &Api, node_id: &str) -> Session {
+    let introduction = Introduction { node_id: node_id.to_owned(), ..Introduction::default() };
+    api.state.nodes.connect("default", introduction)
+}
+
+#[tokio::test]
+async fn the_status_says_which_nodes_do_not_serve_the_newest_revision_and_why() {
+    let api = Api::start().await;
+    assert_eq!(api.get("status").await.expect(200).json()["revision"], 0);
+    api.put_service("a").await;
+    let status = async || api.get("status").await.expect(200).json();
+    let counts = |status: &Value| {
+        let [serving, total] = ["serving", "total"].map(|count| status[count].as_u64());
+        status["is_converged"].as_bool().zip(serving.zip(total))
+    };
+    let before = status().await;
+    assert_eq!(counts(&before), Some((false, (0, 0))), "no node serves it: {before}");
+    let revision = api.get("revisions/1").await.expect(200).json();
+    assert_eq!((&before["digest"], &before["published_at"]), (&revision["digest"], &revision["created_at"]));
+
+    let digest = api.state.publisher.head("default").expect("a gateway").config.digest();
+    let (one, two) = (connect(&api, "one"), connect(&api, "two"));
+    one.reached(Stage::Serving, 1, digest);
+    let behind = status().await;
+    assert_eq!(counts(&behind), Some((false, (1, 2))));
+    let why = |status: &Value| {
+        let [node] = &status["not_serving"].as_array().expect("a list")[..] else { panic!("one node: {status}") };
+        assert_eq!(node["node_id"], "two");
+        node["progress"].clone()
+    };
+    assert_eq!((why(&behind), &behind["not_serving"][0]["behind"]), (json!("behind"), &json!(1)));
+    two.reached(Stage::Received, 1, digest);
+    assert_eq!(why(&status().await), "preparing");
+    two.refused(1, vec![Fault::new("/bind", "address-in-use", "taken").in_resource(Kind::Listener, "web")]);
+    let refused = status().await;
+    assert_eq!(why(&refused), "refused");
+    assert_eq!(refused["not_serving"][0]["refusal"]["problems"][0]["pointer"], "/bind");
+    two.reached(Stage::Serving, 1, Digest::default());
+    assert_eq!(why(&status().await), "differs", "the number alone proves nothing");
+    two.reached(Stage::Serving, 2, digest);
+    assert_eq!(why(&status().await), "ahead");
+    two.reached(Stage::Serving, 1, digest);
+    assert_eq!(counts(&status().await), Some((true, (2, 2))));
+    drop(two);
+    assert_eq!(counts(&status().await), Some((true, (1, 1))), "who is gone does not count");
+}
