@@ -182,6 +182,7 @@ impl Nodes {
             serving: reached,
             targets: None,
             refusal: None,
+            resyncs: 0,
             load: None,
             report: TargetReport::default(),
         };
@@ -193,6 +194,7 @@ impl Nodes {
             // A refusal outlives the connection: the node still keeps that revision out.
             let refusal = before.status.refusal.clone();
             status.refusal = refusal.filter(|refusal| !status.serves(refusal.revision));
+            status.resyncs = before.status.resyncs;
         }
         let here = Here::new(status, before);
         let session = here.session;
@@ -284,6 +286,11 @@ impl Session {
             here.mark();
         });
         self.nodes.tell();
+    }
+
+    /// The node is about to be sent everything, since what it has is not what it should be.
+    pub fn resynchronises(&self) {
+        self.change(|status| status.resyncs += 1);
     }
 
     /// The node keeps a revision out, or cannot be sent it.

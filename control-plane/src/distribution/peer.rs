@@ -140,6 +140,9 @@ impl Peer {
         }
         let encodings = &self.distribution.encodings;
         let Standing { held, refused, has_drifted, .. } = self.standing;
+        if has_drifted || held.is_some_and(|held| self.is_another(held)) {
+            self.session.resynchronises();
+        }
         // A node that has drifted gets the head itself: an older snapshot would lead it to the same delta again.
         let encoding = if has_drifted {
             encodings.snapshot(&self.gateway, &head).await
@@ -149,6 +152,22 @@ impl Peer {
         self.send_encoding(&encoding).await?;
         self.standing.under_way = Some(encoding);
         Ok(())
+    }
+
+    /// Whether a revision that we know has another content than it should.
+    fn is_another(&self, held: Head) -> bool {
+        let known = self.distribution.publisher.digest_at(&self.gateway, held.revision);
+        let is_another = known.is_some_and(|digest| digest != held.digest);
+        if is_another {
+            let (node_id, gateway, revision) = (&self.node_id, &self.gateway, held.revision);
+            tracing::warn!(
+                node.id = node_id,
+                gateway,
+                revision,
+                "a node holds another content of the revision, and is sent the whole configuration"
+            );
+        }
+        is_another
     }
 
     fn refuse_revoked(&mut self) -> Result<(), Status> {

@@ -43,6 +43,10 @@ pub struct NodeStatus {
     /// The revision that the node did not take; gone when it serves a newer one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
+    /// How often it was sent the whole configuration because what it held, or made of a change, had another digest than it
+    /// should. Counted since it first connected to this control plane.
+    #[serde(default)]
+    pub resyncs: u64,
     /// What its process uses. The control plane that it is connected to knows it as of its last heartbeats, others as of its
     /// last change.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -157,11 +157,14 @@ async fn a_node_gets_a_delta_from_what_it_holds_and_a_snapshot_if_that_is_someth
 
     let other_content = (held.0, Digest::from_bytes(&[7; 32]));
     let ahead_of_us = (99, held.1);
+    assert_eq!(control.node().resyncs, 0);
     for held in [other_content, ahead_of_us] {
         let mut node = ByHand::connect(&control, Some(TOKEN), hello(Some(held))).await.expect("welcome");
         let snapshot = node.revision().await;
         assert_eq!((snapshot.begin.base, snapshot.envelopes.len()), (None, 300));
     }
+    // Of the other one we do not know what it should be.
+    assert_eq!(control.node().resyncs, 1);
 
     let mut node = ByHand::connect(&control, Some(TOKEN), hello(Some(control.head()))).await.expect("welcome");
     node.nothing_new().await;
@@ -189,6 +192,7 @@ async fn one_revision_is_under_way_at_a_time_and_a_drifted_node_gets_a_snapshot_
     node.refuse(&newest, true).await;
     let snapshot = node.revision().await;
     assert_eq!((snapshot.begin.base, snapshot.begin.revision), (None, Some(newest.clone())));
+    assert_eq!(control.node().resyncs, 1);
     // It makes nothing of that either: no second one, until there is something newer.
     node.refuse(&newest, true).await;
     node.nothing_new().await;
