@@ -171,6 +171,12 @@ impl Deadline {
         self.reset_from(self.clock.now(), after);
     }
 
+    /// Whether the moment has come. Who asks is not woken for it.
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        self.clock.0.wheel.borrow().is_reached(self.entry)
+    }
+
     pub fn reset_from(&mut self, now: Time, after: Duration) {
         self.clock.0.wheel.borrow_mut().remove(self.entry);
         self.entry = self.clock.insert(now, after);

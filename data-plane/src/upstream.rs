@@ -173,11 +173,9 @@ impl Upstreams {
         route: RouteTerms<'_>,
         request: UpstreamRequest,
     ) -> Forwarding {
-        let backend = self.backends.of(snapshot, service);
-        Forwarding(backend.map(|backend| {
-            let choice = backend.choice(route, &request);
-            Task::new(&self.core, backend, choice, request)
-        }))
+        let Some(backend) = self.backends.of(snapshot, service) else { return Forwarding(None) };
+        let choice = backend.choice(route, &request);
+        Forwarding(Some(Task::new(&self.core, backend, choice, request)))
     }
 
     /// Serves this snapshot from now on. With `slots` given, it differs from the one before in these services alone.

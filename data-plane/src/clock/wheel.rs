@@ -78,6 +78,10 @@ impl Wheel {
         self.free = index;
     }
 
+    pub(super) fn is_reached(&self, entry: Entry) -> bool {
+        self.nodes[entry.0 as usize].state == State::Reached
+    }
+
     /// Whether it was reached; if not, `waker` is woken when it is.
     pub(super) fn poll(&mut self, entry: Entry, waker: &Waker) -> bool {
         let node = self.node(entry.0);

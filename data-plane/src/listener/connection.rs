@@ -158,6 +158,11 @@ impl Connection {
         self.core.telemetry.metrics.connection_refused(code);
     }
 
+    /// Whether this waker will be woken when the client is to go: it was not woken since it was left here.
+    pub fn is_watched_by(&self, waker: &Waker) -> bool {
+        self.waker.borrow().as_ref().is_some_and(|known| known.will_wake(waker))
+    }
+
     pub fn request_begins(&self) {
         self.requests.set(self.requests.get() + 1);
         self.in_flight.set(self.in_flight.get() + 1);

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::connection::Connection;
@@ -35,6 +35,8 @@ pub struct Watch {
     protocol: Protocol,
     period: Duration,
     deadline: Deadline,
+    /// Deadline and connection have the same waker, and have had no reason to wake it.
+    is_set: bool,
     has_left: bool,
     age: Duration,
     max_age: Duration,
@@ -56,6 +58,7 @@ impl Watch {
             deadline: connection.core.clock.deadline(period),
             protocol,
             period,
+            is_set: false,
             has_left: false,
             age: Duration::ZERO,
             max_age,
@@ -69,6 +72,10 @@ impl Watch {
     }
 
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Verdict> {
+        // As nearly always: nothing has happened, and whoever is to be told when something does is known already.
+        if self.is_set && self.connection.is_watched_by(context.waker()) && !self.deadline.is_reached() {
+            return Poll::Pending;
+        }
         if self.connection.is_reset() {
             return Poll::Ready(Verdict::Close);
         }
@@ -77,14 +84,16 @@ impl Watch {
             let is_unused = self.connection.requests.get() == 0 && self.connection.traffic.bytes_in.get() == 0;
             return Poll::Ready(if is_unused { Verdict::Close } else { Verdict::Leave });
         }
-        self.connection.on_leave(context.waker());
-        loop {
-            ready!(Pin::new(&mut self.deadline).poll(context));
+        self.is_set = false;
+        while Pin::new(&mut self.deadline).poll(context).is_ready() {
             self.deadline.reset(self.period);
             if let Some(verdict) = self.look() {
                 return Poll::Ready(verdict);
             }
         }
+        self.connection.on_leave(context.waker());
+        self.is_set = true;
+        Poll::Pending
     }
 
     fn look(&mut self) -> Option<Verdict> {

@@ -42,7 +42,7 @@ pub(super) struct Try<'t> {
     pub(super) is_suspected: &'t Cell<bool>,
 }
 
-/// The head of a response and where it came from.
+/// The head of a response and where it came from. It passes through many hands, in a box.
 pub(super) struct Answer {
     pub(super) head: ResponseHead,
     pub(super) body: Body,
@@ -63,7 +63,7 @@ pub(super) struct Failed {
 
 impl Task {
     /// Sends the request to one target, on a connection that is there or on a new one.
-    pub(super) async fn attempt(&self, this: &Try<'_>, body: Body, seat: Option<Seat>) -> Result<Answer, Failed> {
+    pub(super) async fn attempt(&self, this: &Try<'_>, body: Body, seat: Option<Seat>) -> Result<Box<Answer>, Failed> {
         let pool = &self.backend.pools[this.target];
         let flight = Flight::begin(pool, &self.backend, seat);
         let pooled = if this.is_fresh { None } else { pool.take(self.purpose) };
@@ -76,7 +76,7 @@ impl Task {
         Box::pin(self.send_on_new(this, flight, body)).await
     }
 
-    async fn send_on_new(&self, this: &Try<'_>, flight: Flight, body: Body) -> Result<Answer, Failed> {
+    async fn send_on_new(&self, this: &Try<'_>, flight: Flight, body: Body) -> Result<Box<Answer>, Failed> {
         let timeout = self.backend.service.timeouts.connect.get();
         let terms = Terms::of(&self.backend.service);
         let opened = {
@@ -103,7 +103,7 @@ impl Task {
         }
     }
 
-    async fn send(&self, this: &Try<'_>, channel: Channel, flight: Flight, body: Body) -> Result<Answer, Failed> {
+    async fn send(&self, this: &Try<'_>, channel: Channel, flight: Flight, body: Body) -> Result<Box<Answer>, Failed> {
         match channel {
             Channel::Http1(connection) => self.send_http1(this, connection, flight, body).await,
             Channel::Http2(stream) => Box::pin(self.send_http2(this, stream, flight, body)).await,
@@ -116,7 +116,7 @@ impl Task {
         mut connection: Http1,
         flight: Flight,
         body: Body,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Box<Answer>, Failed> {
         let sent = self.core.clock.now();
         let mut sending = connection.begin(this.outgoing, body, &flight.pool);
         let answer = {
@@ -151,7 +151,7 @@ impl Task {
         mut stream: Stream,
         flight: Flight,
         body: Body,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Box<Answer>, Failed> {
         let sent = self.core.clock.now();
         let mut sending = match stream.send(this.outgoing, body, &flight.pool) {
             Ok(sending) => sending,
@@ -198,10 +198,10 @@ impl Task {
         }
     }
 
-    fn answered(&self, sent: Time, flight: Flight, head: ResponseHead, body: Body, channel: Channel) -> Answer {
+    fn answered(&self, sent: Time, flight: Flight, head: ResponseHead, body: Body, channel: Channel) -> Box<Answer> {
         let head_ns = self.core.clock.now().monotonic_ns - sent.monotonic_ns;
         flight.counts.answered(head_ns);
-        Answer { head, body, channel, flight, head_ns, end_ns: self.time.end_ns(sent) }
+        Box::new(Answer { head, body, channel, flight, head_ns, end_ns: self.time.end_ns(sent) })
     }
 
     /// If the client's body broke off, the service is not to blame.
@@ -255,8 +255,12 @@ impl Task {
     }
 
     /// Makes the response of an answer, with its connection held until it was read.
-    pub(super) fn receive(&self, answer: Answer, place: Option<Admitted>) -> Result<UpstreamResponse, UpstreamError> {
-        let Answer { head, body, channel, flight, head_ns, end_ns } = answer;
+    pub(super) fn receive(
+        &self,
+        answer: Box<Answer>,
+        place: Option<Admitted>,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let Answer { head, body, channel, flight, head_ns, end_ns } = *answer;
         let (target, attempts) = (Rc::clone(&flight.pool.target), self.attempts.get());
         let is_unknown = self.backend.service.sticky.is_some() && self.choice.own != Some(self.target);
         let tag = is_unknown.then(|| self.backend.tags().of_targets[self.target]);
@@ -300,7 +304,7 @@ impl Task {
     }
 
     /// Gives up an answer for a better one. Its connection stays good if all of it is there already.
-    pub(super) fn put_aside(&self, answer: Answer) {
+    pub(super) fn put_aside(&self, answer: Box<Answer>) {
         let Ok(UpstreamResponse { mut body, .. }) = self.receive(answer, None) else { return };
         let mut context = Context::from_waker(std::task::Waker::noop());
         while let std::task::Poll::Ready(Some(Ok(_))) = Pin::new(&mut body).poll_frame(&mut context) {}

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use http::header;
+use model::fields::Fields;
 use model::resource::service::{Connections, Protocol, ProxyVersion};
 use model::snapshot::{EndpointTls, Service};
 use model::value::Span;
@@ -81,6 +83,13 @@ pub(super) enum Purpose {
     Any,
     /// A request that may switch protocols, which HTTP/2 cannot.
     Upgrade,
+}
+
+impl Purpose {
+    /// What a request with these fields is for.
+    pub(super) fn of(headers: &Fields) -> Self {
+        if headers.contains_key(header::UPGRADE) { Self::Upgrade } else { Self::Any }
+    }
 }
 
 impl Pool {

@@ -58,7 +58,7 @@ impl Task {
         if interim.as_ref().is_some_and(|interim| interim.awaits_leave()) {
             headers.append(&EXPECT, &HeaderValue::from_static("100-continue"));
         }
-        let outgoing = Outgoing { method, target, headers };
+        let purpose = Purpose::of(&headers);
         let (mut body, upload) = Upload::follow(body, &core.clock);
         let mut replay = None;
         if !body.is_empty() && terms.attempts > 0 && (is_repeatable || may_be_refused(&backend)) {
@@ -72,9 +72,9 @@ impl Task {
         }
         Self {
             core: Rc::clone(core),
-            purpose: outgoing.purpose(),
+            purpose,
             choice,
-            outgoing,
+            outgoing: Outgoing { method, target, headers },
             interim,
             upload,
             ends,
@@ -128,7 +128,7 @@ impl Task {
         })
     }
 
-    async fn attempt_all(&mut self) -> Result<Answer, UpstreamError> {
+    async fn attempt_all(&mut self) -> Result<Box<Answer>, UpstreamError> {
         let (target, seat) = if self.backend.service.limits.count_requests() {
             let (target, admitted, seat) = Box::pin(self.admit()).await?;
             self.place = Some(admitted);
@@ -166,7 +166,7 @@ impl Task {
     }
 
     /// What an attempt says about its target, which it may have said before it ended.
-    pub(super) fn tell_health(&self, target: usize, attempted: &Result<Answer, Failed>, is_suspected: bool) {
+    pub(super) fn tell_health(&self, target: usize, attempted: &Result<Box<Answer>, Failed>, is_suspected: bool) {
         match attempted {
             Ok(answer) if self.time.is_call => self.tell_of_call(target, answer),
             Ok(answer) => self.backend.answered(target, answer.head.status, answer.head_ns),
@@ -184,7 +184,7 @@ impl Task {
     }
 
     /// Whether it is an answer to be content with.
-    pub(super) fn is_good(&self, attempted: &Result<Answer, Failed>) -> bool {
+    pub(super) fn is_good(&self, attempted: &Result<Box<Answer>, Failed>) -> bool {
         attempted.as_ref().is_ok_and(|answer| self.judge(answer).is_none())
     }
 
@@ -194,7 +194,11 @@ impl Task {
 
     /// Goes on after an attempt that did not do, as long as that is of use, and gives what the last one came to. There may
     /// have been another attempt `beside` it.
-    async fn insist(&mut self, mut attempted: Result<Answer, Failed>, beside: Option<usize>) -> Result<Answer, Failed> {
+    async fn insist(
+        &mut self,
+        mut attempted: Result<Box<Answer>, Failed>,
+        beside: Option<usize>,
+    ) -> Result<Box<Answer>, Failed> {
         let backend = Rc::clone(&self.backend);
         let mut tried: SmallVec<[usize; 6]> = smallvec![self.target];
         tried.extend(beside);

@@ -16,7 +16,7 @@ use crate::body::{Body, Replay};
 
 /// What a first attempt, or one beside it, came to.
 pub(super) struct Hedged {
-    pub(super) attempted: Result<Answer, Failed>,
+    pub(super) attempted: Result<Box<Answer>, Failed>,
     /// Where.
     pub(super) target: usize,
     /// The target of the other attempt, if there was one.

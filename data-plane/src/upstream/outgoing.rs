@@ -7,7 +7,6 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version, header};
 use model::fields::Fields;
 
-use super::connect::Purpose;
 use super::pool::Pool;
 use crate::body::{Body, End, Ending, Failure, Tally};
 use crate::clock::Clock;
@@ -34,10 +33,6 @@ pub(super) struct Upload {
 struct UploadEnd(Rc<Upload>);
 
 impl Outgoing {
-    pub(super) fn purpose(&self) -> Purpose {
-        if self.headers.contains_key(header::UPGRADE) { Purpose::Upgrade } else { Purpose::Any }
-    }
-
     pub(super) fn write_http1(&self, out: &mut Vec<u8>, pool: &Pool, length: Length) {
         let host = (!self.headers.contains_key(header::HOST)).then_some(&pool.host);
         request_head(out, &self.method, &self.target, host, &self.headers, length);
