@@ -61,11 +61,20 @@ fn a_node_joins_renews_its_certificate_under_the_stream_and_is_revoked_on_every_
     assert_eq!(http::get(listener, "any", "/")?.text(), "one");
     assert!(succeed(&one.admin, &["join-token", "list"])?.contains("1/2"));
 
+    // RFC 3339 in UTC sorts as time does, down to the second.
+    let ends = || -> Result<String> {
+        let nodes = there.nodes()?;
+        let end = nodes.first().and_then(|node| node["certificate_expires_at"].as_str()).context("no end is told")?;
+        Ok(end.chars().take("2026-01-01T00:00:00".len()).collect())
+    };
+    let first_end = ends()?;
     for _ in 0..2 {
         let before = node.process.output().matches("is renewed").count();
         wait_until("it renews", || node.process.output().matches("is renewed").count() > before)?;
     }
     assert_eq!(node.process.output().matches("configuration comes from").count(), 1, "{}", node.process.output());
+    assert!(ends()? > first_end, "the other replica shows the renewed certificate too");
+    assert!(succeed(&there, &["status"])?.starts_with("1/1 nodes serve "));
     let key = node.data.join("trust/node.key");
     assert_eq!(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&key)?) & 0o777, 0o600);
 
