@@ -20,7 +20,7 @@ pub struct StickyCookie {
     /// The paths that clients send it for: this one and all below it. Default: `/`.
     #[serde(default = "root", skip_serializing_if = "is_root")]
     pub path: String,
-    /// How long clients keep it from when it was set, in whole seconds. Default: as long as their session lasts. 1s to 400d.
+    /// How long clients keep it from when it was set, in whole seconds. Default: as long as their session lasts. 1s to 365d.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
     /// Scripts of a page do not see it. Default: true.
@@ -45,8 +45,6 @@ pub enum SameSite {
     None,
 }
 
-const MOST_AGE: Span = Span::from_secs(400 * 86_400);
-
 impl StickyCookie {
     pub(super) fn check(&self, faults: &mut Vec<Fault>) {
         let mut wrong = |field: &str, message: String, hint: &str| {
@@ -61,9 +59,9 @@ impl StickyCookie {
         if !self.path.starts_with('/') || !self.path.bytes().all(is_of_path) {
             wrong("path", format!("`{}` is no path", self.path), "begin with `/`, as in `/shop`");
         }
-        let is_age = |age: &Span| (1..=MOST_AGE.get().as_secs()).contains(&age.get().as_secs()) && *age <= MOST_AGE;
-        if let Some(age) = self.max_age.filter(|age| !is_age(age) || age.as_millis() % 1000 != 0) {
-            wrong("max_age", format!("{age} is out of range"), "write whole seconds, 1s to 400d");
+        // No duration that can be written is longer than clients may keep a cookie (RFC 6265bis section 5.5).
+        if let Some(age) = self.max_age.filter(|age| age.as_millis() == 0 || age.as_millis() % 1000 != 0) {
+            wrong("max_age", format!("{age} is out of range"), "write whole seconds, 1s or more");
         }
     }
 }
