@@ -175,7 +175,7 @@ mod tests {
     use crate::written;
 
     /// Where the parts of a service that are written so are at fault.
-    fn faults(part: Value) -> Vec<String> {
+    fn faults(part: &Value) -> Vec<String> {
         let mut service = json!({"url": "http://127.0.0.1:9000"});
         let fields = part.as_object().expect("fields").clone();
         service.as_object_mut().expect("fields").extend(fields);
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_second_attempt_beside_the_first_has_to_make_sense() {
-        let hedged = |hedging, attempts| faults(json!({"retries": {"hedging": hedging, "attempts": attempts}}));
+        let hedged = |hedging, attempts| faults(&json!({"retries": {"hedging": hedging, "attempts": attempts}}));
         assert!(hedged(json!({}), 1).is_empty());
         assert!(hedged(json!({"percentile": "99.9%", "min_delay": "1ms", "initial_delay": "1m"}), 1).is_empty());
         assert_eq!(hedged(json!({"percentile": "49%"}), 1), ["/retries/hedging/percentile"]);
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_cookie_has_to_be_one_that_clients_take() {
-        let cookie = |cookie| faults(json!({"load_balancing": {"sticky_cookie": cookie}}));
+        let cookie = |cookie| faults(&json!({"load_balancing": {"sticky_cookie": cookie}}));
         assert!(cookie(json!({"name": "shop-target", "path": "/shop", "max_age": "365d"})).is_empty());
         assert_eq!(cookie(json!({"name": "a b"})), ["/load_balancing/sticky_cookie/name"]);
         assert_eq!(cookie(json!({"name": ""})), ["/load_balancing/sticky_cookie/name"]);
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn an_adaptive_limit_has_to_leave_room() {
-        let adaptive = |adaptive| faults(json!({"limits": {"adaptive": adaptive}}));
+        let adaptive = |adaptive| faults(&json!({"limits": {"adaptive": adaptive}}));
         assert!(adaptive(json!({})).is_empty());
         assert_eq!(adaptive(json!({"min": 0})), ["/limits/adaptive/min"]);
         assert_eq!(adaptive(json!({"min": 8, "max": 7})), ["/limits/adaptive/max"]);
