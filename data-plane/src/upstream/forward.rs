@@ -22,7 +22,7 @@ use crate::body::{Body, Replay};
 use crate::interim::SharedInterim;
 use crate::proxy_protocol::Addresses;
 
-/// One request and what all attempts for it have in common. The future that holds it is moved once for each
+/// One request and what all attempts for it have in common. It is moved on its way to where it is awaited, for each
 /// request: what is seldom needed is boxed, and the request itself lies only here.
 pub(super) struct Task {
     pub(super) core: Rc<Core>,

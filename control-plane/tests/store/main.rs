@@ -4,17 +4,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control_plane::store::{
-    self, Head, JoinToken, LoadedTargets, NodeIdentity, NodeNews, ResourceChange, Revision, RevisionRecord,
-    SharedNodes, Store, StoreError, StoredToken, TARGET_CHANGES_KEPT, TargetRecord, TicketKey,
+    self, Head, NodeNews, ResourceChange, Revision, RevisionRecord, SharedNodes, Store, StoreError, StoredToken,
+    TicketKey,
 };
 use control_plane::token::Role;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use model::digest::{Digest, sha256};
+use model::digest::Digest;
 use model::resource::{Document, Key, Kind};
-use model::sealing::{KEY_BYTES, SealingKey};
 use tests::postgres::Postgres;
 use time::OffsetDateTime;
+
+mod targets;
+mod trust;
+
+use targets::{
+    of_writers_of_targets_on_one_version_exactly_one_wins, old_changes_of_targets_are_forgotten,
+    what_is_said_about_targets_is_kept_with_who_said_it,
+};
+use trust::{
+    a_revoked_node_stays_revoked, join_tokens_are_kept_until_their_time_is_over,
+    secrets_are_sealed_and_what_was_kept_before_is_read, uses_of_a_join_token_are_counted_over_replicas,
+};
 
 const GATEWAY: &str = "default";
 
@@ -323,156 +334,6 @@ async fn of_replicas_that_keep_a_shared_value_one_wins(url: String) {
     assert!(!stores[0].swap_shared("nothing", b"", b"to").await.expect("it answers"));
 }
 
-fn moment(minutes: i64) -> OffsetDateTime {
-    time::macros::datetime!(2026-11-24 12:00 UTC) + time::Duration::minutes(minutes)
-}
-
-fn join_token(id: &str, uses: u32) -> JoinToken {
-    JoinToken {
-        id: id.to_owned(),
-        hash: sha256(id.as_bytes()).to_vec(),
-        gateway: GATEWAY.to_owned(),
-        uses,
-        uses_left: uses,
-        author: "a test".to_owned(),
-        created_at: moment(0),
-        expires_at: moment(60),
-        revoked_at: None,
-    }
-}
-
-async fn uses_of_a_join_token_are_counted_over_replicas(url: String) {
-    let stores = [open(&url).await, open(&url).await];
-    stores[0].add_join_token(&join_token("t", 3)).await.expect("it is new");
-    stores[0].add_join_token(&join_token("other", 1)).await.expect("it is new");
-    let taking = (0..8).map(|replica| {
-        let store = stores[replica % 2].clone();
-        async move { store.take_join_token("t").await.expect("it answers") }
-    });
-    let taken = join_all(taking).await;
-    assert_eq!(taken.iter().filter(|taken| **taken).count(), 3, "{taken:?}");
-    let left = |id: &'static str| {
-        let store = stores[1].clone();
-        async move { store.join_token(&sha256(id.as_bytes())).await.expect("it answers").map(|token| token.uses_left) }
-    };
-    assert_eq!((left("t").await, left("other").await, left("unknown").await), (Some(0), Some(1), None));
-    assert!(stores[0].revoke_join_token(GATEWAY, "other", moment(1)).await.expect("it answers"));
-    assert!(!stores[1].take_join_token("other").await.expect("it answers"), "it is revoked");
-}
-
-async fn join_tokens_are_kept_until_their_time_is_over(url: String) {
-    let store = open(&url).await;
-    store.ensure_gateway("edge").await.expect("there may be several");
-    let (old, new) = (join_token("a", 1), JoinToken { expires_at: moment(600), ..join_token("b", 2) });
-    let edge = JoinToken { gateway: "edge".to_owned(), ..join_token("c", 1) };
-    for token in [&old, &new, &edge] {
-        store.add_join_token(token).await.expect("it is new");
-    }
-    assert_eq!(store.join_tokens(GATEWAY).await.expect("it answers"), [old.clone(), new.clone()]);
-    assert!(!store.revoke_join_token("edge", "a", moment(1)).await.expect("it answers"), "it is another gateway's");
-    for minutes in [1, 2] {
-        assert!(store.revoke_join_token(GATEWAY, "a", moment(minutes)).await.expect("it answers"));
-    }
-    let revoked = JoinToken { revoked_at: Some(moment(1)), ..old };
-    assert_eq!(store.join_token(&sha256(b"a")).await.expect("it answers"), Some(revoked));
-    store.forget_enrolments(moment(120)).await.expect("it answers");
-    assert_eq!(store.join_tokens(GATEWAY).await.expect("it answers"), [new]);
-    assert!(store.remove_empty_gateway("edge").await.expect("tokens go with it"));
-}
-
-async fn a_revoked_node_stays_revoked(url: String) {
-    let stores = [open(&url).await, open(&url).await];
-    let node = |node_id: &str, expires_at| NodeIdentity {
-        gateway: GATEWAY.to_owned(),
-        node_id: node_id.to_owned(),
-        join_token: "t".to_owned(),
-        key_hash: vec![7; 32],
-        enrolled_at: moment(0),
-        expires_at,
-        revoked_at: None,
-    };
-    let [one, two] = &stores;
-    for node in [node("a", moment(60)), node("b", moment(60)), node("a", moment(90))] {
-        assert!(one.put_node_identity(&node).await.expect("it answers"));
-    }
-    let known = two.node_identities(GATEWAY).await.expect("it answers");
-    assert_eq!(known, [node("a", moment(90)), node("b", moment(60))]);
-    assert_eq!(two.revoked_nodes().await.expect("it answers"), []);
-
-    let mut hints = one.revocations();
-    let heard = tokio::spawn(async move { hints.next().await });
-    assert!(!two.revoke_node(GATEWAY, "unknown", moment(1)).await.expect("it answers"));
-    assert!(two.revoke_node(GATEWAY, "a", moment(1)).await.expect("it answers"));
-    if store::is_postgres(&url) {
-        // Listening may have begun a moment late: hints may be lost.
-        while !heard.is_finished() {
-            assert!(two.revoke_node(GATEWAY, "a", moment(2)).await.expect("it answers"));
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    }
-    assert_eq!(one.revoked_nodes().await.expect("it answers"), [(GATEWAY.to_owned(), "a".to_owned())]);
-    assert!(!one.put_node_identity(&node("a", moment(99))).await.expect("it answers"));
-    let revoked = NodeIdentity { revoked_at: Some(moment(1)), ..node("a", moment(90)) };
-    assert_eq!(one.node_identity(GATEWAY, "a").await.expect("it answers"), Some(revoked));
-    assert_eq!(one.node_identity("edge", "a").await.expect("it answers"), None);
-    one.forget_enrolments(moment(80)).await.expect("it answers");
-    assert_eq!(one.node_identities(GATEWAY).await.expect("it answers").len(), 1);
-}
-
-async fn secrets_are_sealed_and_what_was_kept_before_is_read(url: String) {
-    const PLAIN: &str = r#"{"cert":"public","key":"an open secret"}"#;
-    const SECRET: &str = r#"{"cert":"public","key":"a closed secret"}"#;
-    let plain = open(&url).await;
-    let certificate = |name: &str, spec: &str| ResourceChange {
-        key: Key::new(Kind::Certificate, name.parse().expect("a name")),
-        before: None,
-        after: Some(document(1, spec)),
-    };
-    let before = record(0, vec![certificate("a", PLAIN)]);
-    plain.append(GATEWAY, &before).await.expect("0 is the head");
-    let old = TicketKey { period: 1, secret: [1; 32] };
-    plain.turn_ticket_keys(GATEWAY, 1, std::slice::from_ref(&old)).await.expect("it answers");
-
-    let key = |digit| Arc::new(SealingKey::new(&[digit; KEY_BYTES]));
-    let sealing = open(&url).await;
-    sealing.seal_with(key(1));
-    let change = ResourceChange { before: Some(document(1, PLAIN)), ..certificate("a", SECRET) };
-    let after = record(1, vec![change, certificate("b", SECRET), put("open", 2, "{}")]);
-    sealing.append(GATEWAY, &after).await.expect("1 is the head");
-    let new = TicketKey { period: 2, secret: [2; 32] };
-    let keys = sealing.turn_ticket_keys(GATEWAY, 1, std::slice::from_ref(&new)).await.expect("it answers");
-    assert!(keys == [old, new], "what was open stays what it was");
-    assert_eq!(sealing.changes_since(GATEWAY, 0, 9).await.expect("it answers"), [before.clone(), after.clone()]);
-    assert_eq!(sealing.revision(GATEWAY, 2).await.expect("it answers"), Some(after));
-    let loaded: BTreeMap<_, _> = sealing.load(GATEWAY).await.expect("it answers").resources.into_iter().collect();
-    let specs: Vec<&str> = loaded.values().map(|document| &*document.spec).collect();
-    assert_eq!(specs, [SECRET, SECRET, "{}"]);
-
-    // Who has the database and not the key has nothing; and a value means nothing in another place.
-    assert!(matches!(plain.load(GATEWAY).await, Err(StoreError::Unreadable(_))));
-    let dump = dump(&url).await;
-    assert!(dump.contains("sealed:") && !dump.contains("a closed secret"), "{dump}");
-    let wrong = open(&url).await;
-    wrong.seal_with(key(2));
-    for error in [wrong.load(GATEWAY).await.map(drop), wrong.revision(GATEWAY, 2).await.map(drop)] {
-        let error = error.expect_err("it does not open").to_string();
-        assert!(error.contains("certificate") && !error.contains("secret"), "{error}");
-    }
-}
-
-/// All that a thief of the database finds where resources are.
-async fn dump(url: &str) -> String {
-    const ALL: &str = "SELECT spec FROM resources UNION ALL SELECT changes FROM revisions WHERE number = 2";
-    let rows: Vec<String> = if store::is_postgres(url) {
-        let pool = sqlx::PgPool::connect(url).await.expect("it answers");
-        sqlx::query_scalar(ALL).fetch_all(&pool).await.expect("it answers")
-    } else {
-        let pool = sqlx::SqlitePool::connect(url).await.expect("it answers");
-        sqlx::query_scalar(ALL).fetch_all(&pool).await.expect("it answers")
-    };
-    rows.join("\n")
-}
-
 async fn nodes_are_shared_where_replicas_can_be(url: String) {
     let (one, two) = (open(&url).await.shared_nodes(), open(&url).await.shared_nodes());
     assert_eq!(one.is_some(), store::is_postgres(&url), "a SQLite file is for one control plane");
@@ -650,89 +511,4 @@ async fn of_replicas_that_make_ticket_keys_one_wins(url: String) {
     assert!(later == [key(7, 9)], "what is older is gone");
     let other = store.turn_ticket_keys("another", 0, &[]).await.expect("the database answers");
     assert!(other.is_empty(), "each gateway has its own");
-}
-
-fn said(version: u64, target: &str, spec: Option<&str>) -> TargetRecord {
-    TargetRecord {
-        version,
-        service: if target.starts_with('b') { "blog" } else { "shop" }.to_owned(),
-        target: target.to_owned(),
-        spec: spec.map(str::to_owned),
-        author: format!("author {version}"),
-        created_at: OffsetDateTime::from_unix_timestamp(1_790_000_000).expect("a time"),
-    }
-}
-
-/// What is said, in the order of versions.
-async fn loaded(store: &dyn Store, gateway: &str) -> (u64, Vec<(u64, String, String, String)>) {
-    let LoadedTargets { version, targets } = store.targets(gateway).await.expect("it can be loaded");
-    let mut targets: Vec<_> =
-        targets.into_iter().map(|target| (target.version, target.service, target.target, target.spec)).collect();
-    targets.sort();
-    (version, targets)
-}
-
-async fn what_is_said_about_targets_is_kept_with_who_said_it(url: String) {
-    let store = open(&url).await;
-    store.ensure_gateway("edge").await.expect("there may be several");
-    assert_eq!(loaded(&*store, GATEWAY).await, (0, vec![]));
-    assert_eq!(store.target_versions().await.expect("versions"), []);
-    let unknown = store.targets("nowhere").await;
-    assert!(matches!(unknown, Err(StoreError::UnknownGateway(gateway)) if gateway == "nowhere"));
-    let unknown = store.change_targets("nowhere", 0, &[said(1, "a", Some("{}"))]).await;
-    assert!(matches!(unknown, Err(StoreError::UnknownGateway(gateway)) if gateway == "nowhere"));
-
-    // Of several changes of one target in one transaction the last counts, and all are remembered.
-    let first = [said(1, "a", Some("1")), said(2, "a", Some("2")), said(3, "b", Some("3"))];
-    let second = [said(4, "c", Some("4")), said(5, "c", None), said(6, "a", None), said(7, "a", Some("7"))];
-    store.change_targets(GATEWAY, 0, &first).await.expect("the version is 0");
-    store.change_targets(GATEWAY, 3, &second).await.expect("the version is 3");
-    let store = open(&url).await;
-    let row = |version, service: &str, target: &str, spec: &str| {
-        (version, service.to_owned(), target.to_owned(), spec.to_owned())
-    };
-    assert_eq!(loaded(&*store, GATEWAY).await, (7, vec![row(3, "blog", "b", "3"), row(7, "shop", "a", "7")]));
-    assert_eq!(loaded(&*store, "edge").await, (0, vec![]), "each gateway has its own");
-    assert_eq!(store.target_versions().await.expect("versions"), [(GATEWAY.to_owned(), 7)]);
-
-    let all: Vec<_> = first.iter().chain(&second).cloned().collect();
-    assert_eq!(store.target_changes_since(GATEWAY, 0, 100).await.expect("the log"), all);
-    assert_eq!(store.target_changes_since(GATEWAY, 2, 2).await.expect("the log"), all[2..4]);
-    let newest = |records: Vec<TargetRecord>| records.into_iter().map(|record| record.version).collect::<Vec<_>>();
-    assert_eq!(newest(store.target_log(GATEWAY, None, None, 2).await.expect("the log")), [7, 6]);
-    assert_eq!(newest(store.target_log(GATEWAY, None, Some(3), 9).await.expect("the log")), [2, 1]);
-    assert_eq!(newest(store.target_log(GATEWAY, Some("blog"), None, 9).await.expect("the log")), [3]);
-    assert_eq!(newest(store.target_log(GATEWAY, Some("shop"), Some(6), 2).await.expect("the log")), [5, 4]);
-
-    // It goes with its gateway.
-    store.change_targets("edge", 0, &first).await.expect("the version is 0");
-    assert!(store.remove_empty_gateway("edge").await.expect("the database answers"));
-    assert_eq!(store.target_versions().await.expect("versions"), [(GATEWAY.to_owned(), 7)]);
-    store.ensure_gateway("edge").await.expect("there may be several");
-    assert_eq!(loaded(&*store, "edge").await, (0, vec![]));
-    assert_eq!(store.target_changes_since("edge", 0, 100).await.expect("the log"), []);
-}
-
-async fn of_writers_of_targets_on_one_version_exactly_one_wins(url: String) {
-    let store = open(&url).await;
-    for version in 0..3u64 {
-        let offers: Vec<_> = (0..8).map(|writer| [said(version + 1, &format!("a{writer}"), Some("{}"))]).collect();
-        let written = join_all(offers.iter().map(|changes| store.change_targets(GATEWAY, version, changes))).await;
-        assert_eq!(written.iter().filter(|written| written.is_ok()).count(), 1);
-        let lost =
-            written.iter().filter(|written| matches!(written, Err(StoreError::Conflict { head }) if *head > version));
-        assert_eq!(lost.count(), 7, "{written:?}");
-    }
-    assert_eq!(store.target_changes_since(GATEWAY, 0, 100).await.expect("the log").len(), 3);
-}
-
-async fn old_changes_of_targets_are_forgotten(url: String) {
-    let store = open(&url).await;
-    let many: Vec<_> = (1..=TARGET_CHANGES_KEPT).map(|version| said(version, "a", Some("{}"))).collect();
-    store.change_targets(GATEWAY, 0, &many).await.expect("the version is 0");
-    let more = [TARGET_CHANGES_KEPT + 1, TARGET_CHANGES_KEPT + 2].map(|version| said(version, "b", Some("{}")));
-    store.change_targets(GATEWAY, TARGET_CHANGES_KEPT, &more).await.expect("it goes on");
-    let oldest = store.target_changes_since(GATEWAY, 0, 1).await.expect("the log");
-    assert_eq!(oldest[0].version, 3);
-    assert_eq!(loaded(&*store, GATEWAY).await.1.len(), 2, "what is said is not forgotten");
 }
