@@ -35,7 +35,7 @@ pub(crate) mod lost;
 mod targets;
 mod work;
 
-use backoff::Backoff;
+pub use backoff::Backoff;
 pub(crate) use conversation::to_wire;
 use identity::Identity;
 use lost::Lost;

@@ -93,11 +93,11 @@ fn change(gateway: &Gateway, port: u16, first: u64, millis: u64) -> Result<()> {
 
 /// What both planes took while something ran, in shares of a core.
 fn share_of_a_core(gateway: &Gateway, run: impl FnOnce() -> Result<Outcome>) -> Result<(f64, f64, Outcome)> {
-    let (node, control, begin) = (gateway.node.cpu_ns()?, gateway.control.cpu_ns()?, Instant::now());
+    let (node, control, begin) = (gateway.node.cpu_ns()?, gateway.control.process.cpu_ns()?, Instant::now());
     let outcome = run()?;
     let elapsed_ns = begin.elapsed().as_nanos() as f64;
     let share = |before: u64, after: u64| (after - before) as f64 * 100.0 / elapsed_ns;
-    Ok((share(node, gateway.node.cpu_ns()?), share(control, gateway.control.cpu_ns()?), outcome))
+    Ok((share(node, gateway.node.cpu_ns()?), share(control, gateway.control.process.cpu_ns()?), outcome))
 }
 
 fn row(changes: u64, (node, control, outcome): &(f64, f64, Outcome)) -> Vec<String> {

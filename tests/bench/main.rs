@@ -8,7 +8,9 @@ mod churn;
 mod cold;
 mod dimensions;
 mod failures;
+mod fleet;
 mod load;
+mod nodes;
 mod peers;
 mod process;
 mod proxies;
@@ -25,14 +27,15 @@ use anyhow::{Context, Result, bail};
 /// Something to measure, on its own.
 type Part = (&'static str, fn(&Options, &mut report::Report) -> Result<()>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("peers", peers::measure),
     ("scale", scale::measure),
     ("cold", cold::measure),
     ("failures", failures::measure),
     ("churn", churn::measure),
+    ("fleet", fleet::measure),
 ];
-const NAMES: &str = "peers|scale|cold|failures|churn";
+const NAMES: &str = "peers|scale|cold|failures|churn|fleet";
 
 /// What the command line asks for.
 pub struct Options {
@@ -56,6 +59,7 @@ fn main() -> Result<()> {
             targets::serve(&ports, &micros)
         }
         Some("load") => load::run_as_process(&arguments.collect::<Vec<_>>()),
+        Some("nodes") => nodes::run_as_process(&arguments.collect::<Vec<_>>()),
         Some("all") => all(&options(arguments.collect())?),
         _ => bail!("usage: bench all --sluice PATH [--quick] [--only {NAMES}] [--json FILE]"),
     }

@@ -53,14 +53,33 @@ impl Process {
     pub fn memory_bytes(&self) -> u64 {
         tree(self.pid()).iter().filter_map(|pid| pss_of(*pid)).sum()
     }
+
+    /// The most that was resident of the tree at any time, in bytes.
+    pub fn peak_bytes(&self) -> u64 {
+        let peak = |pid: &u32| kib_in(&format!("/proc/{pid}/status"), "VmHWM:");
+        tree(self.pid()).iter().filter_map(peak).sum()
+    }
+
+    /// Files and sockets that the tree has open.
+    pub fn open_files(&self) -> usize {
+        let open = |pid: &u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        tree(self.pid()).iter().map(open).sum()
+    }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
+impl Process {
+    /// Kills it with all its children, and waits for that.
+    pub fn end(&mut self) {
         for pid in tree(self.pid()) {
             let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
         }
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -89,8 +108,13 @@ fn cpu_ns_of(pid: u32) -> u64 {
 }
 
 fn pss_of(pid: u32) -> Option<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
+    kib_in(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// What a line of a file says in KiB, in bytes.
+fn kib_in(file: &str, label: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(label))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 

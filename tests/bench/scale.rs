@@ -23,13 +23,13 @@ pub fn beginning(traffic: u16, upstream: u16) -> String {
 }
 
 /// How many routes, and over how many hosts.
-struct Size {
-    routes: usize,
-    hosts: usize,
+pub struct Size {
+    pub routes: usize,
+    pub hosts: usize,
 }
 
 impl Size {
-    fn host(&self, route: usize) -> String {
+    pub fn host(&self, route: usize) -> String {
         format!("h{}.example", route % self.hosts)
     }
 
@@ -38,7 +38,7 @@ impl Size {
     }
 
     /// The configuration in files of which each can be applied in one call.
-    fn files(&self, traffic: u16, upstream: u16) -> impl Iterator<Item = String> {
+    pub fn files(&self, traffic: u16, upstream: u16) -> impl Iterator<Item = String> {
         (0..self.routes).step_by(ROUTES_PER_CALL).map(move |first| {
             let mut text = beginning(traffic, upstream);
             for route in first..self.routes.min(first + ROUTES_PER_CALL) {
@@ -133,7 +133,7 @@ fn one_route_changes(
     let mut admin = gateway.connect()?;
     let mut probe = None;
     let (node, control, sent) =
-        (gateway.node.cpu_ns()?, gateway.control.cpu_ns()?, gateway.sent.load(Ordering::Relaxed));
+        (gateway.node.cpu_ns()?, gateway.control.process.cpu_ns()?, gateway.sent.load(Ordering::Relaxed));
     let mut latencies = Vec::new();
     let mut calls = Vec::new();
     for change in 0..count {
@@ -163,7 +163,7 @@ fn one_route_changes(
         format!("{p99:.2}"),
         format!("{:.2}", median(&calls)),
         format!("{:.2}", each(node, gateway.node.cpu_ns()?) / 1e6),
-        format!("{:.2}", each(control, gateway.control.cpu_ns()?) / 1e6),
+        format!("{:.2}", each(control, gateway.control.process.cpu_ns()?) / 1e6),
         format!("{:.0}", each(sent, gateway.sent.load(Ordering::Relaxed))),
         format!("{:.1}", memory / 1024.0 / 1024.0),
         format!("{per_route:.0}"),
