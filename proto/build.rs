@@ -4,6 +4,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=sluice/v1/distribution.proto");
     let descriptors = protox::compile(["sluice/v1/distribution.proto"], ["."])?;
     // What is secret does not show itself.
-    tonic_prost_build::configure().bytes(".").skip_debug(["TicketKeys", "EnrolRequest"]).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .btree_map(".")
+        .skip_debug(["TicketKeys", "EnrolRequest"])
+        .compile_fds(descriptors)?;
     Ok(())
 }

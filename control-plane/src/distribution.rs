@@ -60,6 +60,8 @@ const OUTGOING: usize = 2;
 const MAX_ENROLLING: usize = 8;
 /// How long an identifier of a node may be.
 const MAX_WORD: usize = 255;
+/// How many labels a node may have.
+const MAX_LABELS: usize = 32;
 
 /// Distributes what is published.
 pub struct Distribution {
@@ -223,12 +225,19 @@ impl Distribution {
         incoming: Streaming<NodeMessage>,
         outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
     ) -> Result<Peer, Status> {
-        let Hello { node_id, gateway, version, kinds, policy_types, held, hostname, uptime_ms, held_for_ms } = hello;
+        let Hello { node_id, gateway, version, kinds, policy_types, held, hostname, uptime_ms, held_for_ms, labels } =
+            hello;
         for (what, word) in [("node id", &node_id), ("version", &version), ("host name", &hostname)] {
             let is_printable = word.chars().all(|c| !c.is_control());
             if word.len() > MAX_WORD || !is_printable || (word.is_empty() && what == "node id") {
                 return Err(Status::invalid_argument(format!("its {what} is empty, too long or not printable")));
             }
+        }
+        let is_label = |(key, value): (&String, &String)| !key.is_empty() && key.len().max(value.len()) <= MAX_WORD;
+        if labels.len() > MAX_LABELS || !labels.iter().all(is_label) {
+            let text =
+                format!("it has more than {MAX_LABELS} labels, or one that is empty or longer than {MAX_WORD} bytes");
+            return Err(Status::invalid_argument(text));
         }
         if certified.as_ref().is_some_and(|node| node.gateway != gateway || node.node_id != node_id) {
             let text = format!("its certificate is not for the node `{node_id}` of the gateway `{gateway}`");
@@ -252,6 +261,7 @@ impl Distribution {
         let introduction = Introduction {
             node_id: node_id.clone(),
             hostname,
+            labels,
             version,
             serving,
             serving_for: Duration::from_millis(held_for_ms),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use model::digest::Digest;
 use model::problem::{Problem, Problems};
+use model::resource::Labels;
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
@@ -16,11 +17,13 @@ use tokio::time::Instant;
 
 pub mod fleet;
 mod known;
+mod selector;
 mod status;
 #[cfg(test)]
 mod tests;
 
 use known::{Here, Id, Known};
+pub use selector::Selector;
 pub use status::{
     Convergence, Load, NodeStatus, Progress, Reached, Refusal, Stage, TargetReport, Trouble, UnhealthyTarget,
 };
@@ -59,12 +62,28 @@ impl Goal {
     }
 }
 
+/// Which nodes are waited for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quorum {
+    /// Of the connected nodes those with these labels.
+    pub labels: Selector,
+    /// Of these so many, 0 to 1, and at least one.
+    pub share: f64,
+}
+
+impl Default for Quorum {
+    fn default() -> Self {
+        Self { labels: Selector::default(), share: 1.0 }
+    }
+}
+
 /// How waiting for a revision to be served ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitOutcome {
-    /// The asked share of the nodes serves it.
+    /// The asked share of the nodes that are meant serves it.
     Serving {
         nodes: usize,
+        total: usize,
     },
     /// So many nodes refused it that the share cannot be reached; one of them, with its reasons.
     Refused {
@@ -75,7 +94,7 @@ pub enum WaitOutcome {
         serving: usize,
         total: usize,
     },
-    /// No node of this gateway was connected until the time was over.
+    /// None of the nodes that are meant was connected until the time was over.
     NoNodes,
 }
 
@@ -95,17 +114,15 @@ impl Nodes {
         nodes
     }
 
-    /// How far the connected nodes are with a revision.
+    /// How far the connected nodes with these labels are with a revision.
     #[must_use]
-    pub fn convergence(&self, gateway: &str, revision: u64) -> Convergence {
-        self.count(gateway, Goal::Revision(revision))
+    pub fn convergence(&self, gateway: &str, revision: u64, labels: &Selector) -> Convergence {
+        self.count(gateway, Goal::Revision(revision), labels)
     }
 
-    /// How far the connected nodes are with something.
-    #[must_use]
-    pub fn count(&self, gateway: &str, goal: Goal) -> Convergence {
+    fn count(&self, gateway: &str, goal: Goal, labels: &Selector) -> Convergence {
         let mut convergence = Convergence::default();
-        self.each_connected(gateway, |status| {
+        self.each_connected(gateway, labels, |status| {
             convergence.total += 1;
             convergence.serving += usize::from(goal.is_served_by(status));
             convergence.refused += usize::from(goal.is_refused_by(status));
@@ -119,20 +136,20 @@ impl Nodes {
         self.changes.subscribe()
     }
 
-    /// Waits until `share` (0 to 1) of the connected nodes, and at least one, serve `goal` or something newer.
-    pub async fn wait_serving(&self, gateway: &str, goal: Goal, share: f64, timeout: Duration) -> WaitOutcome {
+    /// Waits until the nodes that are meant serve `goal` or something newer.
+    pub async fn wait_serving(&self, gateway: &str, goal: Goal, quorum: &Quorum, timeout: Duration) -> WaitOutcome {
         let mut changes = self.changes();
         let end = Instant::now() + timeout;
         loop {
             changes.mark_unchanged();
-            let now = self.count(gateway, goal);
-            let enough = needed(now.total, share);
+            let now = self.count(gateway, goal, &quorum.labels);
+            let enough = needed(now.total, quorum.share);
             if now.total > 0 && now.serving >= enough {
-                return WaitOutcome::Serving { nodes: now.serving };
+                return WaitOutcome::Serving { nodes: now.serving, total: now.total };
             }
             if now.total > 0
                 && now.total - now.refused < enough
-                && let Some((node, problems)) = self.one_refusal(gateway, goal)
+                && let Some((node, problems)) = self.one_refusal(gateway, goal, &quorum.labels)
             {
                 return WaitOutcome::Refused { node, problems };
             }
@@ -146,9 +163,9 @@ impl Nodes {
         }
     }
 
-    fn one_refusal(&self, gateway: &str, goal: Goal) -> Option<(String, Vec<Problem>)> {
+    fn one_refusal(&self, gateway: &str, goal: Goal, labels: &Selector) -> Option<(String, Vec<Problem>)> {
         let mut found = None;
-        self.each_connected(gateway, |status| {
+        self.each_connected(gateway, labels, |status| {
             if goal.is_refused_by(status)
                 && let Some(refusal) = &status.refusal
             {
@@ -158,20 +175,22 @@ impl Nodes {
         found
     }
 
-    fn each_connected(&self, gateway: &str, mut visit: impl FnMut(&NodeStatus)) {
+    fn each_connected(&self, gateway: &str, labels: &Selector, mut visit: impl FnMut(&NodeStatus)) {
         let known = self.known.lock();
-        known.of_gateway(gateway).filter(|status| status.connected).for_each(&mut visit);
+        let is_meant = |status: &&NodeStatus| status.connected && labels.matches(&status.labels);
+        known.of_gateway(gateway).filter(is_meant).for_each(&mut visit);
     }
 
     /// Begins to hear from a node. `serving` is what it says it serves.
     pub fn connect(self: &Arc<Self>, gateway: &str, node: Introduction) -> Session {
-        let Introduction { node_id, hostname, version, serving, serving_for, uptime } = node;
+        let Introduction { node_id, hostname, labels, version, serving, serving_for, uptime } = node;
         let at = OffsetDateTime::now_utc();
         let since = ago(at, serving_for).unwrap_or(at);
         let reached = serving.map(|(revision, digest)| Reached { revision, digest, at: since });
         let mut status = NodeStatus {
             node_id: node_id.clone(),
             hostname,
+            labels,
             version,
             started_at: uptime.and_then(|uptime| ago(at, uptime)),
             connected: true,
@@ -219,6 +238,7 @@ impl Nodes {
 pub struct Introduction {
     pub node_id: String,
     pub hostname: String,
+    pub labels: Labels,
     pub version: String,
     pub serving: Option<(u64, Digest)>,
     /// For how long it has served that. Clocks of nodes may be wrong, and spans are not.

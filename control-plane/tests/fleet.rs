@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::nodes::fleet::Fleet;
-use control_plane::nodes::{Goal, Introduction, NodeStatus, Nodes, Session, Stage, WaitOutcome};
+use control_plane::nodes::{Goal, Introduction, NodeStatus, Nodes, Quorum, Selector, Session, Stage, WaitOutcome};
 use control_plane::settings::Settings;
 use control_plane::trust::master_key::MasterKeySource;
 use control_plane::{Running, run, store};
@@ -65,18 +65,18 @@ async fn a_replica_waits_for_the_nodes_of_the_other() {
     }
     let waiting = tokio::spawn({
         let nodes = one.nodes.clone();
-        async move { nodes.wait_serving(GATEWAY, Goal::Revision(2), 1.0, LONG).await }
+        async move { nodes.wait_serving(GATEWAY, Goal::Revision(2), &Quorum::default(), LONG).await }
     });
     b.reached(Stage::Received, 2, Digest::default());
     one.see(|nodes| nodes[1].received.as_ref().is_some_and(|received| received.revision == 2)).await;
     assert!(!waiting.is_finished(), "it has received the revision but does not serve it");
     b.reached(Stage::Serving, 2, Digest::default());
-    assert_eq!(waiting.await.expect("it ends"), WaitOutcome::Serving { nodes: 2 });
+    assert_eq!(waiting.await.expect("it ends"), WaitOutcome::Serving { nodes: 2, total: 2 });
 
     let problems =
         vec![Fault::new("/bind", "taken", "another process has the port").in_resource(Kind::Listener, "web")];
     b.refused(3, problems.clone());
-    let outcome = one.nodes.wait_serving(GATEWAY, Goal::Revision(3), 1.0, LONG).await;
+    let outcome = one.nodes.wait_serving(GATEWAY, Goal::Revision(3), &Quorum::default(), LONG).await;
     assert_eq!(outcome, WaitOutcome::Refused { node: "b".to_owned(), problems });
     drop(b);
     one.see(|nodes| connected(nodes) == ["a"]).await;
@@ -131,12 +131,12 @@ async fn a_database_that_crashes_changes_nothing_about_who_is_there() {
     }
     tokio::task::block_in_place(|| server.stop());
     a.reached(Stage::Serving, 2, Digest::default());
-    assert_eq!(one.nodes.convergence(GATEWAY, 2).serving, 1, "its own nodes need no database");
+    assert_eq!(one.nodes.convergence(GATEWAY, 2, &Selector::default()).serving, 1, "its own nodes need no database");
     b.reached(Stage::Serving, 2, Digest::default());
     tokio::task::block_in_place(|| server.start_again());
     for replica in [&one, &two] {
-        let outcome = replica.nodes.wait_serving(GATEWAY, Goal::Revision(2), 1.0, LONG).await;
-        assert_eq!(outcome, WaitOutcome::Serving { nodes: 2 });
+        let outcome = replica.nodes.wait_serving(GATEWAY, Goal::Revision(2), &Quorum::default(), LONG).await;
+        assert_eq!(outcome, WaitOutcome::Serving { nodes: 2, total: 2 });
     }
     // What was in the table and has not changed since is told again.
     let third = Replica::start(&server.url()).await;

@@ -6,6 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use model::resource::Labels;
+
 /// What this node is told by flags and environment.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -15,6 +17,8 @@ pub struct Settings {
     pub node_id: Option<String>,
     /// Where it stands: targets of services in the same zone come first.
     pub zone: Option<String>,
+    /// By which operators choose nodes.
+    pub labels: Labels,
     /// Where it keeps its last good configuration.
     pub data_dir: PathBuf,
     /// Where its configuration comes from; without one it serves the last good.
@@ -87,6 +91,7 @@ impl Settings {
             gateway: "default".into(),
             node_id: None,
             zone: None,
+            labels: Labels::new(),
             data_dir,
             control_plane: None,
             node_port: SocketAddr::from((Ipv4Addr::LOCALHOST, 8083)),

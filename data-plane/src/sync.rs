@@ -167,12 +167,13 @@ impl<A: Adopt> Sync<A> {
     pub async fn start(settings: &Settings, adopt: A) -> Result<Self, StartError> {
         let gateway: Name = settings.gateway.parse().map_err(StartError::Gateway)?;
         let endpoint = settings.control_plane.as_ref().map(endpoint).transpose()?;
-        let (data_dir, node_id) = (settings.data_dir.clone(), settings.node_id.clone());
+        let (data_dir, node_id, labels) =
+            (settings.data_dir.clone(), settings.node_id.clone(), settings.labels.clone());
         let control_plane = settings.control_plane.clone();
         let directory = data_dir.join("last-good").join(gateway.as_str());
         let opened = tokio::task::spawn_blocking(move || {
             let sealing = Arc::new(trust::sealing_key(&data_dir)?);
-            let identity = Identity::load(&data_dir, node_id, &gateway)?;
+            let identity = Identity::load(&data_dir, node_id, &gateway, labels)?;
             let source = control_plane.zip(endpoint).map(|(from, endpoint)| {
                 let way = match from.proof {
                     Proof::SharedToken(file) => Way::SharedToken(file),

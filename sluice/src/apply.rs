@@ -64,6 +64,10 @@ pub struct Waiting {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_name = "SHARE")]
     wait: Option<Share>,
 
+    /// Wait only for nodes with this label, `zone=a` or `zone`; given several times, all must hold
+    #[arg(long, requires = "wait", value_name = "LABEL")]
+    wait_label: Vec<String>,
+
     /// How long to wait for them at most
     #[arg(long, default_value = "60s", value_name = "TIME")]
     timeout: Span,
@@ -170,7 +174,8 @@ impl Waiting {
     pub async fn wait_for(&self, client: &Client, revision: u64, files: &Files) -> anyhow::Result<Outcome> {
         let Some(share) = self.wait else { return Ok(Outcome::Done) };
         let mut said = BTreeSet::new();
-        let verdict = watch(client, revision, share, self.timeout.get(), |nodes| {
+        let awaited = Awaited { revision, share, labels: &self.wait_label };
+        let verdict = watch(client, awaited, self.timeout.get(), |nodes| {
             for node in nodes.iter().filter(|node| node.serves() >= revision) {
                 if said.insert(node.node_id.clone()) {
                     let (so_far, total) = (said.len(), nodes.len());
@@ -184,7 +189,9 @@ impl Waiting {
                 output::message(&refused(&refusals, files));
                 format!("the nodes serve on with what they had; `sluice rollback {}` goes back", revision - 1)
             }
-            Verdict::TooLate { total: 0, .. } => format!("no node is connected, after {}", self.timeout),
+            Verdict::TooLate { total: 0, .. } => {
+                format!("no node that was asked for is connected, after {}", self.timeout)
+            }
             Verdict::TooLate { serving, total } => {
                 format!("{serving} of {total} nodes serve revision {revision}, after {}", self.timeout)
             }
@@ -205,17 +212,26 @@ pub enum Verdict {
     },
 }
 
+/// What is waited for.
+#[derive(Clone, Copy)]
+pub struct Awaited<'a> {
+    pub revision: u64,
+    /// Of the connected nodes with all of `labels`.
+    pub share: Share,
+    pub labels: &'a [String],
+}
+
 /// Looks at the nodes until the share of them serves the revision, or will not.
 pub async fn watch(
     client: &Client,
-    revision: u64,
-    share: Share,
+    Awaited { revision, share, labels }: Awaited<'_>,
     timeout: Duration,
     mut look: impl FnMut(&[Node]),
 ) -> anyhow::Result<Verdict> {
     let deadline = Instant::now() + timeout;
+    let nodes = labels.iter().fold(Query::new("nodes"), |query, label| query.with("label", label)).into_path();
     loop {
-        let Nodes { mut items, .. } = client.get("nodes").await?;
+        let Nodes { mut items, .. } = client.get(&nodes).await?;
         items.retain(|node| node.connected);
         look(&items);
         let total = items.len();

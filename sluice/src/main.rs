@@ -15,6 +15,7 @@ mod files;
 mod gateways;
 mod health;
 mod join_tokens;
+mod labels;
 mod logging;
 mod nodes;
 mod output;

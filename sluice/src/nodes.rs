@@ -2,10 +2,11 @@
 
 use clap::{Args, Subcommand};
 use http::Method;
+use model::resource::Labels;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use crate::client::{ClientArguments, block_on};
+use crate::client::{ClientArguments, Query, block_on};
 use crate::output::{self, Shown};
 use crate::views::{self, Node, RevokedNode};
 use crate::{Outcome, status};
@@ -16,6 +17,10 @@ use crate::{Outcome, status};
 pub struct Nodes {
     #[command(subcommand)]
     action: Option<Action>,
+
+    /// Only those with this label, `zone=a` or `zone`; given several times, all must hold
+    #[arg(short, long, value_name = "LABEL")]
+    label: Vec<String>,
 
     #[arg(short, long, value_enum, default_value = "text")]
     output: Shown,
@@ -51,15 +56,17 @@ impl Nodes {
 
     fn list(&self) -> anyhow::Result<Outcome> {
         let client = self.client.connect()?;
+        let what = self.label.iter().fold(Query::new("nodes"), |query, label| query.with("label", label)).into_path();
         if self.output == Shown::Json {
-            output::json(&block_on(client.get::<Value>("nodes"))?)?;
+            output::json(&block_on(client.get::<Value>(&what))?)?;
             return Ok(Outcome::Done);
         }
-        let views::Nodes { revision, items } = block_on(client.get("nodes"))?;
+        let views::Nodes { revision, items } = block_on(client.get(&what))?;
         output::table(
             &[
                 "node",
                 "host",
+                "labels",
                 "version",
                 "serves",
                 "since",
@@ -96,12 +103,15 @@ impl Revoke {
 }
 
 fn row(node: &Node) -> Vec<String> {
-    let Node { node_id, hostname, version, serving, started_at, load, certificate_expires_at, last_seen, .. } = node;
+    let Node {
+        node_id, hostname, labels, version, serving, started_at, load, certificate_expires_at, last_seen, ..
+    } = node;
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let time = |at: Option<&str>| or_none(at.map(output::seconds));
     vec![
         node_id.clone(),
         hostname.clone(),
+        or_none((!labels.is_empty()).then(|| shown(labels))),
         version.clone(),
         node.serves().to_string(),
         time(serving.as_ref().map(|serving| &*serving.at)),
@@ -112,4 +122,8 @@ fn row(node: &Node) -> Vec<String> {
         time(certificate_expires_at.as_deref()),
         output::seconds(last_seen),
     ]
+}
+
+fn shown(labels: &Labels) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }

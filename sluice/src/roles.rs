@@ -12,6 +12,7 @@ use model::value::Span;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use crate::labels::NodeLabels;
 use crate::logging::Logging;
 use crate::signals::Signals;
 use crate::{Outcome, output, ports};
@@ -91,6 +92,9 @@ pub struct DataPlane {
     zone: Option<String>,
 
     #[command(flatten)]
+    labels: NodeLabels,
+
+    #[command(flatten)]
     capacity: Capacity,
 
     /// Whether a line of JSON is written for each request
@@ -166,6 +170,7 @@ impl DataPlane {
         }
         settings.node_port = self.node;
         settings.zone = self.zone;
+        self.labels.apply(&mut settings);
         settings.access_log = self.access_log == AccessLog::Stdout;
         self.capacity.apply(&mut settings);
         let proof = match self.token_file {

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use self::plane::Plane;
 use crate::client::{Client, Query};
 use crate::files::{FileArguments, Files};
+use crate::labels::NodeLabels;
 use crate::logging::Logging;
 use crate::roles::{AccessLog, Capacity};
 use crate::signals::Signals;
@@ -72,6 +73,9 @@ pub struct Run {
     /// Where the node stands: targets of services in the same zone come first [default: nowhere]
     #[arg(long, env = "SLUICE_ZONE", value_name = "NAME")]
     zone: Option<String>,
+
+    #[command(flatten)]
+    labels: NodeLabels,
 
     #[command(flatten)]
     capacity: Capacity,
@@ -180,6 +184,7 @@ impl Run {
         let mut settings = data_plane::settings::Settings::new(self.data_dir.clone());
         settings.node_port = self.node;
         settings.zone.clone_from(&self.zone);
+        self.labels.apply(&mut settings);
         settings.access_log = self.access_log == AccessLog::Stdout;
         self.capacity.apply(&mut settings);
         settings.control_plane = Some(data_plane::settings::ControlPlane {

@@ -8,9 +8,9 @@ use model::membership::EffectiveTarget;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use crate::Outcome;
 use crate::client::{ClientArguments, Query, block_on};
 use crate::output::{self, Format};
+use crate::{Outcome, labels};
 
 /// How long a change waits for the nodes with `--wait`.
 const WAIT: &str = "30s";
@@ -48,18 +48,13 @@ enum Action {
         weight: Option<u32>,
 
         /// `zone=a`; may be given several times [default: what the service says]
-        #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse_label)]
+        #[arg(short, long, value_name = "KEY=VALUE", value_parser = labels::parse)]
         label: Vec<(String, String)>,
     },
     /// Send no new requests to a target, and let it finish what it serves; `set` or `remove` ends that
     Drain { target: String },
     /// Take back what was said about a target: one that was added is gone
     Remove { target: String },
-}
-
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    let label = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-    label.ok_or_else(|| "write `key=value`".to_owned())
 }
 
 impl Targets {

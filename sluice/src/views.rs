@@ -3,7 +3,7 @@
 
 use model::membership::TargetState;
 use model::problem::Problem;
-use model::resource::Kind;
+use model::resource::{Kind, Labels};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -130,6 +130,8 @@ pub struct Nodes {
 pub struct Node {
     pub node_id: String,
     pub hostname: String,
+    #[serde(default)]
+    pub labels: Labels,
     pub version: String,
     pub connected: bool,
     pub last_seen: String,

@@ -256,7 +256,7 @@ fn hello(name: &NodeName, held: Option<Revision>) -> Hello {
         held,
         hostname: "light".to_owned(),
         uptime_ms: 1,
-        held_for_ms: 0,
+        ..Hello::default()
     }
 }
 

@@ -28,6 +28,7 @@ use super::request::{FileBody, Params};
 use super::table::{HeaderField, Operation};
 use super::view::{Action, AppliedView, DiffView};
 use super::write::{Author, Share, WaitFor, Write, WriteParams, at_revision, carry_out, check, with_headers};
+use crate::nodes::Selector;
 use crate::publish::Refused;
 
 const FAMILY: &str = "configuration";
@@ -69,6 +70,9 @@ struct ApplyParams {
     timeout: Option<model::value::Span>,
     /// For which share of the connected nodes to wait. Default: 100%.
     share: Option<Share>,
+    /// Wait only for nodes with this label, `key=value` or `key`. Given several times, all must hold.
+    #[serde(default)]
+    label: Selector,
     /// Why: kept with the revision.
     message: Option<String>,
 }
@@ -197,14 +201,14 @@ async fn apply(
     Params(params): Params<ApplyParams>,
     body: FileBody,
 ) -> Result<Response, Error> {
-    let ApplyParams { prune, allow_mass_delete, dry_run, base, wait, timeout, share, message } = params;
+    let ApplyParams { prune, allow_mass_delete, dry_run, base, wait, timeout, share, label, message } = params;
     let mut write = read(body, gateway.name, prune, base).await?;
     if !allow_mass_delete && !dry_run {
         let edits = write.edits;
         write.edits = Arc::new(move |head: &Snapshot| edits(head).and_then(|edits| expected(head, edits)));
     }
     write.author = author;
-    write.params = WriteParams { dry_run, base, wait, timeout, share, message };
+    write.params = WriteParams { dry_run, base, wait, timeout, share, label, message };
     carry_out(&state, write, |published, wait| Json(AppliedView::new(published, wait)).into_response()).await
 }
 

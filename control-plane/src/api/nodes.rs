@@ -7,26 +7,26 @@ use axum::response::Response;
 use http::Method;
 use http::request::Parts;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::ApiState;
 use super::error::{Error, UNKNOWN_NODE, UNKNOWN_PATH};
 use super::gateways::AtGateway;
 use super::json::Json;
-use super::request::path_parameter;
+use super::request::{Params, path_parameter};
 use super::table::Operation;
 use super::write::{at_revision, store_error};
-use crate::nodes::{Convergence, NodeStatus, Progress};
+use crate::nodes::{Convergence, NodeStatus, Progress, Selector};
 use crate::trust::enrolment::State as TokenState;
 
-/// The nodes of a gateway, as far as they are connected or were within the last hour.
+/// The nodes of a gateway that were asked for, as far as they are connected or were within the last hour.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Nodes")]
 struct NodesView {
     /// The newest revision.
     revision: u64,
-    /// How far the connected nodes are with it.
+    /// How far those of them that are connected are with it.
     convergence: Convergence,
     items: Vec<NodeView>,
 }
@@ -79,6 +79,14 @@ struct RevokedView {
     usable_join_token: Option<String>,
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ListParams {
+    /// Only nodes with this label, `key=value` or `key`. Given several times, all must hold.
+    #[serde(default)]
+    label: Selector,
+}
+
 pub fn operations() -> Vec<Operation> {
     vec![
         Operation::new(Method::GET, "/v1/gateways/{gateway}/status", "getStatus", status)
@@ -90,6 +98,7 @@ pub fn operations() -> Vec<Operation> {
             .description(
                 "Where several control planes share a database, each lists all nodes, whichever they are connected to.",
             )
+            .query::<ListParams>()
             .answers::<NodesView>(200, "the nodes by their ids"),
         Operation::new(Method::POST, "/v1/gateways/{gateway}/nodes/{name}:revoke", "revokeNode", revoke)
             .routed_at("/v1/gateways/{gateway}/nodes/{name}")
@@ -103,10 +112,11 @@ pub fn operations() -> Vec<Operation> {
     ]
 }
 
-async fn list(State(state): State<ApiState>, gateway: AtGateway) -> Response {
+async fn list(State(state): State<ApiState>, gateway: AtGateway, Params(params): Params<ListParams>) -> Response {
     let revision = gateway.head.revision;
-    let convergence = state.nodes.convergence(&gateway.name, revision);
-    let items = views(&state, &gateway).await;
+    let convergence = state.nodes.convergence(&gateway.name, revision, &params.label);
+    let mut items = views(&state, &gateway).await;
+    items.retain(|node| params.label.matches(&node.status.labels));
     at_revision(revision, Json(NodesView { revision, convergence, items }))
 }
 

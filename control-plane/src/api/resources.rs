@@ -29,6 +29,7 @@ use super::request::{JsonBody, Params, WrittenName};
 use super::table::Operation;
 use super::view::{AppliedView, shown};
 use super::write::{Author, Edits, Write, WriteParams, at_revision, carry_out, unknown_resource, with_headers};
+use crate::nodes::Selector;
 use crate::publish::{Published, Refused};
 
 const DEFAULT_LIMIT: usize = 100;
@@ -45,7 +46,7 @@ struct ListParams {
     cursor: Option<String>,
     /// `key=value` or `key`: only those that have this label. Given several times, all must hold.
     #[serde(default)]
-    label: Vec<String>,
+    label: Selector,
 }
 
 pub fn operations() -> Vec<Operation> {
@@ -171,8 +172,7 @@ pub fn next_page(uri: &Uri, cursor: Option<&str>) -> HeaderMap {
     headers
 }
 
-/// Whether all of `wanted` (`key=value` or `key`) hold.
-fn has_labels(document: &Document, wanted: &[String]) -> bool {
+fn has_labels(document: &Document, wanted: &Selector) -> bool {
     #[derive(Deserialize)]
     struct Labelled {
         #[serde(default)]
@@ -181,11 +181,7 @@ fn has_labels(document: &Document, wanted: &[String]) -> bool {
     if wanted.is_empty() {
         return true;
     }
-    let Ok(Labelled { labels }) = serde_json::from_str(&document.spec) else { return false };
-    wanted.iter().all(|wanted| match wanted.split_once('=') {
-        Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
-        None => labels.contains_key(wanted),
-    })
+    serde_json::from_str(&document.spec).is_ok_and(|Labelled { labels }| wanted.matches(&labels))
 }
 
 async fn get(kind: Kind, gateway: AtGateway, name: WrittenName, conditions: Conditions) -> Result<Response, Error> {

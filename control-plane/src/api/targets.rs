@@ -26,7 +26,7 @@ use super::resources::{limit_of, next_page};
 use super::table::Operation;
 use super::view::{PageView, WaitState, WaitView};
 use super::write::{Author, Share, WaitFor, at_revision, store_error, unknown_gateway, unknown_resource, wait_timeout};
-use crate::nodes::{Goal, WaitOutcome};
+use crate::nodes::{Goal, Quorum, Selector, WaitOutcome};
 use crate::store::TargetRecord;
 use crate::targets::{DeriveEdits, Edit, Write, WriteError, Written};
 
@@ -55,6 +55,9 @@ struct TargetParams {
     timeout: Option<Span>,
     /// For which share of the connected nodes to wait. Default: 100%.
     share: Option<Share>,
+    /// Wait only for nodes with this label, `key=value` or `key`. Given several times, all must hold.
+    #[serde(default)]
+    label: Selector,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -389,10 +392,10 @@ async fn carry_out(
         task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map_err(write_error)?;
     let mut wait = None;
     if params.wait.is_some() {
-        let (goal, share) = (Goal::Targets(written.version), params.share.unwrap_or_default().of_all());
-        let total = || state.nodes.count(&at.gateway, goal).total;
-        let view = match state.nodes.wait_serving(&at.gateway, goal, share, timeout).await {
-            WaitOutcome::Serving { nodes } => WaitView { state: WaitState::Serving, serving: nodes, total: total() },
+        let quorum = Quorum { labels: params.label.clone(), share: params.share.unwrap_or_default().of_all() };
+        let goal = Goal::Targets(written.version);
+        let view = match state.nodes.wait_serving(&at.gateway, goal, &quorum, timeout).await {
+            WaitOutcome::Serving { nodes, total } => WaitView { state: WaitState::Serving, serving: nodes, total },
             WaitOutcome::TimedOut { serving, total } => WaitView { state: WaitState::TimedOut, serving, total },
             // Targets are not refused.
             WaitOutcome::NoNodes | WaitOutcome::Refused { .. } => {

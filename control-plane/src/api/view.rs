@@ -138,7 +138,7 @@ pub struct WaitView {
     pub state: WaitState,
     /// How many nodes serve the revision or a newer one.
     pub serving: usize,
-    /// How many nodes are connected.
+    /// How many of the nodes that are meant are connected.
     pub total: usize,
 }
 

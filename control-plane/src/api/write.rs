@@ -27,7 +27,7 @@ use super::error::{
 };
 use super::json::Json;
 use super::view::{AppliedView, DiffView, WaitState, WaitView};
-use crate::nodes::{Goal, WaitOutcome};
+use crate::nodes::{Goal, Quorum, Selector, WaitOutcome};
 use crate::publish::{Change, PublishError, Published, Refused};
 use crate::store::StoreError;
 
@@ -59,6 +59,9 @@ pub struct WriteParams {
     pub timeout: Option<Span>,
     /// For which share of the connected nodes to wait. Default: 100%.
     pub share: Option<Share>,
+    /// Wait only for nodes with this label, `key=value` or `key`. Given several times, all must hold.
+    #[serde(default)]
+    pub label: Selector,
     /// Why: kept with the revision.
     pub message: Option<String>,
 }
@@ -189,10 +192,9 @@ pub async fn carry_out(
     let published = with_places(published, file.as_deref());
     let mut wait = None;
     if params.wait.is_some() {
-        let share = params.share.unwrap_or_default().of_all();
-        match state.nodes.wait_serving(gateway, Goal::Revision(published.revision), share, timeout).await {
-            WaitOutcome::Serving { nodes } => {
-                let total = state.nodes.convergence(gateway, published.revision).total;
+        let quorum = Quorum { labels: params.label.clone(), share: params.share.unwrap_or_default().of_all() };
+        match state.nodes.wait_serving(gateway, Goal::Revision(published.revision), &quorum, timeout).await {
+            WaitOutcome::Serving { nodes, total } => {
                 wait = Some(WaitView { state: WaitState::Serving, serving: nodes, total });
             }
             WaitOutcome::Refused { node, problems } => {

@@ -2,6 +2,7 @@
 
 use model::digest::Digest;
 use model::problem::Problems;
+use model::resource::Labels;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -15,6 +16,9 @@ pub struct NodeStatus {
     /// Stable over restarts of the node.
     pub node_id: String,
     pub hostname: String,
+    /// What it was started with, for choosing nodes by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// Version of the node's software.
     pub version: String,
     /// When its process started; absent if the node does not say.

@@ -3,6 +3,10 @@ use super::*;
 
 const SOON: Duration = Duration::from_millis(1);
 
+fn share(share: f64) -> Quorum {
+    Quorum { share, ..Quorum::default() }
+}
+
 fn introduction(node_id: &str, serving: Option<u64>) -> Introduction {
     Introduction {
         node_id: node_id.to_owned(),
@@ -40,22 +44,25 @@ fn the_load_of_a_node_stays_known_until_it_tells_another() {
 #[tokio::test]
 async fn waiting_ends_with_the_share_that_was_asked_for() {
     let nodes = Nodes::new();
-    assert_eq!(nodes.wait_serving("default", Goal::Revision(2), 1.0, SOON).await, WaitOutcome::NoNodes);
+    assert_eq!(nodes.wait_serving("default", Goal::Revision(2), &share(1.0), SOON).await, WaitOutcome::NoNodes);
     let a = nodes.connect("default", introduction("a", Some(1)));
     let _b = nodes.connect("default", introduction("b", Some(2)));
     let _other_gateway = nodes.connect("other", introduction("c", None));
-    assert_eq!(nodes.wait_serving("default", Goal::Revision(2), 0.5, SOON).await, WaitOutcome::Serving { nodes: 1 });
     assert_eq!(
-        nodes.wait_serving("default", Goal::Revision(2), 1.0, SOON).await,
+        nodes.wait_serving("default", Goal::Revision(2), &share(0.5), SOON).await,
+        WaitOutcome::Serving { nodes: 1, total: 2 }
+    );
+    assert_eq!(
+        nodes.wait_serving("default", Goal::Revision(2), &share(1.0), SOON).await,
         WaitOutcome::TimedOut { serving: 1, total: 2 }
     );
     let waiting = tokio::spawn({
         let nodes = Arc::clone(&nodes);
-        async move { nodes.wait_serving("default", Goal::Revision(2), 1.0, Duration::from_secs(60)).await }
+        async move { nodes.wait_serving("default", Goal::Revision(2), &share(1.0), Duration::from_secs(60)).await }
     });
     a.reached(Stage::Compiled, 2, Digest::default());
     a.reached(Stage::Serving, 2, Digest::default());
-    assert_eq!(waiting.await.expect("it ends"), WaitOutcome::Serving { nodes: 2 });
+    assert_eq!(waiting.await.expect("it ends"), WaitOutcome::Serving { nodes: 2, total: 2 });
 }
 
 #[tokio::test]
@@ -65,11 +72,17 @@ async fn a_refusal_ends_waiting_only_if_the_share_is_out_of_reach() {
     let b = nodes.connect("default", introduction("b", Some(2)));
     a.refused(2, Vec::new());
     let refused = WaitOutcome::Refused { node: "a".to_owned(), problems: Vec::new() };
-    assert_eq!(nodes.wait_serving("default", Goal::Revision(2), 1.0, SOON).await, refused);
-    assert_eq!(nodes.wait_serving("default", Goal::Revision(2), 0.5, SOON).await, WaitOutcome::Serving { nodes: 1 });
+    assert_eq!(nodes.wait_serving("default", Goal::Revision(2), &share(1.0), SOON).await, refused);
+    assert_eq!(
+        nodes.wait_serving("default", Goal::Revision(2), &share(0.5), SOON).await,
+        WaitOutcome::Serving { nodes: 1, total: 2 }
+    );
     a.reached(Stage::Serving, 3, Digest::default());
     b.reached(Stage::Serving, 3, Digest::default());
-    assert_eq!(nodes.wait_serving("default", Goal::Revision(3), 1.0, SOON).await, WaitOutcome::Serving { nodes: 2 });
+    assert_eq!(
+        nodes.wait_serving("default", Goal::Revision(3), &share(1.0), SOON).await,
+        WaitOutcome::Serving { nodes: 2, total: 2 }
+    );
     assert!(nodes.list("default").iter().all(|node| node.refusal.is_none()));
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use model::policy::PolicyKind;
-use model::resource::{KINDS, Name};
+use model::resource::{KINDS, Labels, Name};
 use proto::join::NodeName;
 
 use crate::last_good::Position;
@@ -16,19 +16,20 @@ pub struct Identity {
     node_id: String,
     gateway: String,
     hostname: String,
+    labels: Labels,
     started: Instant,
 }
 
 impl Identity {
     /// The node is called `given`, or what it was called before, or something new.
-    pub fn load(data_dir: &Path, given: Option<String>, gateway: &Name) -> io::Result<Self> {
+    pub fn load(data_dir: &Path, given: Option<String>, gateway: &Name, labels: Labels) -> io::Result<Self> {
         let node_id = match given {
             Some(given) => given,
             None => kept_id(data_dir)?,
         };
         let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let hostname = hostname.trim().to_owned();
-        Ok(Self { node_id, gateway: gateway.to_string(), hostname, started: Instant::now() })
+        Ok(Self { node_id, gateway: gateway.to_string(), hostname, labels, started: Instant::now() })
     }
 
     /// As its certificate names it.
@@ -49,6 +50,7 @@ impl Identity {
             hostname: self.hostname.clone(),
             uptime_ms: milliseconds(self.started.elapsed()).max(1),
             held_for_ms: milliseconds(held_for),
+            labels: self.labels.clone(),
         }
     }
 }

@@ -9,7 +9,7 @@ use model::resource::service::TargetUrl;
 use serde_json::{Value, json};
 
 use super::{Run, demo};
-use crate::apply::{self, Change, Share, Verdict};
+use crate::apply::{self, Awaited, Change, Share, Verdict};
 use crate::client::{Client, Query};
 use crate::files::Files;
 use crate::views::Action;
@@ -102,7 +102,14 @@ impl Run {
 impl Prepared {
     /// Waits until the node serves it.
     pub async fn wait_until_served(&self, client: &Client) -> anyhow::Result<()> {
-        match apply::watch(client, self.revision, Share::ALL, PATIENCE, |_| {}).await? {
+        match apply::watch(
+            client,
+            Awaited { revision: self.revision, share: Share::ALL, labels: &[] },
+            PATIENCE,
+            |_| {},
+        )
+        .await?
+        {
             Verdict::Served => Ok(()),
             Verdict::Refused(nodes) => bail!("{}", apply::refused(&nodes, &self.files)),
             Verdict::TooLate { .. } => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::apply::{self, Change, Share, Verdict};
+use crate::apply::{self, Awaited, Change, Share, Verdict};
 use crate::client::Client;
 use crate::files::{FileArguments, Files};
 use crate::output;
@@ -55,7 +55,7 @@ async fn update(client: &Client, files: &Files) -> anyhow::Result<String> {
         return Ok("nothing is different".into());
     }
     let revision = applied.revision;
-    Ok(match apply::watch(client, revision, Share::ALL, PATIENCE, |_| {}).await? {
+    Ok(match apply::watch(client, Awaited { revision, share: Share::ALL, labels: &[] }, PATIENCE, |_| {}).await? {
         Verdict::Served => format!("revision {revision} is served, with {} changes", applied.changes.len()),
         Verdict::Refused(nodes) => apply::refused(&nodes, files),
         Verdict::TooLate { .. } => format!("revision {revision} is not served yet"),

@@ -1,6 +1,6 @@
 //! Nodes come to what is published, by the shortest way.
 
-use control_plane::nodes::{Goal, WaitOutcome};
+use control_plane::nodes::{Goal, Quorum, WaitOutcome};
 
 use crate::planes::{ControlPlane, LONG, Node, put, remove};
 
@@ -17,7 +17,7 @@ async fn a_new_node_gets_a_snapshot_and_then_deltas() {
 
     control.publish(vec![put("a", 200), put("b", 200)]).await;
     let revision = control.publish(vec![put("a", 201), remove("b")]).await;
-    assert_eq!(control.all_serve(revision).await, WaitOutcome::Serving { nodes: 1 });
+    assert_eq!(control.all_serve(revision).await, WaitOutcome::Serving { nodes: 1, total: 1 });
     node.until_serving(control.head()).await;
     let served = node.cores.served().expect("a snapshot");
     assert_eq!((served.routes.len(), served.revision), (1, revision));
@@ -64,7 +64,7 @@ async fn a_restarted_control_plane_sends_nothing_that_is_held() {
     assert!(node.cores.served().is_some(), "the node serves on");
     let control = stopped.start().await;
     node.until("the connection is back", |status| status.connected).await;
-    assert_eq!(control.all_serve(1).await, WaitOutcome::Serving { nodes: 1 });
+    assert_eq!(control.all_serve(1).await, WaitOutcome::Serving { nodes: 1, total: 1 });
 
     let revision = control.publish(vec![put("b", 200)]).await;
     node.until_serving(control.head()).await;
@@ -108,7 +108,7 @@ async fn many_nodes_share_what_is_encoded() {
     assert_eq!(control.distribution.encoded().snapshots, 1);
     let before = control.distribution.encoded().deltas;
     let revision = control.publish(vec![put("route-7", 404)]).await;
-    assert_eq!(control.all_serve(revision).await, WaitOutcome::Serving { nodes: 5 });
+    assert_eq!(control.all_serve(revision).await, WaitOutcome::Serving { nodes: 5, total: 5 });
     assert_eq!(control.distribution.encoded().deltas, before + 1);
 }
 
@@ -140,10 +140,10 @@ async fn waiting_tells_which_share_serves() {
     let (control, directory) = (ControlPlane::start().await, fresh());
     let waiting = tokio::spawn({
         let nodes = control.nodes.clone();
-        async move { nodes.wait_serving("default", Goal::Revision(1), 1.0, LONG).await }
+        async move { nodes.wait_serving("default", Goal::Revision(1), &Quorum::default(), LONG).await }
     });
     let mut node = Node::start(control.address, directory.path()).await;
     node.until_serving(control.head()).await;
     control.publish(vec![put("a", 200)]).await;
-    assert_eq!(waiting.await.expect("it ends"), WaitOutcome::Serving { nodes: 1 });
+    assert_eq!(waiting.await.expect("it ends"), WaitOutcome::Serving { nodes: 1, total: 1 });
 }

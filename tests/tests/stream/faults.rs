@@ -14,7 +14,7 @@ async fn a_refused_revision_is_reported_and_cleared_by_the_next_good_one() {
     let (control, directory) = (ControlPlane::start().await, tempfile::tempdir().expect("a directory"));
     let mut node = Node::start(control.address, directory.path()).await;
     let good = control.publish(vec![put("a", 200)]).await;
-    assert_eq!(control.all_serve(good).await, WaitOutcome::Serving { nodes: 1 });
+    assert_eq!(control.all_serve(good).await, WaitOutcome::Serving { nodes: 1, total: 1 });
 
     let bad = control.publish(vec![put("refused", 200)]).await;
     let WaitOutcome::Refused { problems, .. } = control.all_serve(bad).await else { panic!("it is refused") };
@@ -28,7 +28,7 @@ async fn a_refused_revision_is_reported_and_cleared_by_the_next_good_one() {
     assert_eq!(node.cores.served().map(|served| served.revision), Some(good));
 
     let mended = control.publish(vec![remove("refused"), put("b", 200)]).await;
-    assert_eq!(control.all_serve(mended).await, WaitOutcome::Serving { nodes: 1 });
+    assert_eq!(control.all_serve(mended).await, WaitOutcome::Serving { nodes: 1, total: 1 });
     let status = node.until_serving(control.head()).await;
     assert!(status.refused.is_none() && control.node().refusal.is_none());
     // It was sent the bad one once, and no snapshot because of it.
@@ -98,7 +98,7 @@ async fn a_control_plane_that_falls_silent_is_left_and_found_again() {
     let lost = node.until("it is noticed", |status| !status.connected).await;
     assert!(lost.error.expect("a reason").contains("silent"));
     let revision = control.publish(vec![put("a", 200)]).await;
-    assert_eq!(control.all_serve(revision).await, WaitOutcome::Serving { nodes: 1 });
+    assert_eq!(control.all_serve(revision).await, WaitOutcome::Serving { nodes: 1, total: 1 });
     node.until_serving(control.head()).await;
 }
 

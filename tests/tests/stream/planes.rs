@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::distribution::{self, Distribution};
-use control_plane::nodes::{Goal, NodeStatus, Nodes, WaitOutcome};
+use control_plane::nodes::{Goal, NodeStatus, Nodes, Quorum, WaitOutcome};
 use control_plane::publish::{Change, Publisher};
 use control_plane::store::{self, Store, StoredToken};
 use control_plane::targets::Lanes;
@@ -109,7 +109,7 @@ impl ControlPlane {
     }
 
     pub async fn all_serve(&self, revision: u64) -> WaitOutcome {
-        self.nodes.wait_serving(GATEWAY, Goal::Revision(revision), 1.0, LONG).await
+        self.nodes.wait_serving(GATEWAY, Goal::Revision(revision), &Quorum::default(), LONG).await
     }
 
     pub fn node(&self) -> NodeStatus {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use std::collections::BTreeMap;
+
 use control_plane::nodes::Nodes;
 use model::digest::Digest;
 use model::resource::KINDS;
@@ -114,6 +116,7 @@ fn hello(held: Option<(u64, Digest)>) -> Hello {
         hostname: "here".to_owned(),
         uptime_ms: 0,
         held_for_ms: 0,
+        labels: BTreeMap::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_plane::nodes::{Goal, WaitOutcome};
+use control_plane::nodes::{Goal, Quorum, WaitOutcome};
 use control_plane::targets::{Edit, Write};
 use model::config::Edit as Revise;
 use model::membership::{Member, Membership};
@@ -47,8 +47,8 @@ async fn changes_of_targets_reach_nodes_without_a_revision() {
             None => drop(expected.remove(&number)),
         }
     }
-    let waited = control.nodes.wait_serving(GATEWAY, Goal::Targets(version), 1.0, LONG).await;
-    assert_eq!(waited, WaitOutcome::Serving { nodes: 1 });
+    let waited = control.nodes.wait_serving(GATEWAY, Goal::Targets(version), &Quorum::default(), LONG).await;
+    assert_eq!(waited, WaitOutcome::Serving { nodes: 1, total: 1 });
     let reached = until_version(&node, version).await;
     let said: BTreeMap<u16, Member> =
         reached.changes().map(|change| (change.target.port - 1, change.member.expect("it is said"))).collect();

@@ -54,3 +54,36 @@ async fn the_status_says_which_nodes_do_not_serve_the_newest_revision_and_why() 
     drop(two);
     assert_eq!(counts(&status().await), Some((true, (1, 1))), "who is gone does not count");
 }
+
+#[tokio::test]
+async fn nodes_are_chosen_and_waited_for_by_their_labels() {
+    let api = Api::start().await;
+    let connect = |node_id: &str, labels: &[(&str, &str)]| {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let introduction = Introduction { node_id: node_id.to_owned(), labels, ..Introduction::default() };
+        api.state.nodes.connect("default", introduction)
+    };
+    let canary = connect("canary", &[("zone", "a"), ("tier", "canary")]);
+    let _others = [connect("a", &[("zone", "a")]), connect("b", &[("zone", "b")]), connect("c", &[])];
+    let chosen = async |query: &str| {
+        let list = api.get(&format!("nodes{query}")).await.expect(200).json();
+        let ids = list["items"].as_array().expect("a list").iter().map(|node| node["node_id"].clone()).collect();
+        (Value::Array(ids), list["convergence"]["total"].clone())
+    };
+    assert_eq!(chosen("").await, (json!(["a", "b", "c", "canary"]), json!(4)));
+    assert_eq!(chosen("?label=zone%3Da").await, (json!(["a", "canary"]), json!(2)));
+    assert_eq!(chosen("?label=zone").await, (json!(["a", "b", "canary"]), json!(3)));
+    assert_eq!(chosen("?label=zone=a&label=tier").await, (json!(["canary"]), json!(1)));
+    assert_eq!(chosen("?label=zone=c").await, (json!([]), json!(0)));
+    assert_eq!(api.get("nodes").await.json()["items"][3]["labels"], json!({"zone": "a", "tier": "canary"}));
+
+    canary.reached(Stage::Serving, 1, Digest::default());
+    let body = json!({ "url": "http://127.0.0.1:9" });
+    let wait = "wait=serving&timeout=10ms";
+    api.put(&format!("services/a?{wait}&label=tier=canary"), body.clone()).await.expect(201);
+    let late = api.put(&format!("services/a?{wait}&label=zone=a"), body.clone()).await.expect(202).json();
+    assert_eq!(late["wait"], json!({ "state": "timed-out", "serving": 1, "total": 2 }));
+    api.put(&format!("services/a?{wait}&label=zone=a&share=50%25"), body.clone()).await.expect(200);
+    let nobody = api.put(&format!("services/a?{wait}&label=zone=c"), body).await.expect(202).json();
+    assert_eq!(nobody["wait"]["state"], "no-nodes");
+}
