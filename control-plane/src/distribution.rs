@@ -2,7 +2,7 @@
 //!
 //! Nodes come over TLS and are who their certificate says ([`entry`]); on loopback they may come over plain text.
 //! One task per node ([`peer`]) brings it from what it holds to the newest revision. What is sent is encoded
-//! once for all nodes ([`encodings`]).
+//! once for all nodes ([`encodings`]). When very many come together, they wait for one another ([`admission`]).
 
 use std::io;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ use crate::token::Tokens;
 use crate::trust::Trust;
 use crate::trust::shown::Shown;
 
+mod admission;
 mod capabilities;
 mod encodings;
 mod entry;
@@ -41,6 +42,7 @@ mod lane;
 mod peer;
 pub mod tls;
 
+use admission::Turns;
 use capabilities::Capabilities;
 use encodings::Encodings;
 use entry::Way;
@@ -52,10 +54,19 @@ use tls::Tls;
 const MAX_CONNECTIONS: usize = 16 * 1024;
 /// Streams of one connection; a node has one.
 const MAX_STREAMS: u32 = 4;
+/// What a node may send that has not been read yet: the least that HTTP/2 begins with.
+const WINDOW: u32 = 64 * 1024;
+/// What is encoded for one node and does not go out yet, beside what waits to be encoded.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Nodes that finish TLS at the same time, and how long one of them may keep another waiting. More at a time would all end
+/// late; and what ends too late was done in vain.
+const HANDSHAKES: (usize, Duration) = (64, Duration::from_millis(500));
+/// Nodes that are sent a long revision at the same time: it bounds the bytes under way.
+const TRANSFERS: (usize, Duration) = (32, Duration::from_secs(5));
 /// The longest message of a node: a refusal with all its problems.
 const MAX_MESSAGE: usize = 1024 * 1024;
-/// Messages of at most 256 KiB that wait for one node to read them.
-const OUTGOING: usize = 2;
+/// Messages of at most 16 KiB that wait for one node to read them.
+const OUTGOING: usize = 4;
 /// Nodes that are let in or renew at the same time: each asks the database.
 const MAX_ENROLLING: usize = 8;
 /// How long an identifier of a node may be.
@@ -75,6 +86,8 @@ pub struct Distribution {
     timing: Timing,
     peers: TaskTracker,
     enrolling: Semaphore,
+    handshakes: Turns,
+    transfers: Turns,
 }
 
 /// The pace of the conversation.
@@ -112,7 +125,21 @@ impl Distribution {
     ) -> Arc<Self> {
         let encodings = Encodings::new(publisher.clone(), trust.authority().clone());
         let (peers, enrolling) = (TaskTracker::new(), Semaphore::new(MAX_ENROLLING));
-        Arc::new(Self { publisher, tokens, nodes, ticket_keys, lanes, trust, encodings, timing, peers, enrolling })
+        let [handshakes, transfers] = [HANDSHAKES, TRANSFERS].map(|(places, lasts)| Turns::new(places, lasts));
+        Arc::new(Self {
+            publisher,
+            tokens,
+            nodes,
+            ticket_keys,
+            lanes,
+            trust,
+            encodings,
+            timing,
+            peers,
+            enrolling,
+            handshakes,
+            transfers,
+        })
     }
 
     #[must_use]
@@ -143,7 +170,7 @@ impl Distribution {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!("cannot accept connections of nodes: {error}");
+                    tracing::warn!("cannot accept connections of nodes: {error}{}", way_out(&error));
                     // Out of file descriptors, for example: trying again at once would only burn a core.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -169,7 +196,10 @@ impl Distribution {
             if is_loopback && !begins_tls(&stream).await? {
                 return Ok(Entered::Plain(stream));
             }
-            tls.acceptor().accept(stream).await.map(|stream| Entered::Tls(Box::new(stream)))
+            // Who would wait for long is sent away while it is still there, and comes back after a pause of its own.
+            let turn = tokio::time::timeout(silence / 3, self.handshakes.ask()).await?;
+            let accepted = turn.take(tls.acceptor().accept(stream)).await?;
+            Ok(Entered::Tls(Box::new(accepted)))
         };
         let entered: Result<io::Result<Entered>, _> = tokio::select! {
             entered = tokio::time::timeout(silence, entering) => entered,
@@ -200,6 +230,9 @@ impl Distribution {
             .timer(TokioTimer::new())
             .keep_alive_interval(silence)
             .keep_alive_timeout(silence)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(16 * 1024);
         let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
@@ -282,7 +315,18 @@ impl Distribution {
             outgoing,
             can,
             standing: Standing::holding(held),
+            waiting: None,
+            turn: None,
         })
+    }
+}
+
+/// What an operator can do about an error of the machine, to go after it.
+fn way_out(error: &io::Error) -> &'static str {
+    // EMFILE, the limit of a process.
+    match error.raw_os_error() {
+        Some(24) => "; every node takes one: raise the limit of open files (LimitNOFILE of systemd, ulimit -n)",
+        _ => "",
     }
 }
 

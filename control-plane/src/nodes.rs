@@ -28,6 +28,9 @@ pub use status::{
     Convergence, Load, NodeStatus, Progress, Reached, Refusal, Stage, TargetReport, Trouble, UnhealthyTarget,
 };
 
+/// For each node, how long those who wait for nodes look away between two counts.
+const COUNTING: Duration = Duration::from_micros(1);
+
 /// All nodes of all gateways.
 pub struct Nodes {
     known: Mutex<Known>,
@@ -153,8 +156,14 @@ impl Nodes {
             {
                 return WaitOutcome::Refused { node, problems };
             }
-            let changed = tokio::time::timeout_at(end, changes.changed()).await;
-            if !matches!(changed, Ok(Ok(()))) {
+            let changed = tokio::time::timeout_at(end, async {
+                changes.changed().await?;
+                // Every node that gets further is a change, and counting walks over all of them: the more there are, the more
+                // changes are counted at once.
+                tokio::time::sleep(COUNTING * u32::try_from(now.total).unwrap_or(u32::MAX)).await;
+                Ok::<_, watch::error::RecvError>(())
+            });
+            if !matches!(changed.await, Ok(Ok(()))) {
                 return match now.total {
                     0 => WaitOutcome::NoNodes,
                     total => WaitOutcome::TimedOut { serving: now.serving, total },

@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use super::admission::{self, Asked, Turn};
 use super::capabilities::Capabilities;
 use super::encodings::{Encoding, head_of};
 use super::lane::Lane;
@@ -27,8 +28,9 @@ use crate::store::Head;
 use crate::ticket_keys::Secrets;
 use crate::trust::revocations::Revoked;
 
-/// A revision is sent in pieces of this size, so that a heartbeat never waits behind more than one.
-const CHUNK: usize = 256 * 1024;
+/// A revision is sent in pieces that fill a frame of HTTP/2 with what is around them. Once a connection has carried a
+/// piece, it keeps a buffer of that size for as long as it lasts.
+const CHUNK: usize = 16 * 1024 - 32;
 
 /// One node on the line.
 pub struct Peer {
@@ -46,6 +48,9 @@ pub struct Peer {
     pub outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
     pub can: Capabilities,
     pub standing: Standing,
+    /// There is a long revision to send, and others are before this node.
+    pub waiting: Option<Asked>,
+    pub turn: Option<Turn>,
 }
 
 /// How far a node is.
@@ -95,7 +100,7 @@ impl Peer {
                     self.send(FromControl::Targets(message)).await?;
                 }
             }
-            if self.standing.under_way.is_none() {
+            if self.standing.under_way.is_none() && self.waiting.is_none() {
                 self.offer().await?;
             }
             tokio::select! {
@@ -107,6 +112,9 @@ impl Peer {
                 }
                 changed = self.heads.changed(), if self.standing.under_way.is_none() => {
                     changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
+                }
+                turn = admission::answer(&mut self.waiting) => {
+                    self.turn = Some(turn);
                 }
                 changed = self.lane.changed() => {
                     changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
@@ -128,6 +136,7 @@ impl Peer {
 
     /// Sends the newest revision, if the node neither serves nor refused it.
     async fn offer(&mut self) -> Result<(), Status> {
+        let turn = self.turn.take();
         let head = Arc::clone(&self.heads.borrow_and_update());
         let newest = Some(head_of(&head));
         if self.standing.held == newest || self.standing.refused == newest {
@@ -140,16 +149,24 @@ impl Peer {
         }
         let encodings = &self.distribution.encodings;
         let Standing { held, refused, has_drifted, .. } = self.standing;
-        if has_drifted || held.is_some_and(|held| self.is_another(held)) {
-            self.session.resynchronises();
-        }
         // A node that has drifted gets the head itself: an older snapshot would lead it to the same delta again.
         let encoding = if has_drifted {
             encodings.snapshot(&self.gateway, &head).await
         } else {
             encodings.shortest(&self.gateway, held, &head, refused).await
         };
-        self.send_encoding(&encoding).await?;
+        let is_long = encoding.body.len() > CHUNK;
+        if is_long && turn.is_none() {
+            self.waiting = Some(self.distribution.transfers.ask());
+            return Ok(());
+        }
+        if has_drifted || held.is_some_and(|held| self.is_another(held)) {
+            self.session.resynchronises();
+        }
+        match turn.filter(|_| is_long) {
+            Some(turn) => turn.take(self.send_encoding(&encoding)).await?,
+            None => self.send_encoding(&encoding).await?,
+        }
         self.standing.under_way = Some(encoding);
         Ok(())
     }
