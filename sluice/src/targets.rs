@@ -30,6 +30,10 @@ pub struct Targets {
     #[arg(short, long, global = true)]
     wait: bool,
 
+    /// Only have the change checked; nothing is written
+    #[arg(long, global = true, conflicts_with = "wait")]
+    dry_run: bool,
+
     #[command(flatten)]
     client: ClientArguments,
 }
@@ -90,13 +94,18 @@ impl Targets {
             }
         };
         let path = Query::new(&format!("{all}/{}", utf8_percent_encode(target, NON_ALPHANUMERIC)));
-        let path = if self.wait { path.with("wait", "serving").with("timeout", WAIT) } else { path };
+        let path = match (self.wait, self.dry_run) {
+            (true, _) => path.with("wait", "serving").with("timeout", WAIT),
+            (_, true) => path.with("dry_run", "true"),
+            _ => path,
+        };
         let body = body.map(|body: Value| body.to_string().into());
         let answer = block_on(client.send(method, &path.into_path(), "application/json", body))?;
         if answer.status == http::StatusCode::ACCEPTED {
             output::message(&format!("target `{target}` of service `{service}` {done}, but not on all nodes yet"));
             return Ok(Outcome::NotServed);
         }
+        let done = if self.dry_run { "may be changed so; nothing was written" } else { done };
         output::message(&format!("target `{target}` of service `{service}` {done}"));
         Ok(Outcome::Done)
     }

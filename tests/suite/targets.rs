@@ -128,6 +128,11 @@ fn commands_show_and_change_targets() -> Result<()> {
     let shown = sluice(&gateway, &["targets", "orders"])?;
     let line = shown.lines().find(|line| line.contains(&target)).with_context(|| shown.clone())?;
     assert_eq!(line.split_whitespace().collect::<Vec<_>>(), [&backend.url(), "serving", "2", "added", "rack=a"]);
+    for change in [&["drain", &target][..], &["remove", &target], &["set", "10.0.0.1:80"]] {
+        sluice(&gateway, &[&["targets", "orders", "--dry-run"], change].concat())?;
+        assert_eq!(sluice(&gateway, &["targets", "orders"])?, shown, "nothing is written");
+    }
+    assert!(sluice(&gateway, &["targets", "orders", "set", "10.0.0.1:http", "--dry-run"]).is_err(), "it is checked");
     sluice(&gateway, &["targets", "orders", "drain", &target, "--wait"])?;
     assert_eq!(asked()?, 503);
     assert!(sluice(&gateway, &["targets", "orders"])?.contains("draining"));
