@@ -80,7 +80,8 @@ impl Task {
         let timeout = self.backend.service.timeouts.connect.get();
         let terms = Terms::of(&self.backend.service);
         let opened = {
-            let mut open = pin!(flight.pool.open(timeout, terms, self.purpose, self.ends.as_deref()));
+            let ends = self.ends.as_deref();
+            let mut open = pin!(flight.pool.open(timeout, terms, self.purpose, ends, this.is_fresh));
             tokio::select! {
                 biased;
                 opened = open.as_mut() => opened,

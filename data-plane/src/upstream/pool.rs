@@ -1,6 +1,7 @@
 //! The connections of one core to one endpoint: idle ones ready for the next request, and a bound on all of them.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use http::HeaderValue;
 use http::uri::Authority;
 use model::resource::service::Protocol;
 use model::snapshot::Endpoint;
+use tokio::sync::oneshot;
 
 use super::affinity::CookieKey;
 use super::connect::{Connected, Purpose, Terms};
@@ -57,6 +59,8 @@ pub(super) struct Pool {
     /// Last in, first out: the spare ones grow old at the front.
     idle: RefCell<Vec<Http1>>,
     shared: RefCell<Vec<Rc<Http2>>>,
+    /// Wait for a connection of HTTP/1.1 that is being made; one that becomes free before that is as good.
+    waiting: RefCell<VecDeque<oneshot::Sender<Http1>>>,
     speaks: Cell<Speaks>,
     connecting: RefCell<Option<WeakShared<Connecting>>>,
 }
@@ -101,6 +105,7 @@ impl Pool {
             services: Cell::new(0),
             idle: RefCell::default(),
             shared: RefCell::default(),
+            waiting: RefCell::default(),
             speaks: Cell::new(speaks),
             connecting: RefCell::default(),
         }
@@ -161,18 +166,24 @@ impl Pool {
         free.min_by_key(|connection| connection.streams()).map(Stream::begin)
     }
 
-    /// A place on a connection that is made for it, alone or with others who wait as well.
+    /// A place on a connection that is made for it, alone or with others who wait as well. Unless it has to be a fresh
+    /// one, that is one of HTTP/1.1 which was freed meanwhile, if there is any.
     pub(super) async fn open(
         self: &Rc<Self>,
         timeout: Duration,
         terms: Terms,
         purpose: Purpose,
         ends: Option<&Addresses>,
+        is_fresh: bool,
     ) -> Result<Channel, UpstreamError> {
         loop {
             if purpose == Purpose::Upgrade || self.speaks.get() == Speaks::Http1 {
                 self.check_room(terms)?;
-                match self.connect(timeout, terms, purpose, ends).await? {
+                let connected = match is_fresh || self.endpoint.proxy_protocol.is_some() {
+                    true => self.connect(timeout, terms, purpose, ends).await,
+                    false => self.connect_unless_freed(timeout, terms, purpose).await,
+                };
+                match connected? {
                     Connected::Http1(connection) => return Ok(Channel::Http1(connection)),
                     Connected::Http2(connection) => self.share(connection),
                 }
@@ -183,6 +194,38 @@ impl Pool {
                 return Ok(channel);
             }
         }
+    }
+
+    async fn connect_unless_freed(
+        self: &Rc<Self>,
+        timeout: Duration,
+        terms: Terms,
+        purpose: Purpose,
+    ) -> Result<Connected, UpstreamError> {
+        let (waiter, freed) = oneshot::channel();
+        {
+            let mut waiting = self.waiting.borrow_mut();
+            waiting.retain(|waiter| !waiter.is_closed());
+            waiting.push_back(waiter);
+        }
+        let pool = Rc::clone(self);
+        let mut connecting = Box::pin(async move { pool.connect(timeout, terms, purpose, None).await });
+        let freed = tokio::select! {
+            biased;
+            Ok(freed) = freed => freed,
+            connected = &mut connecting => return connected,
+        };
+        if freed.is_left() {
+            return connecting.await;
+        }
+        // What was begun is for whoever comes next; it ends within the timeout.
+        let pool = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            if let Ok(Connected::Http1(connection)) = connecting.await {
+                pool.give_back(connection);
+            }
+        });
+        Ok(Connected::Http1(freed))
     }
 
     fn check_room(&self, terms: Terms) -> Result<(), UpstreamError> {
@@ -231,11 +274,20 @@ impl Pool {
         }
     }
 
-    fn put_idle(&self, mut connection: Http1) {
+    fn put_idle(&self, connection: Http1) {
+        let Some(mut connection) = self.hand_over(connection) else { return };
         connection.idle_since_ns = self.core.swept_ns.get();
         let mut idle = self.idle.borrow_mut();
         idle.push(connection);
         self.counts.idle.set(idle.len() as u64);
+    }
+
+    /// Gives it to whoever has waited longest, if anybody waits.
+    fn hand_over(&self, mut connection: Http1) -> Option<Http1> {
+        loop {
+            let Some(waiter) = self.waiting.borrow_mut().pop_front() else { return Some(connection) };
+            connection = waiter.send(connection).err()?;
+        }
     }
 
     /// Closes what idled or lived too long.

@@ -1,9 +1,11 @@
 //! Connections are reused, bounded, and let go; targets that cannot be reached are passed over.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use model::resource::Key;
+use tokio::sync::Semaphore;
 
 use super::*;
 
@@ -61,6 +63,45 @@ fn no_more_connections_than_allowed_are_made() {
         let next = tokio::task::spawn_local(async move { core_too.get("/").await.map(drop) });
         until(|| core.open() == 4).await;
         next.abort();
+    });
+}
+
+/// A place in front of a target that takes connections, and lets the first one through alone, until it is told otherwise.
+async fn narrow(target: SocketAddr) -> (SocketAddr, Rc<Semaphore>, Rc<Cell<usize>>) {
+    let (open, seen) = (Rc::new(Semaphore::new(1)), Rc::new(Cell::new(0)));
+    let (door, count) = (Rc::clone(&open), Rc::clone(&seen));
+    let address = serve(move |mut stream, number| {
+        count.set(number + 1);
+        let door = Rc::clone(&door);
+        async move {
+            door.acquire().await.expect("it stays open").forget();
+            let mut onward = TcpStream::connect(target).await.expect("the target listens");
+            let _ = tokio::io::copy_bidirectional(&mut stream, &mut onward).await;
+        }
+    });
+    (address.await, open, seen)
+}
+
+#[test]
+fn who_waits_for_a_connection_takes_one_that_is_free_before_it() {
+    on_a_core(|| async {
+        let (target, certs) = tls::secure("shop.internal", &["http/1.1"]).await;
+        let (address, open, seen) = narrow(target).await;
+        let core = tls::core(address, "http1", &certs, &tls::named("shop.internal"));
+        let tls = tls::named("shop.internal");
+        core.put(json!({"url": format!("https://{address}"), "tls": tls, "timeouts": {"connect": "1m"}}));
+        let held = core.send(get("/")).await.expect("an answer");
+        let waiting = {
+            let core = Rc::clone(&core);
+            tokio::task::spawn_local(async move { core.get("/").await })
+        };
+        until(|| seen.get() == 2).await;
+        held.body.collect().await.expect("a body");
+        waiting.await.expect("no panic").expect("an answer, by the connection that was freed");
+        // What was begun is there for whoever comes next.
+        open.add_permits(1);
+        until(|| core.idle() == 2).await;
+        assert_eq!(core.open(), 2);
     });
 }
 

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 
 /// A service behind TLS that answers with the version of HTTP it was asked in. Returns its certificate in PEM.
-async fn secure(name: &str, protocols: &[&str]) -> (SocketAddr, String) {
+pub(super) async fn secure(name: &str, protocols: &[&str]) -> (SocketAddr, String) {
     secure_for(None, name, protocols).await
 }
 
@@ -69,14 +69,14 @@ fn bundle(certs: &str) -> Edit {
 }
 
 /// A core with the service, which may name the bundle `trusted`.
-fn core(address: SocketAddr, protocol: &str, certs: &str, tls: &Value) -> Rc<Core> {
+pub(super) fn core(address: SocketAddr, protocol: &str, certs: &str, tls: &Value) -> Rc<Core> {
     let core = Core::new(url(address));
     let service = json!({"url": format!("https://{address}"), "protocol": protocol, "tls": tls});
     core.apply_all(vec![bundle(certs), put(Kind::Service, "shop", service)]);
     core
 }
 
-fn named(name: &str) -> Value {
+pub(super) fn named(name: &str) -> Value {
     json!({"ca_bundle": "trusted", "server_name": name})
 }
 
