@@ -48,6 +48,7 @@ mod http1;
 mod lease;
 mod outgoing;
 mod pool;
+mod pulse;
 mod resolve;
 mod retry;
 mod stream;

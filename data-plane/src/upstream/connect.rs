@@ -37,8 +37,8 @@ pub(super) struct Terms {
 }
 
 /// A connection on which nothing happens is asked for a sign of life, and breaks when there is none for half a minute: a target
-/// that went without a word is noticed before a request meets it. By TCP and not by HTTP/2 pings: services exist that take
-/// those for an attack.
+/// that went without a word is noticed before a request meets it. By TCP, which asks idle connections too: many PINGs of
+/// HTTP/2 are taken for an attack, and are for connections with requests (`pulse.rs`).
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBES: u32 = 3;
@@ -197,7 +197,7 @@ impl Pool {
         T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let now_ns = self.core.clock.now().monotonic_ns;
-        let connection = Http2::handshake(stream, open, terms.life(now_ns), now_ns).await;
+        let connection = Http2::handshake(stream, open, terms.life(now_ns), terms.connections.pings, now_ns).await;
         connection.map(Connected::Http2).map_err(|error| error.to_string())
     }
 }

@@ -8,9 +8,12 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::client;
+use model::resource::service::Pings;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::AbortHandle;
 
 use super::connect::Life;
+use super::pulse::{Heard, Pulse};
 use crate::telemetry::EndpointCounts;
 
 /// Requests on one HTTP/2 connection at a time, unless the service allows fewer.
@@ -55,14 +58,24 @@ pub(super) struct Http2 {
     /// When the last response came on it.
     pub(super) heard_ns: Cell<u64>,
     pub(super) is_silent: Cell<bool>,
+    pulse: RefCell<Pulse>,
+    drive: AbortHandle,
 }
 
 impl Http2 {
-    pub(super) async fn handshake<T>(stream: T, open: Open, life: Life, now_ns: u64) -> Result<Self, h2::Error>
+    pub(super) async fn handshake<T>(
+        stream: T,
+        open: Open,
+        life: Life,
+        pings: Pings,
+        now_ns: u64,
+    ) -> Result<Self, h2::Error>
     where
         T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let (sender, connection) = client::Builder::new()
+        let stream = Heard::new(stream);
+        let is_heard = stream.flag();
+        let (sender, mut connection) = client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEADER_LIST_BYTES)
@@ -73,7 +86,9 @@ impl Http2 {
             .handshake(stream)
             .await?;
         let most_streams = Rc::new(Cell::new(MAX_STREAMS));
-        tokio::task::spawn_local(Drive { connection, most_streams: Rc::clone(&most_streams), _open: open });
+        let pulse = Pulse::new(connection.ping_pong(), pings, is_heard, now_ns);
+        let drive = Drive { connection, most_streams: Rc::clone(&most_streams), _open: open };
+        let drive = tokio::task::spawn_local(drive).abort_handle();
         Ok(Self {
             sender: RefCell::new(sender),
             streams: Cell::new(0),
@@ -84,6 +99,8 @@ impl Http2 {
             idle_since_ns: Cell::new(now_ns),
             heard_ns: Cell::new(now_ns),
             is_silent: Cell::new(false),
+            pulse: RefCell::new(pulse),
+            drive,
         })
     }
 
@@ -104,6 +121,15 @@ impl Http2 {
 
     pub(super) fn streams(&self) -> usize {
         self.streams.get()
+    }
+
+    /// Asks the target for a sign of life if its requests wait in vain, and gives the connection up, with all of them, when
+    /// there is none.
+    pub(super) fn look(&self, now_ns: u64) {
+        if self.pulse.borrow_mut().is_gone(now_ns, self.streams() > 0, self.heard_ns.get()) {
+            self.is_silent.set(true);
+            self.drive.abort();
+        }
     }
 
     pub(super) fn has_room(&self) -> bool {

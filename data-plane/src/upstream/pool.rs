@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ pub(super) struct Pool {
     /// Last in, first out: the spare ones grow old at the front.
     idle: RefCell<Vec<Http1>>,
     shared: RefCell<Vec<Rc<Http2>>>,
+    /// Take no further requests, and have some that are not over.
+    leaving: RefCell<Vec<Weak<Http2>>>,
     /// Wait for a connection of HTTP/1.1 that is being made; one that becomes free before that is as good.
     waiting: RefCell<VecDeque<oneshot::Sender<Http1>>>,
     speaks: Cell<Speaks>,
@@ -105,6 +107,7 @@ impl Pool {
             services: Cell::new(0),
             idle: RefCell::default(),
             shared: RefCell::default(),
+            leaving: RefCell::default(),
             waiting: RefCell::default(),
             speaks: Cell::new(speaks),
             connecting: RefCell::default(),
@@ -159,11 +162,22 @@ impl Pool {
     /// A place on the connection with the fewest requests.
     fn take_stream(&self) -> Option<Stream> {
         let now_ns = self.core.swept_ns.get();
-        let mut shared = self.shared.borrow_mut();
-        shared.retain(|connection| connection.is_good(now_ns));
+        self.keep(|connection| connection.is_good(now_ns));
+        let shared = self.shared.borrow();
         // The newest of equals: an older one may be about to end.
         let free = shared.iter().rev().filter(|connection| connection.has_room());
         free.min_by_key(|connection| connection.streams()).map(Stream::begin)
+    }
+
+    /// Lets go of the others; they finish what they have.
+    fn keep(&self, is_kept: impl Fn(&Http2) -> bool) {
+        self.shared.borrow_mut().retain(|connection| {
+            let is_kept = is_kept(connection);
+            if !is_kept && connection.streams() > 0 {
+                self.leaving.borrow_mut().push(Rc::downgrade(connection));
+            }
+            is_kept
+        });
     }
 
     /// A place on a connection that is made for it, alone or with others who wait as well. Unless it has to be a fresh
@@ -290,7 +304,7 @@ impl Pool {
         }
     }
 
-    /// Closes what idled or lived too long.
+    /// Closes what idled or lived too long, and what nobody answers on.
     pub(super) fn sweep(&self, now_ns: u64) {
         let is_fresh = |idle_since_ns: u64, idle_ns: u64, expires_ns: u64| {
             now_ns + SWEEP_NS <= idle_since_ns.saturating_add(idle_ns) && now_ns < expires_ns
@@ -300,10 +314,14 @@ impl Pool {
             is_fresh(connection.idle_since_ns, connection.idle_ns, connection.expires_ns) && connection.is_ready()
         });
         self.counts.idle.set(idle.len() as u64);
-        self.shared.borrow_mut().retain(|connection| {
+        self.keep(|connection| {
             let is_wanted = self.services.get() > 0
                 && is_fresh(connection.idle_since_ns.get(), connection.idle_ns, connection.expires_ns);
             connection.is_good(now_ns) && (connection.streams() > 0 || is_wanted)
         });
+        self.shared.borrow().iter().for_each(|connection| connection.look(now_ns));
+        self.leaving
+            .borrow_mut()
+            .retain(|connection| connection.upgrade().inspect(|connection| connection.look(now_ns)).is_some());
     }
 }

@@ -82,8 +82,7 @@ impl Stream {
     }
 
     /// No response came in time. If there was none to any other request either since this one was sent, the peer
-    /// may be gone without a word, and the connection gets no further requests. Pings would tell as well, but
-    /// services exist that take them for an attack.
+    /// may be gone without a word, and the connection gets no further requests, long before a PING would tell.
     pub(super) fn timed_out(&self, sent_ns: u64) {
         if self.connection.heard_ns.get() <= sent_ns {
             self.connection.is_silent.set(true);

@@ -19,7 +19,7 @@ mod target;
 mod timeouts;
 mod tls;
 
-pub use connections::Connections;
+pub use connections::{Connections, Pings};
 pub use discovery::{Discovery, DnsDiscovery, DnsName, DnsRecords, NameServer, Scheme};
 pub use health_check::{GrpcCheck, HealthCheck, HttpCheck, StatusRange, TcpCheck};
 pub use limits::{AdaptiveLimit, Limits};
@@ -195,6 +195,16 @@ mod tests {
         assert_eq!(hedged(json!({"min_delay": "0ms"}), 1), ["/retries/hedging/min_delay"]);
         assert_eq!(hedged(json!({"min_delay": "2s", "initial_delay": "1s"}), 1), ["/retries/hedging/initial_delay"]);
         assert_eq!(hedged(json!({}), 0), ["/retries/hedging"]);
+    }
+
+    #[test]
+    fn pings_are_not_sent_more_often_than_connections_are_looked_at() {
+        let pings = |pings| faults(&json!({"connections": {"pings": pings}}));
+        assert!(pings(json!({})).is_empty());
+        assert!(pings(json!({"enabled": false, "after": "1s", "timeout": "1s", "min_interval": "1s"})).is_empty());
+        for field in ["after", "timeout", "min_interval"] {
+            assert_eq!(pings(json!({field: "999ms"})), [format!("/connections/pings/{field}")]);
+        }
     }
 
     #[test]

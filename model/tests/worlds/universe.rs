@@ -202,6 +202,10 @@ fn service(draw: &mut Draw<'_>) -> Value {
     spec["timeouts"] = json!({"connect": draw.of(&["2s", "1s"])});
     if draw.one_in(4) {
         spec["connections"] = json!({"max_age": draw.of(&["1h", "90s"]), "max_idle": draw.of(&["1m", "5s"]), "max_requests": draw.below(9) + 1});
+        if draw.one_in(2) {
+            spec["connections"]["pings"] =
+                json!({"enabled": draw.of(&[true, false]), "after": draw.of(&["30s", "5s"])});
+        }
     }
     if draw.one_in(4) {
         spec["deadline_header"] = "X-Left".into();

@@ -220,6 +220,107 @@ fn a_connection_that_went_silent_gets_no_further_request() {
     });
 }
 
+/// A service that begins an answer on every stream, without an end, and says which connection that is in a piece of it. It
+/// answers one PING, with another piece on stream 1 behind that, and after that it is silent. Every PING is counted.
+async fn falls_silent(mut stream: TcpStream, number: usize, pings: Rc<Cell<usize>>) {
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await.expect("the preface");
+    frame(&mut stream, 4, 0, 0, &[]).await;
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).await.expect("a whole frame");
+        let id = u32::from_be_bytes(head[5..9].try_into().expect("four bytes"));
+        match head[3] {
+            // `:status: 200` from the static table.
+            1 => {
+                frame(&mut stream, 1, 4, id, &[0x88]).await;
+                frame(&mut stream, 0, 0, id, number.to_string().as_bytes()).await;
+            }
+            4 if head[4] == 0 => frame(&mut stream, 4, 1, 0, &[]).await,
+            6 if head[4] == 0 => {
+                pings.set(pings.get() + 1);
+                if pings.get() == 1 {
+                    frame(&mut stream, 6, 1, 0, &payload).await;
+                    frame(&mut stream, 0, 0, 1, b"still here").await;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The next piece of a body, if it goes on.
+async fn piece(body: &mut Body) -> Option<Bytes> {
+    body.frame().await?.ok()?.into_data().ok()
+}
+
+#[test]
+fn a_connection_that_dies_under_its_requests_is_asked_and_given_up() {
+    // Whether it takes further requests or not.
+    for max_requests in [None, Some(1)] {
+        on_a_core(|| async {
+            let pings = Rc::new(Cell::new(0));
+            let count = Rc::clone(&pings);
+            let mut service =
+                prior_knowledge(serve(move |stream, number| falls_silent(stream, number, Rc::clone(&count))).await);
+            service["connections"] = json!({"max_requests": max_requests});
+            let core = Core::new(service);
+            let begin_ns = core.upstreams.core.clock.now().monotonic_ns;
+            let look_after = |seconds: u64| core.upstreams.backends.sweep(begin_ns + seconds * 1_000_000_000);
+            let mut body = core.send(get("/")).await.expect("an answer").body;
+            assert_eq!(piece(&mut body).await.as_deref(), Some(&b"0"[..]));
+
+            // What came is seen by the first look; from then on it is quiet.
+            [100, 129].into_iter().for_each(look_after);
+            assert_eq!(core.open(), 1);
+            look_after(130);
+            assert_eq!(
+                piece(&mut body).await.as_deref(),
+                Some(&b"still here"[..]),
+                "the answer to a PING is before it"
+            );
+            // It is not asked again so soon, though it is quiet: no response has begun since.
+            [131, 170, 250, 429].into_iter().for_each(look_after);
+            look_after(430);
+            until(|| pings.get() == 2).await;
+            look_after(439);
+            assert_eq!((core.open(), pings.get()), (1, 2));
+            look_after(440);
+            assert_eq!(piece(&mut body).await, None);
+            until(|| core.open() == 0).await;
+            let mut body = core.send(get("/")).await.expect("an answer").body;
+            assert_eq!(piece(&mut body).await.as_deref(), Some(&b"1"[..]));
+        });
+    }
+}
+
+#[test]
+fn a_connection_without_requests_is_not_asked() {
+    on_a_core(|| async {
+        let pings = Rc::new(Cell::new(0));
+        let count = Rc::clone(&pings);
+        let mut service =
+            prior_knowledge(serve(move |stream, number| falls_silent(stream, number, Rc::clone(&count))).await);
+        service["connections"] = json!({"max_idle": "1h"});
+        let core = Core::new(service);
+        let begin_ns = core.upstreams.core.clock.now().monotonic_ns;
+        let look_after = |seconds: u64| core.upstreams.backends.sweep(begin_ns + seconds * 1_000_000_000);
+        core.send(get("/")).await.expect("an answer");
+        [100, 200, 300].into_iter().for_each(look_after);
+        let mut body = core.send(get("/")).await.expect("an answer").body;
+        assert_eq!(piece(&mut body).await.as_deref(), Some(&b"0"[..]), "the same connection");
+        // A PING that was sent before the request would have been counted by now.
+        assert_eq!(pings.get(), 0);
+        [301, 330].into_iter().for_each(look_after);
+        look_after(331);
+        until(|| pings.get() == 1).await;
+    });
+}
+
 #[test]
 fn a_request_that_is_too_large_ends_its_stream_and_not_the_connection() {
     on_a_core(|| async {

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Fault;
+use crate::resource::is_default;
 use crate::value::Span;
 
 /// How long connections to targets serve. A connection that was used up ends when its last response has been read.
@@ -23,6 +24,28 @@ pub struct Connections {
     /// Requests on one connection; up to a tenth less, for the same reason. Default: no limit. At least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u32>,
+    /// How the gateway finds that a target which has requests on a connection of HTTP/2 is gone without a word.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pings: Pings,
+}
+
+/// How the gateway finds that a target which has requests on a connection of HTTP/2 is gone without a word: it asks by a
+/// PING (RFC 9113 section 6.7). A connection without requests is never asked so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pings {
+    /// `false` sends none; what waits for a target that is gone then waits for its timeouts. Default: true.
+    pub enabled: bool,
+    /// A target that sends nothing at all for so long while it has requests is asked. Up to a second more. Default: 30s.
+    /// At least 1s.
+    pub after: Span,
+    /// A target that was asked and sends nothing for so long is gone: the connection ends. Its requests fail, or are tried
+    /// again as the retries of the service say. Up to a second more. Default: 10s. At least 1s.
+    pub timeout: Span,
+    /// Between two PINGs on one connection, unless a response has begun in between. Servers of gRPC end connections on
+    /// which they are asked more often than they allow: by default every 5 minutes while they say nothing. Shorten it only
+    /// for servers that permit that. Default: 5m. At least 1s.
+    pub min_interval: Span,
 }
 
 const DEFAULT_AGE: Span = Span::from_secs(3600);
@@ -30,7 +53,18 @@ const DEFAULT_IDLE: Span = Span::from_secs(60);
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { max_age: DEFAULT_AGE, max_idle: DEFAULT_IDLE, max_requests: None }
+        Self { max_age: DEFAULT_AGE, max_idle: DEFAULT_IDLE, max_requests: None, pings: Pings::default() }
+    }
+}
+
+impl Default for Pings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            after: Span::from_secs(30),
+            timeout: Span::from_secs(10),
+            min_interval: Span::from_secs(300),
+        }
     }
 }
 
@@ -51,6 +85,13 @@ impl Connections {
             let message = "a connection without a request is of no use";
             let fault = Fault::new("/connections/max_requests", "invalid-value", message);
             faults.push(fault.hint("leave it away for no limit; 1 has a connection for each request"));
+        }
+        let Pings { enabled: _, after, timeout, min_interval } = self.pings;
+        let spans = [("after", after), ("timeout", timeout), ("min_interval", min_interval)];
+        for (field, span) in spans.iter().filter(|(_, span)| span.as_millis() < 1000) {
+            let message = format!("connections are looked at once a second, which is too seldom for {span}");
+            let fault = Fault::new(format!("/connections/pings/{field}"), "invalid-value", message);
+            faults.push(fault.hint("write 1s or more; `enabled: false` sends no PING at all"));
         }
     }
 }
