@@ -4,7 +4,7 @@
 //! so that a revision whose address is taken is refused as a whole.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -48,6 +48,8 @@ pub struct Cores(Arc<Shared>);
 
 struct Shared {
     current: Current,
+    /// See [`Settings::listen_address`].
+    listen_address: Option<IpAddr>,
     orders: Vec<mpsc::UnboundedSender<Order>>,
     sources: Sources,
     discoveries: Discoveries,
@@ -105,6 +107,7 @@ impl Cores {
         }
         let shared = Arc::new(Shared {
             current: Current::default(),
+            listen_address: settings.listen_address,
             orders,
             sources: Sources::default(),
             discoveries: Discoveries::new(names, telemetry.node.clone()),
@@ -187,10 +190,11 @@ impl Cores {
         let mut openings = Vec::new();
         let mut problems = Problems::new();
         for (slot, listener) in snapshot.listeners.iter().filter(|(_, listener)| listener.enabled) {
-            let known = open.get(&listener.bind);
+            let address = ports::of_node(listener.bind, self.0.listen_address);
+            let known = open.get(&address);
             let sockets = match known {
                 Some(_) => Vec::new(),
-                None => match ports::open(listener.bind, self.0.orders.len(), open.keys()) {
+                None => match ports::open(address, self.0.orders.len(), open.keys()) {
                     Ok(sockets) => sockets,
                     Err(fault) => {
                         problems.push(fault.at(&Key::new(Kind::Listener, listener.name.clone())));
@@ -201,7 +205,7 @@ impl Cores {
             let previous = known.and_then(|known| known.tls.as_ref());
             let tls = ListenerTls::of(listener, snapshot, previous, &self.0.ticket_keys);
             let places = known.map(|known| known.places.clone()).unwrap_or_default();
-            openings.push(Opening { address: listener.bind, slot, tls, places, sockets });
+            openings.push(Opening { address, slot, tls, places, sockets });
         }
         if problems.is_empty() { Ok(openings) } else { Err(problems) }
     }
@@ -306,12 +310,13 @@ impl Shared {
         let Some(snapshot) = self.current.load() else { return };
         let listeners = snapshot.listeners.iter().filter(|(_, listener)| listener.enabled);
         let openings = listeners.filter_map(|(slot, listener)| {
-            let Open { tls, places } = open.get(&listener.bind)?;
-            let sockets = ports::open(listener.bind, 1, open.keys()).unwrap_or_else(|fault| {
+            let address = ports::of_node(listener.bind, self.listen_address);
+            let Open { tls, places } = open.get(&address)?;
+            let sockets = ports::open(address, 1, open.keys()).unwrap_or_else(|fault| {
                 tracing::error!(core = number, error = fault.message, "a core cannot listen again");
                 Vec::new()
             });
-            Some(Opening { address: listener.bind, slot, tls: tls.clone(), places: places.clone(), sockets })
+            Some(Opening { address, slot, tls: tls.clone(), places: places.clone(), sockets })
         });
         let (openings, (done, _)) = (openings.collect(), oneshot::channel());
         let _ = self.orders[number].send(Order::Serve { snapshot: snapshot.clone(), openings, done });

@@ -1,7 +1,7 @@
 //! What this node is told by flags and environment; everything else comes with the configuration.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub struct Settings {
     pub control_plane: Option<ControlPlane>,
     /// Where metrics and health are served.
     pub node_port: SocketAddr,
+    /// Where listeners of all addresses are opened; without one, on all.
+    pub listen_address: Option<IpAddr>,
     /// How many cores serve requests.
     pub cores: NonZeroUsize,
     /// Connections of one core, over all listeners; further ones wait to be accepted. What clients may ask of a
@@ -95,6 +97,7 @@ impl Settings {
             data_dir,
             control_plane: None,
             node_port: SocketAddr::from((Ipv4Addr::LOCALHOST, 8083)),
+            listen_address: None,
             cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             connections_per_core: 16 * 1024,
             memory_budget: crate::memory::available(),

@@ -1,6 +1,6 @@
 //! `sluice control-plane` and `sluice data-plane`: the roles of a production installation, each in a process of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
@@ -87,6 +87,11 @@ pub struct DataPlane {
     #[arg(long, env = "SLUICE_NODE", default_value = "127.0.0.1:8083", value_name = "ADDRESS")]
     node: SocketAddr,
 
+    /// Where listeners that are bound to all addresses are opened: for a machine with several networks, or several nodes
+    /// [default: on all addresses]
+    #[arg(long, env = "SLUICE_LISTEN_ADDRESS", value_name = "IP")]
+    listen_address: Option<IpAddr>,
+
     /// Where the node stands: targets of services in the same zone come first [default: nowhere]
     #[arg(long, env = "SLUICE_ZONE", value_name = "NAME")]
     zone: Option<String>,
@@ -169,6 +174,7 @@ impl DataPlane {
             settings.gateway = gateway;
         }
         settings.node_port = self.node;
+        settings.listen_address = self.listen_address;
         settings.zone = self.zone;
         self.labels.apply(&mut settings);
         settings.access_log = self.access_log == AccessLog::Stdout;

@@ -1,7 +1,7 @@
 //! Opening addresses: one socket per core, and a clear word when somebody else has the port.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use model::problem::Fault;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -10,6 +10,14 @@ use crate::port_holder::port_holder;
 
 /// Connections that wait to be accepted; the kernel has a bound of its own below it.
 const BACKLOG: i32 = 4096;
+
+/// The address that a listener is opened at: one of all addresses at `only`, if that is given.
+pub(super) fn of_node(bind: SocketAddr, only: Option<IpAddr>) -> SocketAddr {
+    match only {
+        Some(ip) if bind.ip().is_unspecified() => SocketAddr::new(ip, bind.port()),
+        _ => bind,
+    }
+}
 
 /// Opens an address once for each core. `ours` are the addresses that this node has open already.
 pub(super) fn open<'a>(
@@ -76,6 +84,17 @@ mod tests {
         let fault = open(address, 2, [].iter()).expect_err("the port is taken");
         assert_eq!((fault.code, fault.pointer.as_str()), ("address-in-use", "/bind"));
         assert!(fault.message.contains(&format!("process {}", std::process::id())), "{}", fault.message);
+    }
+
+    #[test]
+    fn a_listener_of_all_addresses_is_opened_at_the_one_of_the_node() {
+        let at = |bind: &str, only: Option<&str>| {
+            of_node(bind.parse().expect("an address"), only.map(|only| only.parse().expect("an address"))).to_string()
+        };
+        assert_eq!(at("0.0.0.0:80", None), "0.0.0.0:80");
+        assert_eq!(at("0.0.0.0:80", Some("127.0.0.2")), "127.0.0.2:80");
+        assert_eq!(at("[::]:80", Some("127.0.0.2")), "127.0.0.2:80");
+        assert_eq!(at("127.0.0.3:80", Some("127.0.0.2")), "127.0.0.3:80", "it says where");
     }
 
     #[test]
