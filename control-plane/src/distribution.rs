@@ -258,8 +258,8 @@ impl Distribution {
         incoming: Streaming<NodeMessage>,
         outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
     ) -> Result<Peer, Status> {
-        let Hello { node_id, gateway, version, kinds, policy_types, held, hostname, uptime_ms, held_for_ms, labels } =
-            hello;
+        let Hello { node_id, gateway, version, kinds, policy_types, held, hostname, .. } = hello;
+        let Hello { uptime_ms, held_for_ms, labels, targets, .. } = hello;
         for (what, word) in [("node id", &node_id), ("version", &version), ("host name", &hostname)] {
             let is_printable = word.chars().all(|c| !c.is_control());
             if word.len() > MAX_WORD || !is_printable || (word.is_empty() && what == "node id") {
@@ -276,6 +276,8 @@ impl Distribution {
             let text = format!("its certificate is not for the node `{node_id}` of the gateway `{gateway}`");
             return Err(Status::permission_denied(text));
         }
+        let held = held.as_ref().map(head_from_wire).transpose()?;
+        self.catch_up_with(&gateway, held.map_or(0, |held| held.revision), targets).await?;
         let Some(heads) = self.publisher.watch(&gateway) else {
             return Err(Status::not_found(format!("there is no gateway `{gateway}`")));
         };
@@ -287,7 +289,6 @@ impl Distribution {
             tracing::warn!(gateway, "cannot read what is said about targets: {error}");
             Status::unavailable("the control plane cannot read what is said about targets at present")
         })?;
-        let held = held.as_ref().map(head_from_wire).transpose()?;
         let serving = held.map(|held| (held.revision, held.digest));
         tracing::info!(node.id = node_id, gateway, "a node has connected");
         let can = Capabilities::new(&version, kinds, policy_types);

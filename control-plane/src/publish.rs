@@ -142,6 +142,14 @@ impl Publisher {
         Ok(())
     }
 
+    /// Brings the head up to that of the store, which another replica may have moved.
+    pub async fn catch_up(&self, gateway: &str) -> Result<(), StoreError> {
+        match self.known(gateway) {
+            Some(line) => line.catch_up().await,
+            None => Ok(()),
+        }
+    }
+
     /// For reading the history; whoever wants to change something calls [`Publisher::publish`].
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {

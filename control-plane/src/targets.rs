@@ -117,6 +117,14 @@ impl Lanes {
         Ok(self.lane(gateway).await?.state())
     }
 
+    /// Brings what is known here up to the store, where another replica may have had something said.
+    pub async fn catch_up(&self, gateway: &str) -> Result<(), StoreError> {
+        match self.store.target_versions().await?.into_iter().find(|(name, _)| name == gateway) {
+            Some((_, version)) => self.catch_up_to(gateway, version).await,
+            None => Ok(()),
+        }
+    }
+
     /// Has something said. When this returns, the store has it on disk.
     pub async fn write(&self, gateway: &str, write: Write) -> Result<Written, WriteError> {
         self.lane(gateway).await?.write(&self.publisher, write).await
@@ -136,7 +144,7 @@ impl Lanes {
         loop {
             let followed = tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(hint) = announcements.next() => self.catch_up(&hint.gateway, hint.number).await,
+                Some(hint) = announcements.next() => self.catch_up_to(&hint.gateway, hint.number).await,
                 _ = poll.tick() => self.keep_up().await,
             };
             match &followed {
@@ -154,7 +162,7 @@ impl Lanes {
         let gateways = self.publisher.gateways();
         self.gateways.write().retain(|gateway, _| gateways.contains(gateway));
         for (gateway, version) in self.store.target_versions().await? {
-            self.catch_up(&gateway, version).await?;
+            self.catch_up_to(&gateway, version).await?;
         }
         for gateway in gateways {
             self.forget_services_that_are_gone(&gateway).await?;
@@ -162,7 +170,7 @@ impl Lanes {
         Ok(())
     }
 
-    async fn catch_up(&self, gateway: &str, version: u64) -> Result<(), StoreError> {
+    async fn catch_up_to(&self, gateway: &str, version: u64) -> Result<(), StoreError> {
         match self.lane(gateway).await {
             Ok(lane) => lane.catch_up(version).await,
             // Removed a moment ago, or made by another replica: the next round knows.

@@ -75,6 +75,11 @@ impl Process {
         }
     }
 
+    /// Whether it has neither been killed nor ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
     pub fn signal(&self, name: &str) -> Result<()> {
         let pid = self.child.as_ref().context("the process is not running")?.id();
         let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status()?;

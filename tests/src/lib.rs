@@ -5,4 +5,5 @@ pub mod address;
 pub mod gateway;
 pub mod http;
 pub mod postgres;
+pub mod relay;
 pub mod traffic;

@@ -57,6 +57,18 @@ impl Postgres {
         self.url_of("postgres")
     }
 
+    /// Where the server listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The database `postgres`, by way of something that passes connections on.
+    #[must_use]
+    pub fn url_through(&self, relay: SocketAddr) -> String {
+        format!("postgres://postgres@{relay}/postgres")
+    }
+
     /// Creates another database and returns its URL.
     #[must_use]
     pub fn create_database(&self, name: &str) -> String {

@@ -7,6 +7,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use super::Distribution;
+use crate::store::StoreError;
 use crate::token::Role;
 use crate::trust::enrolment::{self, Refusal, clock};
 use crate::trust::shown::Shown;
@@ -69,6 +70,36 @@ impl Distribution {
                 tracing::warn!("cannot look up the token of a node: {error}");
                 Err(Status::unavailable("the control plane cannot look up tokens at present"))
             }
+        }
+    }
+
+    /// Sees that this control plane is not behind what a node has from another one, which it would take back. Where the
+    /// store itself is behind that, it counts: it was restored.
+    pub(super) async fn catch_up_with(&self, gateway: &str, revision: u64, targets: u64) -> Result<(), Status> {
+        let Some(head) = self.publisher.head(gateway).map(|head| head.revision) else { return Ok(()) };
+        let is_unknown = |error| {
+            tracing::warn!(
+                gateway,
+                "a node serves revision {revision}, revision {head} is known here, and the database does not say which counts: \
+                 the node is sent away: {error}"
+            );
+            let text =
+                format!("this control plane knows revision {head} alone, and cannot ask its database at present");
+            Status::unavailable(text)
+        };
+        let catching_up = async {
+            if head < revision {
+                self.publisher.catch_up(gateway).await?;
+            }
+            if self.lanes.now(gateway).await?.membership.version() < targets {
+                self.lanes.catch_up(gateway).await?;
+            }
+            Ok(())
+        };
+        // Less than the node waits.
+        match tokio::time::timeout(self.timing.heartbeat, catching_up).await {
+            Ok(caught_up) => caught_up.map_err(|error: StoreError| is_unknown(error.to_string())),
+            Err(_) => Err(is_unknown("it is silent".to_owned())),
         }
     }
 

@@ -134,7 +134,8 @@ impl<A: Adopt> Sync<A> {
     ) -> Result<(Streaming<ControlMessage>, Outgoing), Lost> {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         let served_for = self.status.borrow().serving.map(|served| served.since.elapsed()).unwrap_or_default();
-        let hello = FromNode::Hello(self.identity.hello(self.held.as_deref().map(Position::of), served_for));
+        let held = self.held.as_deref().map(Position::of);
+        let hello = FromNode::Hello(self.identity.hello(held, served_for, self.lane.version()));
         let _ = outgoing.try_send(NodeMessage { message: Some(hello) });
         let mut request = Request::new(ReceiverStream::new(messages));
         if let Some(bearer) = bearer {

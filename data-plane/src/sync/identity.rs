@@ -37,8 +37,9 @@ impl Identity {
         NodeName { gateway: self.gateway.clone(), node_id: self.node_id.clone() }
     }
 
-    /// The first message on every connection; `held` is what has been served for `held_for`.
-    pub fn hello(&self, held: Option<Position>, held_for: Duration) -> proto::Hello {
+    /// The first message on every connection; `held` is what has been served for `held_for`, `targets` the version of what
+    /// is said about targets.
+    pub fn hello(&self, held: Option<Position>, held_for: Duration, targets: u64) -> proto::Hello {
         let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         proto::Hello {
             node_id: self.node_id.clone(),
@@ -51,6 +52,7 @@ impl Identity {
             uptime_ms: milliseconds(self.started.elapsed()).max(1),
             held_for_ms: milliseconds(held_for),
             labels: self.labels.clone(),
+            targets,
         }
     }
 }

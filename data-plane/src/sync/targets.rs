@@ -40,6 +40,11 @@ impl Lane {
         Self { membership: known, disk, arriving: Vec::new(), work: None, handed_over: None }
     }
 
+    /// Of what is known.
+    pub fn version(&self) -> u64 {
+        self.membership.version()
+    }
+
     /// What was half said on the connection before will be said again.
     pub fn begin(&mut self) {
         self.arriving.clear();

@@ -117,6 +117,7 @@ fn hello(held: Option<(u64, Digest)>) -> Hello {
         uptime_ms: 0,
         held_for_ms: 0,
         labels: BTreeMap::new(),
+        targets: 0,
     }
 }
 
