@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod gateway;
+pub mod history;
 pub mod http;
 pub mod postgres;
 pub mod relay;

@@ -9,6 +9,7 @@ mod fleet;
 mod gateways;
 mod memory;
 mod partitions;
+mod randomized;
 mod replicas;
 mod targets;
 mod tls;
