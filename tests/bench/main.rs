@@ -6,6 +6,7 @@
 
 mod churn;
 mod cold;
+mod consumers;
 mod dimensions;
 mod failures;
 mod fleet;
@@ -14,6 +15,7 @@ mod nodes;
 mod peers;
 mod process;
 mod proxies;
+mod rate;
 mod report;
 mod scale;
 mod sluice;
@@ -27,15 +29,17 @@ use anyhow::{Context, Result, bail};
 /// Something to measure, on its own.
 type Part = (&'static str, fn(&Options, &mut report::Report) -> Result<()>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 8] = [
     ("peers", peers::measure),
     ("scale", scale::measure),
     ("cold", cold::measure),
     ("failures", failures::measure),
     ("churn", churn::measure),
     ("fleet", fleet::measure),
+    ("rate", rate::measure),
+    ("consumers", consumers::measure),
 ];
-const NAMES: &str = "peers|scale|cold|failures|churn|fleet";
+const NAMES: &str = "peers|scale|cold|failures|churn|fleet|rate|consumers";
 
 /// What the command line asks for.
 pub struct Options {

@@ -33,7 +33,7 @@ impl Size {
         format!("h{}.example", route % self.hosts)
     }
 
-    fn path(route: usize) -> String {
+    pub fn path(route: usize) -> String {
         format!("/r{route}")
     }
 
