@@ -133,6 +133,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     parts.spawn(async move { follower.follow(stop_following).await });
     let (follower, stop_following) = (trust.clone(), stop.clone());
     parts.spawn(async move { follower.revocations.follow(stop_following).await });
+    let (known, history, shortened) = (nodes.clone(), settings.history, publisher.clone());
+    parts.spawn(shortened.keep_short(history, move |gateway| known.oldest_served(gateway), stop.clone()));
     if let Some(fleet) = fleet {
         parts.spawn(fleet.follow(stop.clone()));
     }

@@ -133,6 +133,15 @@ impl Nodes {
         convergence
     }
 
+    /// The oldest revision that a node of the gateway serves, as far as it is listed.
+    #[must_use]
+    pub fn oldest_served(&self, gateway: &str) -> Option<u64> {
+        let known = self.known.lock();
+        let served = known.of_gateway(gateway).filter_map(|status| Some(status.serving.as_ref()?.revision));
+        // There is nothing to keep of the empty one.
+        served.filter(|revision| *revision > 0).min()
+    }
+
     /// Marked as changed whenever any node comes, goes or gets further.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {

@@ -21,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{DEFAULT_GATEWAY, RevisionRecord, Store, StoreError};
 
+pub mod history;
 mod line;
 mod recent;
 
+use history::follows;
 use line::Line;
 
 /// How often the head is looked at, because the announcement of another replica can be lost.
@@ -103,6 +105,8 @@ pub enum PublishError {
     NotEmpty(String),
     #[error("there is no revision {0}")]
     UnknownRevision(u64),
+    #[error("revision {revision} is not kept any more; the oldest that is kept is {oldest}")]
+    Forgotten { revision: u64, oldest: u64 },
     #[error("the change is based on revision {base}, but the head is revision {head}")]
     Conflict { base: u64, head: u64 },
     #[error("the change does not apply to the head")]
@@ -230,12 +234,13 @@ impl Publisher {
         let mut at = to;
         while at < head.revision {
             let records = self.store.changes_since(gateway, at, PAGE).await?;
+            follows(records.first(), at, to)?;
             for record in records.iter().take_while(|record| record.revision.number <= head.revision) {
                 for change in &*record.changes {
                     then.entry(change.key.clone()).or_insert_with(|| change.before.clone());
                 }
             }
-            at = records.last().ok_or(PublishError::UnknownRevision(to))?.revision.number;
+            at = records.last().map_or(at, |last| last.revision.number);
         }
         let edit = |(key, document)| match document {
             Some(document) => Edit::Restore { key, document },

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::publish::history::History;
 use crate::trust::CERTIFICATE_LIFETIME;
 use crate::trust::master_key::MasterKeySource;
 
@@ -25,6 +26,8 @@ pub struct Settings {
     pub authority: Option<AuthorityFiles>,
     /// How long the certificate of a node is good; it renews it when two thirds of that are over.
     pub certificate_lifetime: Duration,
+    /// How much of the history of each gateway is kept.
+    pub history: History,
 }
 
 /// An authority of one's own, in PEM form. Every replica is given the same.
@@ -47,6 +50,7 @@ impl Settings {
             master_key: None,
             authority: None,
             certificate_lifetime: CERTIFICATE_LIFETIME,
+            history: History::default(),
         }
     }
 }

@@ -69,6 +69,13 @@ pub trait Store: Enrolments {
     /// At most `limit` revisions that follow `after`, oldest first.
     async fn changes_since(&self, gateway: &str, after: u64, limit: u32) -> Result<Vec<RevisionRecord>, StoreError>;
 
+    /// The number of the oldest revision that is kept; nothing if there is none.
+    async fn oldest_revision(&self, gateway: &str) -> Result<Option<u64>, StoreError>;
+
+    /// Forgets at most `limit` of the revisions before `before`, the oldest first, all of them or none; how many. What is
+    /// left is without gaps at any time, whoever else does the same.
+    async fn forget_revisions(&self, gateway: &str, before: u64, limit: u32) -> Result<u64, StoreError>;
+
     /// Hints that another control plane appended a revision. They may be late, lost or wrong; who needs to
     /// know must also look at the head now and then. The stream does not end.
     fn announcements(&self) -> BoxStream<'static, Announcement>;

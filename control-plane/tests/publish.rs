@@ -2,7 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use control_plane::publish::history::History;
 use control_plane::publish::{Change, PublishError, Published, Publisher, Refused};
 use control_plane::store::{self, StoreError, StoredToken};
 use control_plane::token::{Role, Tokens};
@@ -14,6 +16,7 @@ use model::snapshot::Snapshot;
 use serde_json::json;
 use tempfile::TempDir;
 use tests::postgres::Postgres;
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 const GATEWAY: &str = "default";
@@ -182,6 +185,46 @@ async fn a_rollback_restores_the_digest_of_the_revision() {
     assert!(matches!(error, PublishError::UnknownRevision(6)));
     let stays = publisher.publish(GATEWAY, rollback(5).await.expect("the head")).await.expect("the head holds");
     assert!(!stays.is_new);
+}
+
+#[tokio::test]
+async fn what_is_older_than_is_kept_is_forgotten_and_named() {
+    let (_folder, url) = sqlite();
+    let publisher = start(&url).await;
+    for n in 0..10 {
+        publish(&publisher, vec![put("a", n), put(&format!("r{n}"), n)]).await;
+    }
+    let now = OffsetDateTime::now_utc();
+    let forget = |revisions, age: Option<u64>, held| {
+        let history = History { revisions, age: age.map(Duration::from_secs) };
+        publisher.forget(GATEWAY, history, held, now + Duration::from_secs(100))
+    };
+    let all = History::default().revisions;
+    assert_eq!(forget(all, None, None).await.expect("it answers"), 0);
+    assert_eq!(forget(all, Some(3600), None).await.expect("it answers"), 0, "they are not old");
+    assert_eq!(forget(8, None, Some(2)).await.expect("it answers"), 1, "a node serves the second");
+    assert_eq!(forget(8, None, None).await.expect("it answers"), 1);
+
+    let back = |to| publisher.rollback(GATEWAY, to, "a test".to_owned(), "back".to_owned());
+    let error = back(1).await.err().expect("2 is forgotten");
+    assert!(matches!(error, PublishError::Forgotten { revision: 1, oldest: 3 }), "{error:?}");
+    let third = publisher.digest_at(GATEWAY, 3);
+    let third_again = publisher.publish(GATEWAY, back(3).await.expect("3 is kept")).await.expect("it held before");
+    assert_eq!(Some(third_again.snapshot.config.digest()), third);
+
+    // Nodes that hold what is kept resume after a restart, and the others are not taken for wrong.
+    let again = start(&url).await;
+    assert_eq!(digest(&again), digest(&publisher));
+    for revision in 3..=11 {
+        assert_eq!(again.digest_at(GATEWAY, revision), publisher.digest_at(GATEWAY, revision));
+        assert_eq!(again.changes(GATEWAY, revision, 11), publisher.changes(GATEWAY, revision, 11));
+    }
+    assert_eq!(again.digest_at(GATEWAY, 2), None);
+
+    assert_eq!(forget(all, Some(1), None).await.expect("it answers"), 8, "all are old, and the head stays");
+    assert_eq!(publisher.store().oldest_revision(GATEWAY).await.expect("it answers"), Some(11));
+    assert_eq!(start(&url).await.digest_at(GATEWAY, 11), Some(digest(&publisher)));
+    publish(&publisher, vec![put("a", 77)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

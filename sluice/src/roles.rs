@@ -1,7 +1,7 @@
 //! `sluice control-plane` and `sluice data-plane`: the roles of a production installation, each in a process of its own.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -54,6 +54,14 @@ pub struct ControlPlane {
     /// How long the certificate of a node is good; it renews it when two thirds of that are over
     #[arg(long, env = "SLUICE_CERTIFICATE_LIFETIME", default_value = "24h", value_name = "DURATION")]
     certificate_lifetime: Span,
+
+    /// How many revisions of each gateway are kept, to look at and to go back to. Those that nodes serve are kept anyway
+    #[arg(long, env = "SLUICE_KEEP_REVISIONS", default_value = "100000", value_name = "N")]
+    keep_revisions: NonZeroU64,
+
+    /// How long they are kept at most [default: for ever]
+    #[arg(long, env = "SLUICE_KEEP_REVISIONS_FOR", value_name = "DURATION")]
+    keep_revisions_for: Option<Span>,
 
     #[command(flatten)]
     logging: Logging,
@@ -143,6 +151,8 @@ impl ControlPlane {
             .zip(self.authority_key)
             .map(|(certificate, key)| control_plane::settings::AuthorityFiles { certificate, key });
         settings.certificate_lifetime = self.certificate_lifetime.get();
+        settings.history.revisions = self.keep_revisions.get();
+        settings.history.age = self.keep_revisions_for.map(Span::get);
         if let Some(url) = self.database_url {
             settings.database_url = url;
         }

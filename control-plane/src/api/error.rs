@@ -60,6 +60,9 @@ sorts! {
     UNKNOWN_REVISION "unknown-revision" NOT_FOUND "There is no such revision"
         "Revisions are counted from 1 in each gateway; `GET /v1/gateways/{gateway}/revisions` lists them. Revision 0 is the empty one \
          that everything starts from."
+    FORGOTTEN_REVISION "forgotten-revision" GONE "The revision is not kept any more"
+        "Of each gateway the newest revisions are kept, by default 100,000 of them; `sluice control-plane --keep-revisions` says how \
+         many, and `--keep-revisions-for` how long. `detail` names the oldest that is kept, which is as far as one can look and go back."
     UNKNOWN_TARGET "unknown-target" NOT_FOUND "There is no such target"
         "The service has no target of this name, or nothing was said about it that could be taken back. \
          `GET /v1/gateways/{gateway}/services/{service}/targets` lists its targets. A target that is to be added is written with PUT."

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::conditions::MESSAGE_HEADER;
 use super::error::{
-    Error, INVALID_CONFIGURATION, INVALID_PARAMETERS, REFUSED_BY_NODE, REVISION_CONFLICT, UNKNOWN_REVISION, fault,
+    Error, FORGOTTEN_REVISION, INVALID_CONFIGURATION, INVALID_PARAMETERS, REFUSED_BY_NODE, REVISION_CONFLICT,
+    UNKNOWN_REVISION, fault,
 };
 use super::gateways::AtGateway;
 use super::json::Json;
@@ -21,6 +22,8 @@ use super::resources::{limit_of, next_page};
 use super::table::Operation;
 use super::view::{AppliedView, ChangeView, DiffView, PageView, RevisionView};
 use super::write::{Author, Write, WriteParams, at_revision, carry_out, publish_error, store_error, unknown_revision};
+use crate::publish::PublishError;
+use crate::publish::history::follows;
 
 const FAMILY: &str = "revisions";
 /// Revisions read at once while walking through the history.
@@ -62,12 +65,12 @@ pub fn operations() -> Vec<Operation> {
         Operation::new(Method::GET, &one, "getRevision", get)
             .about(FAMILY, "A revision with what it changed")
             .answers::<RecordView>(200, "the revision")
-            .errors(&[&UNKNOWN_REVISION]),
+            .errors(&[&UNKNOWN_REVISION, &FORGOTTEN_REVISION]),
         Operation::new(Method::GET, format!("{one}/diff"), "diffRevisions", diff)
             .about(FAMILY, "What is different between two revisions")
             .query::<DiffParams>()
             .answers::<DiffView>(200, "the difference")
-            .errors(&[&UNKNOWN_REVISION]),
+            .errors(&[&UNKNOWN_REVISION, &FORGOTTEN_REVISION]),
         Operation::new(Method::POST, format!("{one}:rollback"), "rollBack", rollback)
             .routed_at(&one)
             .about(FAMILY, "Go back to a revision")
@@ -77,7 +80,13 @@ pub fn operations() -> Vec<Operation> {
             .answers::<AppliedView>(200, "the revision that was made; with `dry_run` the difference that it would make")
             .or_diff_on_dry_run()
             .answers::<AppliedView>(202, "it was made, but the nodes do not serve it yet")
-            .errors(&[&UNKNOWN_REVISION, &REVISION_CONFLICT, &REFUSED_BY_NODE, &INVALID_CONFIGURATION]),
+            .errors(&[
+                &UNKNOWN_REVISION,
+                &FORGOTTEN_REVISION,
+                &REVISION_CONFLICT,
+                &REFUSED_BY_NODE,
+                &INVALID_CONFIGURATION,
+            ]),
     ]
 }
 
@@ -104,7 +113,13 @@ async fn list(
 
 async fn get(State(state): State<ApiState>, gateway: AtGateway, number: RevisionNumber) -> Result<Response, Error> {
     let record = state.store.revision(&gateway.name, number.0).await.map_err(store_error)?;
-    let record = record.ok_or_else(|| unknown_revision(number.0))?;
+    let Some(record) = record else {
+        let oldest = state.store.oldest_revision(&gateway.name).await.map_err(store_error)?;
+        return Err(publish_error(match oldest.filter(|oldest| (1..*oldest).contains(&number.0)) {
+            Some(oldest) => PublishError::Forgotten { revision: number.0, oldest },
+            None => PublishError::UnknownRevision(number.0),
+        }));
+    };
     let changes = record.changes.iter().map(ChangeView::from).collect();
     Ok(at_revision(number.0, Json(RecordView { revision: record.revision.into(), changes })))
 }
@@ -142,7 +157,8 @@ async fn net_changes(
     let mut at = older;
     while at < newer {
         let records = state.store.changes_since(gateway, at, BATCH).await.map_err(store_error)?;
-        at = records.last().ok_or_else(|| unknown_revision(newer))?.revision.number;
+        follows(records.first(), at, older).map_err(publish_error)?;
+        at = records.last().map_or(at, |last| last.revision.number);
         for record in records.iter().take_while(|record| record.revision.number <= newer) {
             for change in &*record.changes {
                 let entry = net.entry(change.key.clone()).or_insert_with(|| (change.before.clone(), None));

@@ -22,8 +22,8 @@ use super::ApiState;
 use super::conditions;
 use super::envelope::Identity;
 use super::error::{
-    Error, GATEWAY_NOT_EMPTY, INVALID_PARAMETERS, MASS_DELETE, REFUSED_BY_NODE, REVISION_CONFLICT, UNKNOWN_GATEWAY,
-    UNKNOWN_RESOURCE, UNKNOWN_REVISION, fault,
+    Error, FORGOTTEN_REVISION, GATEWAY_NOT_EMPTY, INVALID_PARAMETERS, MASS_DELETE, REFUSED_BY_NODE, REVISION_CONFLICT,
+    UNKNOWN_GATEWAY, UNKNOWN_RESOURCE, UNKNOWN_REVISION, fault,
 };
 use super::json::Json;
 use super::view::{AppliedView, DiffView, WaitState, WaitView};
@@ -319,6 +319,7 @@ pub fn publish_error(error: PublishError) -> Error {
             Error::new(&GATEWAY_NOT_EMPTY, format!("the gateway `{gateway}` has resources"))
         }
         PublishError::UnknownRevision(revision) => unknown_revision(revision),
+        PublishError::Forgotten { .. } => Error::new(&FORGOTTEN_REVISION, error.to_string()),
         PublishError::Conflict { base, head } => {
             let detail = format!("the change is based on revision {base}, but revision {head} is the newest");
             Error::new(&REVISION_CONFLICT, detail).revision(head)

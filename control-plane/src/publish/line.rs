@@ -279,10 +279,17 @@ async fn read_recent(gateway: &str, store: &dyn Store, head: Head) -> Result<Rec
     if base == head {
         return Ok(Recent::from(head));
     }
-    base.digest = match store.revision(gateway, base.revision).await? {
-        Some(record) => record.revision.digest,
-        None => Digest::default(),
-    };
+    match store.revision(gateway, base.revision).await? {
+        Some(record) => base.digest = record.revision.digest,
+        None if base.revision == 0 => base.digest = Digest::default(),
+        // It is kept no longer, and its digest with it: the first that is kept is where the series begins.
+        None => {
+            let Some(oldest) = store.changes_since(gateway, base.revision, 1).await?.pop() else {
+                return Ok(Recent::from(head));
+            };
+            base = Head { revision: oldest.revision.number, digest: oldest.revision.digest };
+        }
+    }
     let mut recent = Recent::from(base);
     for record in store.changes_since(gateway, base.revision, PAGE).await? {
         if record.revision.number <= head.revision {

@@ -202,6 +202,24 @@ impl Store for PostgresStore {
         .await
     }
 
+    async fn oldest_revision(&self, gateway: &str) -> Result<Option<u64>, StoreError> {
+        bounded(async {
+            let oldest: Option<i64> =
+                sqlx::query_scalar(sql::OLDEST_REVISION).bind(gateway).fetch_one(&self.pool).await?;
+            oldest.map(from_column).transpose()
+        })
+        .await
+    }
+
+    async fn forget_revisions(&self, gateway: &str, before: u64, limit: u32) -> Result<u64, StoreError> {
+        bounded(async {
+            let forget =
+                sqlx::query(sql::FORGET_REVISIONS).bind(gateway).bind(to_column(before)).bind(i64::from(limit));
+            Ok(forget.execute(&self.pool).await?.rows_affected())
+        })
+        .await
+    }
+
     fn announcements(&self) -> BoxStream<'static, Announcement> {
         let payloads = listen::payloads(self.pool.clone(), CHANNEL);
         payloads.filter_map(async |payload| read_announcement(&payload)).boxed()

@@ -23,6 +23,9 @@ pub const REVISIONS: &str = "SELECT number, parent, author, message, created_at,
     FROM revisions WHERE gateway = $1 AND number < $2 ORDER BY number DESC LIMIT $3";
 pub const CHANGES_SINCE: &str = "SELECT number, parent, author, message, created_at, digest, change_count, changes
     FROM revisions WHERE gateway = $1 AND number > $2 ORDER BY number LIMIT $3";
+pub const OLDEST_REVISION: &str = "SELECT min(number) FROM revisions WHERE gateway = $1";
+pub const FORGET_REVISIONS: &str = "DELETE FROM revisions WHERE gateway = $1 AND number IN (
+        SELECT number FROM revisions WHERE gateway = $1 AND number < $2 ORDER BY number LIMIT $3)";
 pub const ADD_TOKEN: &str = "INSERT INTO tokens (hash, role, name, created_at)
     VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
 pub const TOKENS: &str = "SELECT hash, role, name FROM tokens";

@@ -230,6 +230,17 @@ impl Store for SqliteStore {
         rows.into_iter().map(|row| self.sealed.open_record(gateway, record_from_row(row)?)).collect()
     }
 
+    async fn oldest_revision(&self, gateway: &str) -> Result<Option<u64>, StoreError> {
+        let oldest: Option<i64> =
+            sqlx::query_scalar(sql::OLDEST_REVISION).bind(gateway).fetch_one(&self.readers).await?;
+        oldest.map(from_column).transpose()
+    }
+
+    async fn forget_revisions(&self, gateway: &str, before: u64, limit: u32) -> Result<u64, StoreError> {
+        let forget = sqlx::query(sql::FORGET_REVISIONS).bind(gateway).bind(to_column(before)).bind(i64::from(limit));
+        Ok(forget.execute(&self.writer).await?.rows_affected())
+    }
+
     /// Nobody else is expected to write to the file; if somebody does, looking at the head tells.
     fn announcements(&self) -> BoxStream<'static, Announcement> {
         stream::pending().boxed()

@@ -63,6 +63,7 @@ contract!(
     a_revision_may_touch_thousands_of_resources,
     documents_come_back_to_the_byte,
     history_is_read_in_pages,
+    old_revisions_are_forgotten_without_gaps,
     of_writers_on_one_parent_exactly_one_wins,
     what_is_loaded_is_of_one_moment,
     many_may_open_a_new_database_at_once,
@@ -246,6 +247,37 @@ async fn history_is_read_in_pages(url: String) {
     assert_eq!(numbers(store.revisions(GATEWAY, Some(2), 3).await.expect("the log can be read")), [1]);
     let since = store.changes_since(GATEWAY, 2, 3).await.expect("the log can be read");
     assert_eq!(numbers(since.into_iter().map(|record| record.revision).collect()), [3, 4, 5]);
+}
+
+async fn old_revisions_are_forgotten_without_gaps(url: String) {
+    let stores = [open(&url).await, open(&url).await];
+    assert_eq!(stores[0].oldest_revision(GATEWAY).await.expect("the log can be read"), None);
+    for gateway in [GATEWAY, "another"] {
+        stores[0].ensure_gateway(gateway).await.expect("there may be several");
+        for parent in 0..40 {
+            let put = put(&format!("r{parent}"), parent + 1, "{}");
+            stores[0].append(gateway, &record(parent, vec![put])).await.expect("one writer");
+        }
+    }
+    assert_eq!(stores[0].forget_revisions(GATEWAY, 1, 10).await.expect("the log can be written"), 0);
+    // Two replicas at once, while one writes on.
+    let forgetting = (0..8).map(|turn| {
+        let store = stores[turn % 2].clone();
+        async move { store.forget_revisions(GATEWAY, 31, 5).await.unwrap_or(0) }
+    });
+    let appended = record(40, vec![put("r40", 41, "{}")]);
+    let (forgotten, appending) = futures_util::join!(join_all(forgetting), stores[0].append(GATEWAY, &appended));
+    appending.expect("one writer");
+    while stores[1].forget_revisions(GATEWAY, 31, 5).await.expect("the log can be written") > 0 {}
+    assert!(forgotten.into_iter().all(|count| count <= 5));
+    for store in &stores {
+        assert_eq!(store.oldest_revision(GATEWAY).await.expect("the log can be read"), Some(31));
+        assert_eq!(store.revision(GATEWAY, 30).await.expect("the log can be read"), None);
+        let kept = store.changes_since(GATEWAY, 0, 100).await.expect("the log can be read");
+        assert!(kept.iter().map(|record| record.revision.number).eq(31..=41));
+        assert_eq!(store.load(GATEWAY).await.expect("it can be loaded").resources.len(), 41);
+        assert_eq!(store.oldest_revision("another").await.expect("the log can be read"), Some(1));
+    }
 }
 
 async fn of_writers_on_one_parent_exactly_one_wins(url: String) {

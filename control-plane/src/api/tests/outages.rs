@@ -126,6 +126,14 @@ impl Store for Faulty {
         self.store()?.revision(gateway, number).await
     }
 
+    async fn oldest_revision(&self, gateway: &str) -> Result<Option<u64>, StoreError> {
+        self.store()?.oldest_revision(gateway).await
+    }
+
+    async fn forget_revisions(&self, gateway: &str, before: u64, limit: u32) -> Result<u64, StoreError> {
+        self.store()?.forget_revisions(gateway, before, limit).await
+    }
+
     async fn revisions(&self, gateway: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>, StoreError> {
         self.store()?.revisions(gateway, before, limit).await
     }

@@ -103,3 +103,25 @@ async fn gateways_and_revisions_are_listed() {
         api.get(&format!("revisions/{unknown}")).await.expect_error(404, "unknown-revision");
     }
 }
+
+#[tokio::test]
+async fn a_revision_that_is_not_kept_says_which_is_the_oldest() {
+    let api = Api::start().await;
+    for name in ["a", "b", "c", "d"] {
+        api.put_service(name).await;
+    }
+    api.state.store.forget_revisions("default", 3, 10).await.expect("the database answers");
+    for address in ["revisions/2", "revisions/2/diff", "revisions/4/diff?against=0"] {
+        let error = api.get(address).await.expect_error(410, "forgotten-revision");
+        assert!(
+            error.json()["detail"].as_str().expect("a detail").contains("the oldest that is kept is 3"),
+            "{address}"
+        );
+    }
+    api.post("revisions/1:rollback").await.expect_error(410, "forgotten-revision");
+    api.get("revisions/5").await.expect_error(404, "unknown-revision");
+    for address in ["revisions/3", "revisions/3/diff", "revisions/4/diff"] {
+        api.get(address).await.expect(200);
+    }
+    api.post("revisions/3:rollback").await.expect(200);
+}
