@@ -17,7 +17,7 @@ use crate::listener::connection::Connection;
 pub mod fields;
 mod filters;
 mod forward;
-mod forwarded;
+pub mod forwarded;
 mod grpc;
 pub mod intake;
 pub mod mirror;
@@ -85,6 +85,9 @@ async fn pass(
     if let Err(rejection) = chain.on_request(exchange).await {
         record.policy = chain.last().map(|step| step.policy);
         return Err(rejection);
+    }
+    if !chain.steps().is_empty() {
+        record.connection.core.clock.forget();
     }
     let (Some(found), Some(route)) = (found, route) else { return without_route(&record.exchange) };
     if let Some(key) = service.and_then(|service| service.load_balancing.hash_key()) {

@@ -45,6 +45,7 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, input: BytesMut) 
         let mut requests = pin!(requests(&connection, &wire));
         let mut watch = Watch::new(connection.clone(), Protocol::Http1);
         poll_fn(|context| {
+            let _hold = connection.core.clock.hold();
             loop {
                 if let Poll::Ready(next) = requests.as_mut().poll(context) {
                     return Poll::Ready(Ok(next));

@@ -146,6 +146,8 @@ impl Drop for Record {
         let snapshot = exchange.snapshot.clone();
         let bytes_in = self.tally.as_ref().map_or(self.bytes_in, |tally| tally.bytes.get());
         let core = &self.connection.core;
+        // Where the answer came in this poll, that was just now.
+        let now = if self.upstream_ns.is_some() { core.clock.recent() } else { core.clock.now() };
         let request_id = core.telemetry.has_log().then(|| exchange.request_id().clone());
         core.telemetry.ended(&RequestRecord {
             time_unix_ms: exchange.time.unix_ms,
@@ -165,7 +167,7 @@ impl Drop for Record {
             code: self.code,
             policy: self.policy.and_then(|slot| Some(&snapshot.policies.get(slot)?.name)),
             revision: snapshot.revision,
-            duration_ns: core.clock.now().monotonic_ns.saturating_sub(exchange.time.monotonic_ns),
+            duration_ns: now.monotonic_ns.saturating_sub(exchange.time.monotonic_ns),
             upstream_ns: self.upstream_ns,
             attempts: self.attempts,
             bytes_in,

@@ -118,7 +118,7 @@ impl Task {
         flight: Flight,
         body: Body,
     ) -> Result<Box<Answer>, Failed> {
-        let sent = self.core.clock.now();
+        let sent = self.core.clock.recent();
         let mut sending = connection.begin(this.outgoing, body, &flight.pool);
         let answer = {
             let response = pin!(poll_fn(|context| connection.poll_response(&mut sending, this.interim, context)));
