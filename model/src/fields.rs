@@ -5,10 +5,13 @@
 //! there are few and at most as many as the bounds of the listener allow.
 
 use std::fmt;
-use std::ops::Range;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+pub use kind::Kind;
+
+mod kind;
 
 /// Room for the fields that the gateway adds to most messages.
 const ADDED_BYTES: usize = 192;
@@ -18,16 +21,18 @@ const ADDED_BYTES: usize = 192;
 pub struct Fields {
     /// The head of the message as it was read.
     head: Bytes,
-    /// The text of what was put in since. Its places count on from the end of the head.
+    /// The text of what was put in since, in the form in which it is written. Its places count on from the end of the head.
     added: Vec<u8>,
     lines: Vec<Line>,
 }
 
-/// Where one field lies.
+/// Where one field lies, and what it is. There are many, so it is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    pub name: Span,
-    pub value: Span,
+    name: u32,
+    name_length: u16,
+    kind: Kind,
+    value: Span,
 }
 
 /// A part of a text, from its first byte to the one behind its last.
@@ -38,13 +43,37 @@ pub struct Span {
 }
 
 impl Line {
-    /// Name and value of a field in a head that was read.
+    /// The longest name of a field.
+    pub const MAX_NAME_BYTES: usize = u16::MAX as usize;
+
+    /// # Panics
+    /// If the name is longer than it may be.
     #[must_use]
-    pub fn of<'a>(&self, head: &'a [u8]) -> (&'a [u8], &'a [u8]) {
-        (
-            &head[self.name.start as usize..self.name.end as usize],
-            &head[self.value.start as usize..self.value.end as usize],
-        )
+    #[inline]
+    pub fn new(name: Span, value: Span, kind: Kind) -> Self {
+        let name_length = u16::try_from(name.len()).expect("longer names were refused");
+        Self { name: name.start, name_length, kind, value }
+    }
+
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The value of a field in a head that was read.
+    #[must_use]
+    pub fn value_in<'a>(&self, head: &'a [u8]) -> &'a [u8] {
+        &head[self.value.start as usize..self.value.end as usize]
+    }
+
+    fn name(&self) -> Span {
+        Span { start: self.name, end: self.name + u32::from(self.name_length) }
+    }
+
+    /// The same in a text before which there is more.
+    fn behind(self, more: u32) -> Self {
+        let value = Span { start: self.value.start + more, end: self.value.end + more };
+        Self { name: self.name + more, value, ..self }
     }
 }
 
@@ -52,6 +81,7 @@ impl Span {
     /// # Panics
     /// If a head were larger than 4 GiB.
     #[must_use]
+    #[inline]
     pub fn new(start: usize, end: usize) -> Self {
         let place = |place| u32::try_from(place).expect("heads are bounded far below 4 GiB");
         Self { start: place(start), end: place(end) }
@@ -79,7 +109,7 @@ impl Fields {
     }
 
     fn is_named(&self, line: &Line, name: &[u8]) -> bool {
-        line.name.len() == name.len() && self.text(line.name) == name
+        usize::from(line.name_length) == name.len() && self.text(line.name()) == name
     }
 
     /// How many lines there are.
@@ -95,7 +125,17 @@ impl Fields {
 
     /// Names and values, in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.lines.iter().map(|line| (self.text(line.name), self.text(line.value)))
+        self.lines.iter().map(|line| (self.text(line.name()), self.text(line.value)))
+    }
+
+    /// The same with what they are.
+    pub fn iter_kinds(&self) -> impl Iterator<Item = (Kind, &[u8], &[u8])> {
+        self.lines.iter().map(|line| (line.kind, self.text(line.name()), self.text(line.value)))
+    }
+
+    /// What the fields are.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        self.lines.iter().map(|line| line.kind)
     }
 
     /// The value of the first field of this name.
@@ -139,8 +179,24 @@ impl Fields {
 
     /// Puts a field behind those that are there.
     pub fn append(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let line = Line { name: self.add(name.as_str().as_bytes()), value: self.add(value.as_bytes()) };
-        self.lines.push(line);
+        self.push(name.as_str().as_bytes(), value.as_bytes());
+    }
+
+    fn push(&mut self, name: &[u8], value: &[u8]) {
+        let line = self.begin(name, value.len());
+        self.added.extend_from_slice(value);
+        self.end(line);
+    }
+
+    /// Puts fields behind those that are there.
+    pub fn extend(&mut self, more: &Self) {
+        if !more.head.is_empty() {
+            more.iter().for_each(|(name, value)| self.push(name, value));
+            return;
+        }
+        let start = self.room();
+        self.added.extend_from_slice(&more.added);
+        self.lines.extend(more.lines.iter().map(|line| line.behind(start)));
     }
 
     /// Gives a field this one value, in the place of its first line if it has any.
@@ -148,7 +204,9 @@ impl Fields {
         let Some(place) = self.lines.iter().position(|line| self.is_named(line, name.as_str().as_bytes())) else {
             return self.append(name, value);
         };
-        self.lines[place].value = self.add(value.as_bytes());
+        let start = self.room() as usize;
+        self.added.extend_from_slice(value.as_bytes());
+        self.lines[place].value = Span::new(start, start + value.as_bytes().len());
         let mut number = 0;
         self.retain(|other, _| {
             number += 1;
@@ -160,8 +218,13 @@ impl Fields {
     pub fn append_copy(&mut self, name: &HeaderName, of: &HeaderName) {
         let of = of.as_str().as_bytes();
         let Some(value) = self.lines.iter().find(|line| self.is_named(line, of)).map(|line| line.value) else { return };
-        let name = self.add(name.as_str().as_bytes());
-        self.lines.push(Line { name, value });
+        let line = self.begin(name.as_str().as_bytes(), value.len());
+        let (start, end) = (value.start as usize, value.end as usize);
+        match start.checked_sub(self.head.len()) {
+            None => self.added.extend_from_slice(&self.head[start..end]),
+            Some(start) => self.added.extend_from_within(start..end - self.head.len()),
+        }
+        self.end(line);
     }
 
     /// Takes all fields of this name out.
@@ -173,52 +236,66 @@ impl Fields {
     /// Keeps the lines for whose name and value this holds.
     pub fn retain(&mut self, mut is_kept: impl FnMut(&[u8], &[u8]) -> bool) {
         let mut lines = std::mem::take(&mut self.lines);
-        lines.retain(|line| is_kept(self.text(line.name), self.text(line.value)));
+        lines.retain(|line| is_kept(self.text(line.name()), self.text(line.value)));
         self.lines = lines;
     }
 
-    /// Writes the lines as HTTP/1.1 has them (RFC 9112 section 5), those whose name is asked for and wanted. Lines that
-    /// came one behind the other in just this form are copied at once.
-    pub fn write(&self, out: &mut Vec<u8>, mut is_wanted: impl FnMut(&[u8]) -> bool) {
-        let mut run = 0..0;
+    /// Writes the lines as HTTP/1.1 has them (RFC 9112 section 5), those that are wanted. Lines that lie one behind the
+    /// other in just this form are copied at once.
+    pub fn write(&self, out: &mut Vec<u8>, mut is_wanted: impl FnMut(Kind) -> bool) {
+        let mut run = Span { start: 0, end: 0 };
         for line in &self.lines {
-            let name = self.text(line.name);
-            if !is_wanted(name) {
+            if !is_wanted(line.kind) {
                 continue;
             }
-            if let Some(whole) = self.as_it_came(line) {
-                if run.end != whole.start {
-                    out.extend_from_slice(&self.head[run]);
-                    run = whole.start..whole.start;
+            let whole = Span { start: line.name, end: line.value.end + 2 };
+            if !self.is_as_written(line, whole) {
+                out.extend_from_slice(self.text(run));
+                run = Span { start: 0, end: 0 };
+                for piece in [self.text(line.name()), b": ", self.text(line.value), b"\r\n"] {
+                    out.extend_from_slice(piece);
                 }
+            } else if whole.start == run.end && whole.start as usize != self.head.len() {
                 run.end = whole.end;
             } else {
-                out.extend_from_slice(&self.head[run]);
-                run = 0..0;
-                out.extend_from_slice(name);
-                out.extend_from_slice(b": ");
-                out.extend_from_slice(self.text(line.value));
-                out.extend_from_slice(b"\r\n");
+                out.extend_from_slice(self.text(run));
+                run = whole;
             }
         }
-        out.extend_from_slice(&self.head[run]);
+        out.extend_from_slice(self.text(run));
     }
 
-    /// Where a line with its end lies in the head, if it is written there as it would be written here.
-    fn as_it_came(&self, line: &Line) -> Option<Range<usize>> {
-        let (name, value) = (line.name.end as usize, line.value.start as usize);
-        let end = line.value.end as usize;
-        let is_usual = self.head.get(name..value)? == b": " && self.head.get(end..end + 2)? == b"\r\n";
-        is_usual.then_some(line.name.start as usize..end + 2)
+    /// Whether a line with its end lies there as it would be written here.
+    fn is_as_written(&self, line: &Line, whole: Span) -> bool {
+        let (name, value) = (line.name().end, line.value.start);
+        let is_in_one = (value as usize) < self.head.len() || name as usize >= self.head.len();
+        value == name + 2
+            && is_in_one
+            && self.text(Span { start: name, end: value }) == b": "
+            && self.text(Span { start: whole.end - 2, end: whole.end }) == b"\r\n"
     }
 
-    fn add(&mut self, text: &[u8]) -> Span {
+    /// Where the next text comes to lie.
+    fn room(&mut self) -> u32 {
         if self.added.capacity() == 0 {
             self.added = Vec::with_capacity(ADDED_BYTES);
         }
-        let start = self.head.len() + self.added.len();
-        self.added.extend_from_slice(text);
-        Span::new(start, start + text.len())
+        Span::new(0, self.head.len() + self.added.len()).end
+    }
+
+    /// Begins a line, of which the value comes next.
+    fn begin(&mut self, name: &[u8], value: usize) -> Line {
+        let start = self.room() as usize;
+        self.added.extend_from_slice(name);
+        self.added.extend_from_slice(b": ");
+        let (colon, value_start) = (start + name.len(), start + name.len() + 2);
+        let value = Span::new(value_start, value_start + value);
+        Line::new(Span::new(start, colon), value, Kind::of(name))
+    }
+
+    fn end(&mut self, line: Line) {
+        self.added.extend_from_slice(b"\r\n");
+        self.lines.push(line);
     }
 
     /// The form that HTTP/2 is written from.
@@ -235,7 +312,7 @@ impl Fields {
         };
         let mut map = HeaderMap::with_capacity(lines.len());
         for line in lines {
-            let name = HeaderName::from_bytes(&text(line.name));
+            let name = HeaderName::from_bytes(&text(line.name()));
             // Both were checked when they came in.
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(text(line.value))) {
                 map.append(name, value);
@@ -284,7 +361,8 @@ mod tests {
             let (before, behind) = if value.starts_with('!') { ("  ", " ") } else { (" ", "") };
             head.extend_from_slice(format!("{name}:{before}{value}{behind}\r\n").as_bytes());
             let (colon, start) = (at + name.len(), at + name.len() + 1 + before.len());
-            places.push(Line { name: Span::new(at, colon), value: Span::new(start, start + value.len()) });
+            let value = Span::new(start, start + value.len());
+            places.push(Line::new(Span::new(at, colon), value, Kind::of(name.as_bytes())));
         }
         head.extend_from_slice(b"\r\n");
         Fields::of_head(head.into(), places)
@@ -296,6 +374,7 @@ mod tests {
         Insert(HeaderName, HeaderValue),
         Remove(HeaderName),
         Copy(HeaderName, HeaderName),
+        Extend(Vec<(HeaderName, HeaderValue)>),
     }
 
     /// Few names, so that edits meet.
@@ -313,6 +392,7 @@ mod tests {
             (name(), value()).prop_map(|(name, value)| Edit::Insert(name, value)),
             name().prop_map(Edit::Remove),
             (name(), name()).prop_map(|(name, of)| Edit::Copy(name, of)),
+            prop::collection::vec((name(), value()), 0..3).prop_map(Edit::Extend),
         ]
     }
 
@@ -358,10 +438,17 @@ mod tests {
                             map.append(name, value);
                         }
                     }
+                    Edit::Extend(more) => {
+                        let more = HeaderMap::from_iter(more);
+                        fields.extend(&Fields::from(&more));
+                        for (name, value) in &more {
+                            map.append(name, value.clone());
+                        }
+                    }
                 }
                 let mut written = Vec::new();
-                fields.write(&mut written, |name| name != b"b");
-                let lines = fields.iter().filter(|(name, _)| *name != b"b");
+                fields.write(&mut written, |kind| kind != Kind::Host);
+                let lines = fields.iter().filter(|(name, _)| *name != b"host");
                 let lines = lines.map(|(name, value)| [name, b": ", value, b"\r\n"].concat());
                 prop_assert_eq!(&written[..], lines.collect::<Vec<_>>().concat());
                 for name in map.keys() {

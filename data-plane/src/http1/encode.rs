@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
-use model::fields::Fields;
+use model::fields::{Fields, Kind};
 
 use super::framing::Length;
 
@@ -64,8 +64,7 @@ pub fn response_head(
     unix_ms: u64,
 ) {
     out.reserve(256 + headers.len() * FIELD_BYTES);
-    let reason = status.canonical_reason().unwrap_or_default();
-    put(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+    status_line(out, status);
     let has = fields(out, headers);
     match announced {
         Announced::Length(length) => framing(out, length),
@@ -87,10 +86,17 @@ pub fn response_head(
 
 /// Writes an interim response (RFC 9110 section 15.2): it has neither a body nor a word about the connection.
 pub fn interim_head(out: &mut Vec<u8>, status: StatusCode, headers: &Fields) {
-    let reason = status.canonical_reason().unwrap_or_default();
-    put(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+    status_line(out, status);
     fields(out, headers);
     out.extend_from_slice(b"\r\n");
+}
+
+fn status_line(out: &mut Vec<u8>, status: StatusCode) {
+    if status == StatusCode::OK {
+        return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    let reason = status.canonical_reason().unwrap_or_default();
+    put(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
 }
 
 /// Which fields a message has, of those that something hangs on.
@@ -106,16 +112,16 @@ struct Has {
 /// Writes the fields but for those about the length.
 fn fields(out: &mut Vec<u8>, headers: &Fields) -> Has {
     let mut has = Has::default();
-    headers.write(out, |name| {
-        match name {
-            b"content-length" => has.length = true,
-            b"connection" => has.connection = true,
-            b"upgrade" => has.upgrade = true,
-            b"te" => has.te = true,
-            b"date" => has.date = true,
+    headers.write(out, |kind| {
+        match kind {
+            Kind::ContentLength => has.length = true,
+            Kind::Connection => has.connection = true,
+            Kind::Upgrade => has.upgrade = true,
+            Kind::Te => has.te = true,
+            Kind::Date => has.date = true,
             _ => {}
         }
-        !matches!(name, b"content-length" | b"transfer-encoding")
+        !matches!(kind, Kind::ContentLength | Kind::TransferEncoding)
     });
     has
 }

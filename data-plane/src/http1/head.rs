@@ -3,7 +3,7 @@
 
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Uri, Version};
-use model::fields::Fields;
+use model::fields::{Fields, Kind};
 
 use super::framing::{Framing, Length};
 use super::lines::Lines;
@@ -165,12 +165,12 @@ impl Said {
         let mut said =
             Self { framing: Framing::default(), connection: Persistence::default(), expects_continue: false };
         for line in &lines.fields {
-            let (name, value) = line.of(&lines.head);
-            match name {
-                b"expect" => said.expects_continue = value.eq_ignore_ascii_case(b"100-continue"),
-                b"connection" => said.connection.read(value),
-                b"content-length" => said.framing.content_length(value)?,
-                b"transfer-encoding" => said.framing.transfer_encoding(value)?,
+            let value = || line.value_in(&lines.head);
+            match line.kind() {
+                Kind::Expect => said.expects_continue = value().eq_ignore_ascii_case(b"100-continue"),
+                Kind::Connection => said.connection.read(value()),
+                Kind::ContentLength => said.framing.content_length(value())?,
+                Kind::TransferEncoding => said.framing.transfer_encoding(value())?,
                 _ => {}
             }
         }

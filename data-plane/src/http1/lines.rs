@@ -4,12 +4,16 @@
 //! its first line that is wrong, however the head was cut on its way.
 
 use bytes::{Bytes, BytesMut};
-use model::fields::{Fields, Line, Span};
+use model::fields::{Fields, Kind, Line, Span};
 
 use super::head::{Bounds, Fault};
 
 /// Room for the fields of most messages.
 const FIELDS: usize = 16;
+
+/// Eight bytes at once: the lowest and the highest bit of each.
+const ONES: u64 = u64::MAX / 255;
+const HIGH: u64 = ONES * 0x80;
 
 /// A head, cut into its lines.
 pub struct Lines {
@@ -49,6 +53,9 @@ impl Reader {
 
     /// Takes a head off the input, if all of it is there. It goes on where it stopped when more comes.
     pub fn read(&mut self, input: &mut BytesMut, bounds: &Bounds) -> Result<Option<Lines>, Fault> {
+        if input.len() == self.looked {
+            return Ok(None);
+        }
         if self.looked > self.line && memchr::memchr(b'\n', &input[self.looked..]).is_none() {
             return self.wait(input.len(), bounds);
         }
@@ -122,21 +129,15 @@ fn first_line(text: &[u8]) -> Result<Cut, Fault> {
 }
 
 /// A field, whose name is put into lower case where it lies. `at` is the place of the text in the head.
+#[inline]
 fn field_line(text: &mut [u8], at: usize) -> Result<Cut, Fault> {
     if text.first() == Some(&b'\r') {
         return Ok(if is_ended(text, 0)? { Cut::Empty } else { Cut::Open });
     }
-    let mut name = 0;
-    for byte in text.iter_mut() {
-        let lower = NAME[usize::from(*byte)];
-        if lower == 0 {
-            break;
-        }
-        *byte = lower;
-        name += 1;
-    }
+    let name = lower_name(text);
     match text.get(name) {
         None => return Ok(Cut::Open),
+        Some(b':') if name > Line::MAX_NAME_BYTES => return Err(Fault::HeadTooLarge),
         Some(b':') if name > 0 => {}
         // Space before the colon and folded lines among them (RFC 9112 sections 5.1 and 5.2).
         Some(_) => return Err(Fault::Malformed("The name of a header field is not valid.")),
@@ -148,8 +149,48 @@ fn field_line(text: &mut [u8], at: usize) -> Result<Cut, Fault> {
         return Ok(Cut::Open);
     }
     let end = length - text[start..length].iter().rev().take_while(|byte| is_space(byte)).count();
-    let line = Line { name: Span::new(at, at + name), value: Span::new(at + start, at + end) };
+    let kind = Kind::of(&text[..name]);
+    let line = Line::new(Span::new(at, at + name), Span::new(at + start, at + end), kind);
     Ok(Cut::Field(line, length))
+}
+
+/// Puts the name that the text begins with into lower case; gives its length.
+#[inline]
+fn lower_name(text: &mut [u8]) -> usize {
+    let mut name = 0;
+    // Most names are of letters and hyphens.
+    while let Some(chunk) = text[name..].first_chunk_mut() {
+        let word = u64::from_le_bytes(*chunk);
+        let (letters, usual) = letters_and_usual(word);
+        let count = (!usual & HIGH).trailing_zeros() / 8;
+        let counted = if count == 8 { u64::MAX } else { (1 << (8 * count)) - 1 };
+        *chunk = (word | ((letters & counted) >> 2)).to_le_bytes();
+        name += count as usize;
+        if count < 8 {
+            break;
+        }
+    }
+    for byte in &mut text[name..] {
+        let lower = NAME[usize::from(*byte)];
+        if lower == 0 {
+            break;
+        }
+        *byte = lower;
+        name += 1;
+    }
+    name
+}
+
+/// Marks, of eight bytes, the letters, and the letters and hyphens.
+fn letters_and_usual(word: u64) -> (u64, u64) {
+    // No byte of a sum of these reaches the next.
+    let lower = (word | (ONES * 0x20)) & !HIGH;
+    let from_a = lower + ONES * (0x80 - b'a' as u64);
+    let above_z = lower + ONES * (0x7f - b'z' as u64);
+    let letters = from_a & !above_z & !word & HIGH;
+    let from_hyphen = word ^ (ONES * b'-' as u64);
+    let others = ((from_hyphen & !HIGH) + ONES * 0x7f) | from_hyphen;
+    (letters, letters | (!others & HIGH))
 }
 
 /// Whether the line ends here, or a line that could end here has not come to its end.
@@ -183,8 +224,6 @@ fn printable(text: &[u8]) -> usize {
 
 /// Marks eight bytes that are control characters, exactly so for the lowest that is marked.
 fn controls(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGH: u64 = ONES * 0x80;
     let below_space = word.wrapping_sub(ONES * 0x20) & !word;
     let from_delete = word ^ (ONES * 0x7f);
     let is_delete = from_delete.wrapping_sub(ONES) & !from_delete;
@@ -214,4 +253,34 @@ const fn is_among(byte: u8, list: &[u8]) -> bool {
         place += 1;
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_bounded_even_where_a_head_is_not() {
+        let bounds = Bounds { head_bytes: usize::MAX, target_bytes: usize::MAX, fields: 1 };
+        let read = |length| {
+            let head = format!("GET / HTTP/1.1\r\n{}: b\r\n\r\n", "a".repeat(length));
+            Reader::default().read(&mut BytesMut::from(head.as_bytes()), &bounds).map(|lines| lines.is_some())
+        };
+        assert_eq!(read(Line::MAX_NAME_BYTES), Ok(true));
+        assert_eq!(read(Line::MAX_NAME_BYTES + 1), Err(Fault::HeadTooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn names_are_those_that_are_found_byte_by_byte(text in "[a-zA-Z0-9_: -]{0,40}|[ -~]{0,20}|\\PC{0,20}") {
+            let mut found = text.clone().into_bytes();
+            let length = lower_name(&mut found);
+            let by_byte = text.bytes().take_while(|byte| NAME[usize::from(*byte)] != 0).count();
+            prop_assert_eq!(length, by_byte);
+            let lower = text[..length].to_ascii_lowercase();
+            prop_assert_eq!(found, [lower.as_bytes(), &text.as_bytes()[length..]].concat());
+        }
+    }
 }

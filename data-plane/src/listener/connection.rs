@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use http::HeaderValue;
 use model::exchange::{Client, Scheme};
+use model::fields::Fields;
 
 use super::OpenListener;
 use super::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
@@ -17,6 +17,7 @@ use super::tls::Negotiated;
 use super::tunnel::{self, Tunnel};
 use crate::cores::core::Core;
 use crate::http1::Traffic;
+use crate::proxy::forwarded::x_forwarded;
 use crate::proxy_protocol::Addresses;
 
 /// One connection of a client.
@@ -34,8 +35,8 @@ pub struct Connection {
     is_named_by_proxy: bool,
     /// What came out of the TLS handshake.
     pub tls: OnceCell<Negotiated>,
-    /// The address of the client, for `X-Forwarded-For`.
-    pub forwarded_for: HeaderValue,
+    /// What services are told of the client, of those that are told by `X-Forwarded-*`.
+    pub x_forwarded: Fields,
     pub host: KnownHost,
     pub traffic: Rc<Traffic>,
     /// Requests that have not ended.
@@ -66,6 +67,7 @@ impl Connection {
         let Addresses { source: address, destination } = ends;
         let ip = address.ip().to_canonical();
         let scheme = if terms.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let client = Client { address: SocketAddr::new(ip, address.port()), scheme };
         Rc::new(Self {
             core: core.clone(),
             listener: listener.clone(),
@@ -73,9 +75,9 @@ impl Connection {
             is_from_proxy: terms.forwarding.trusted.contains(ip),
             is_named_by_proxy,
             terms,
-            client: Client { address: SocketAddr::new(ip, address.port()), scheme },
+            client,
             tls: OnceCell::new(),
-            forwarded_for: ip.to_string().parse().expect("an address is a header value"),
+            x_forwarded: x_forwarded(client),
             host: KnownHost::default(),
             traffic: Rc::default(),
             in_flight: Cell::new(0),

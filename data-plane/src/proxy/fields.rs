@@ -3,7 +3,7 @@
 
 use http::header::{CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE, VIA};
 use http::{Method, Version};
-use model::fields::Fields;
+use model::fields::{Fields, Kind};
 
 use crate::http1::is_forbidden_in_trailers;
 
@@ -25,16 +25,15 @@ pub struct Survey {
 impl Survey {
     pub fn of(headers: &Fields) -> Self {
         let mut survey = Self::default();
-        for (name, value) in headers.iter() {
+        for (kind, name, value) in headers.iter_kinds() {
             survey.fields += 1;
             survey.bytes += name.len() + value.len() + 32;
             survey.has_padded |= matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
-            match name {
-                b"host" => survey.hosts += 1,
-                b"cookie" => survey.cookies += 1,
-                b"connection" => survey.has_connection = true,
-                name if is_unwanted(name) => survey.has_unwanted = true,
-                _ => {}
+            match kind {
+                Kind::Host => survey.hosts += 1,
+                Kind::Cookie => survey.cookies += 1,
+                Kind::Connection => survey.has_connection = true,
+                _ => survey.has_unwanted |= is_unwanted(kind, name),
             }
         }
         survey
@@ -43,14 +42,12 @@ impl Survey {
 
 /// Fields of the connection, fields in which clients could claim what only the gateway knows, and
 /// names that some servers take for another with a hyphen.
-fn is_unwanted(name: &[u8]) -> bool {
-    match name {
-        b"keep-alive" | b"proxy-connection" | b"te" | b"transfer-encoding" | b"upgrade" | b"expect"
-        | b"http2-settings" => true,
-        // For a proxy that the client chose (RFC 9110 section 11.7), which a gateway is not.
-        b"proxy-authorization" => true,
-        b"forwarded" | b"x-real-ip" | b"client-cert" | b"client-cert-chain" => true,
-        name => name.starts_with(b"x-forwarded-") || name.starts_with(b"x-sluice-") || name.contains(&b'_'),
+fn is_unwanted(kind: Kind, name: &[u8]) -> bool {
+    match kind {
+        Kind::TransferEncoding | Kind::Upgrade | Kind::Te | Kind::Expect | Kind::Hop => true,
+        Kind::ProxyAuthorization | Kind::Claim => true,
+        Kind::Other => name.contains(&b'_'),
+        Kind::Host | Kind::Cookie | Kind::Date | Kind::ContentLength | Kind::Connection => false,
     }
 }
 
@@ -73,7 +70,7 @@ pub fn clean_request(headers: &mut Fields, survey: &Survey) {
         remove_named_in_connection(headers);
     }
     if survey.has_unwanted {
-        headers.retain(|name, _| !is_unwanted(name));
+        headers.retain(|name, _| !is_unwanted(Kind::of(name), name));
     }
     if wants_trailers {
         headers.append(&TE, &HeaderValue::from_static("trailers"));
@@ -83,7 +80,7 @@ pub fn clean_request(headers: &mut Fields, survey: &Survey) {
 /// Takes the same out of the trailers of a request, and what `is_reserved` besides: a service may put them together with
 /// the fields of the header (RFC 9110 section 6.5.1).
 pub fn clean_request_trailers(trailers: &mut HeaderMap, is_reserved: impl Fn(&[u8]) -> bool) {
-    remove(trailers, |name| is_unwanted(name) || is_forbidden_in_trailers(name) || is_reserved(name));
+    remove(trailers, |name| is_unwanted(Kind::of(name), name) || is_forbidden_in_trailers(name) || is_reserved(name));
 }
 
 /// Takes out of the trailers of a response what a header only may have. A service of HTTP/1.1 that sends it is not
@@ -106,19 +103,17 @@ pub fn wants_trailers(headers: &Fields) -> bool {
 
 /// Takes out of a response what belongs to the connection with the service.
 pub fn clean_response(headers: &mut Fields) {
-    const fn is_unwanted(name: &[u8]) -> bool {
-        matches!(name, b"keep-alive" | b"proxy-connection" | b"te" | b"transfer-encoding" | b"upgrade")
-    }
+    let is_unwanted = |kind| matches!(kind, Kind::TransferEncoding | Kind::Upgrade | Kind::Te | Kind::Hop);
     let (mut has_connection, mut has_unwanted) = (false, false);
-    for (name, _) in headers.iter() {
-        has_connection |= name == b"connection";
-        has_unwanted |= is_unwanted(name);
+    for kind in headers.kinds() {
+        has_connection |= kind == Kind::Connection;
+        has_unwanted |= is_unwanted(kind);
     }
     if has_connection {
         remove_named_in_connection(headers);
     }
     if has_unwanted {
-        headers.retain(|name, _| !is_unwanted(name));
+        headers.retain(|name, _| !is_unwanted(Kind::of(name)));
     }
 }
 

@@ -32,14 +32,21 @@ pub fn settle(headers: &mut Fields, survey: &Survey, connection: &Connection) ->
         headers.append(&CLIENT_CERT, certificate);
     }
     if rule.send != ForwardedFields::Forwarded {
-        headers.append(&X_FORWARDED_FOR, &connection.forwarded_for);
-        headers.append(&X_FORWARDED_PROTO, &scheme_value(connection.client.scheme));
+        headers.extend(&connection.x_forwarded);
         headers.append_copy(&X_FORWARDED_HOST, &HOST);
     }
     if rule.send != ForwardedFields::XForwarded {
         append(headers, &FORWARDED, &own_hop(headers, connection.client));
     }
     connection.client
+}
+
+/// What is said of a client in all its requests: they are many.
+pub fn x_forwarded(client: Client) -> Fields {
+    let mut fields = Fields::default();
+    append(&mut fields, &X_FORWARDED_FOR, &client.address.ip().to_string());
+    fields.append(&X_FORWARDED_PROTO, &scheme_value(client.scheme));
+    fields
 }
 
 /// Whether only trusted proxies may send a field.

@@ -60,7 +60,7 @@ pub fn take(received: Received, body: Body, connection: &Rc<Connection>) -> Inta
         .and_then(|()| check_memory(connection))
         .and_then(|()| read_host(&uri, &mut headers, &survey, version, &connection.host))
         .and_then(|host| check_directed(host, connection))
-        .and_then(|host| Ok((host, read_target(&uri, &method)?)));
+        .and_then(|host| Ok((host, read_target(uri, &method)?)));
     fields::join_cookies(&mut headers, &survey, version);
     let client = forwarded::settle(&mut headers, &survey, connection);
     let (host, (target, spelled), fault) = match read {
@@ -186,18 +186,23 @@ fn check_directed(host: Rc<str>, connection: &Connection) -> Result<Rc<str>, Rej
 }
 
 /// The canonical path with the query as it came, and the target as it came if that is another.
-fn read_target(uri: &Uri, method: &Method) -> Result<(PathAndQuery, Option<Box<spelling::Received>>), Rejection> {
-    let Some(as_it_came) = uri.path_and_query() else { return Err(spelling::refused(PathFault::NotAbsolute)) };
-    let spelled = |fault| Some(Box::new(spelling::Received { target: as_it_came.clone(), fault }));
-    let rebuilt = match (path::canonical(uri.path()), uri.query()) {
-        (Ok(Cow::Borrowed(_)), _) => return Ok((as_it_came.clone(), None)),
-        (Err(fault), None) if *method == Method::OPTIONS && uri.path() == spelling::ASTERISK => {
-            return Ok((as_it_came.clone(), spelled(Some(fault))));
+fn read_target(uri: Uri, method: &Method) -> Result<(PathAndQuery, Option<Box<spelling::Received>>), Rejection> {
+    let Some(as_it_came) = uri.into_parts().path_and_query else {
+        return Err(spelling::refused(PathFault::NotAbsolute));
+    };
+    let rebuilt = match (path::canonical(as_it_came.path()), as_it_came.query()) {
+        (Ok(Cow::Borrowed(_)), _) => return Ok((as_it_came, None)),
+        (Err(fault), None) if *method == Method::OPTIONS && as_it_came.path() == spelling::ASTERISK => {
+            return Ok((as_it_came.clone(), spelled(as_it_came, Some(fault))));
         }
-        (Err(fault), _) => return Ok((PathAndQuery::from_static("/"), spelled(Some(fault)))),
+        (Err(fault), _) => return Ok((PathAndQuery::from_static("/"), spelled(as_it_came, Some(fault)))),
         (Ok(path), None) => PathAndQuery::try_from(path.as_ref()),
         (Ok(path), Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")),
     };
     let target = rebuilt.map_err(|_| bad("path-invalid", "The path is no valid path."))?;
-    Ok((target, spelled(None)))
+    Ok((target, spelled(as_it_came, None)))
+}
+
+fn spelled(target: PathAndQuery, fault: Option<PathFault>) -> Option<Box<spelling::Received>> {
+    Some(Box::new(spelling::Received { target, fault }))
 }
