@@ -154,6 +154,7 @@ impl Distribution {
         let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
         let connections = TaskTracker::new();
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut is_accepting = true;
         loop {
             let permit = Arc::clone(&room).acquire_owned();
             let accepted = async { (permit.await, listener.accept().await) };
@@ -163,6 +164,7 @@ impl Distribution {
             };
             match accepted {
                 Ok((stream, _)) => {
+                    is_accepting = true;
                     let connection = Arc::clone(&self).accept(stream, tls.clone(), is_loopback, shutdown.clone());
                     connections.spawn(async move {
                         connection.await;
@@ -170,7 +172,9 @@ impl Distribution {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!("cannot accept connections of nodes: {error}{}", way_out(&error));
+                    if std::mem::take(&mut is_accepting) {
+                        tracing::warn!("cannot accept connections of nodes: {error}{}", way_out(&error));
+                    }
                     // Out of file descriptors, for example: trying again at once would only burn a core.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }

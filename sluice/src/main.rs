@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod apply;
 mod client;
 mod completion;
+mod descriptors;
 mod diff;
 mod explain;
 mod export;

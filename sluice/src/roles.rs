@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::labels::NodeLabels;
 use crate::logging::Logging;
 use crate::signals::Signals;
-use crate::{Outcome, output, ports};
+use crate::{Outcome, descriptors, output, ports};
 
 /// Keep the configuration and publish it to the nodes
 #[derive(Args)]
@@ -233,8 +233,9 @@ where
     outcome.map(|()| Outcome::Done)
 }
 
-/// For everything but requests, which have cores of their own.
+/// For everything but requests, which have cores of their own. What runs on it opens many sockets.
 pub fn runtime() -> anyhow::Result<Runtime> {
+    descriptors::raise_limit();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("sluice")
