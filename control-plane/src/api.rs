@@ -43,6 +43,7 @@ mod probes;
 mod request;
 mod resources;
 mod revisions;
+mod rollouts;
 mod table;
 mod targets;
 #[cfg(test)]
@@ -161,6 +162,8 @@ async fn nothing_here(request: Request) -> Error {
             "config:validate",
             "explain",
             "revisions",
+            "rollouts",
+            "rollout-strategy",
             "nodes",
             "status",
             "join-tokens",

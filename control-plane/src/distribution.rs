@@ -27,6 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::nodes::{Introduction, Nodes};
 use crate::publish::Publisher;
+use crate::rollout::position;
 use crate::store::Head;
 use crate::targets::Lanes;
 use crate::ticket_keys::TicketKeys;
@@ -282,7 +283,7 @@ impl Distribution {
         }
         let held = held.as_ref().map(head_from_wire).transpose()?;
         self.catch_up_with(&gateway, held.map_or(0, |held| held.revision), targets).await?;
-        let Some(heads) = self.publisher.watch(&gateway) else {
+        let Some(offers) = self.publisher.watch(&gateway) else {
             return Err(Status::not_found(format!("there is no gateway `{gateway}`")));
         };
         let ticket_keys = self.ticket_keys.watch(&gateway).await.map_err(|error| {
@@ -299,7 +300,7 @@ impl Distribution {
         let introduction = Introduction {
             node_id: node_id.clone(),
             hostname,
-            labels,
+            labels: labels.clone(),
             version,
             serving,
             serving_for: Duration::from_millis(held_for_ms),
@@ -309,9 +310,11 @@ impl Distribution {
         Ok(Peer {
             distribution: Arc::clone(self),
             gateway,
+            position: position(&node_id),
             node_id,
             session,
-            heads,
+            offers,
+            labels,
             ticket_keys,
             lane: Lane::new(lane),
             revoked: self.trust.revocations.watch(),

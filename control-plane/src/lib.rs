@@ -18,6 +18,7 @@ pub mod distribution;
 mod files;
 pub mod nodes;
 pub mod publish;
+pub mod rollout;
 pub mod settings;
 pub mod store;
 pub mod targets;
@@ -31,6 +32,7 @@ use distribution::{Distribution, Timing};
 use nodes::Nodes;
 use nodes::fleet::Fleet;
 use publish::Publisher;
+use rollout::driver::Driver;
 use settings::Settings;
 use store::{Store, StoreError};
 use targets::Lanes;
@@ -135,6 +137,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     parts.spawn(async move { follower.revocations.follow(stop_following).await });
     let (known, history, shortened) = (nodes.clone(), settings.history, publisher.clone());
     parts.spawn(shortened.keep_short(history, move |gateway| known.oldest_served(gateway), stop.clone()));
+    let (driver, stop_driving) = (Driver::new(publisher.clone(), nodes.clone()), stop.clone());
+    parts.spawn(async move { driver.follow(stop_driving).await });
     if let Some(fleet) = fleet {
         parts.spawn(fleet.follow(stop.clone()));
     }

@@ -21,12 +21,14 @@ mod selector;
 mod status;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use known::{Here, Id, Known};
 pub use selector::Selector;
 pub use status::{
     Convergence, Load, NodeStatus, Progress, Reached, Refusal, Stage, TargetReport, Trouble, UnhealthyTarget,
 };
+pub use traffic::{Counts, Traffic};
 
 /// For each node, how long those who wait for nodes look away between two counts.
 const COUNTING: Duration = Duration::from_micros(1);
@@ -221,6 +223,8 @@ impl Nodes {
             refusal: None,
             resyncs: 0,
             load: None,
+            traffic: None,
+            has_left: false,
             report: TargetReport::default(),
         };
         let key = (gateway.to_owned(), node_id);
@@ -289,6 +293,22 @@ impl Session {
         if is_news {
             self.nodes.tell_news();
         }
+    }
+
+    /// The node has counted these requests. Other replicas hear of it within a second, if they want to know.
+    pub fn counted(&self, traffic: Traffic, is_wanted: bool) {
+        self.update(|here| {
+            here.status.last_seen = OffsetDateTime::now_utc();
+            here.status.traffic = Some(traffic);
+            if is_wanted {
+                here.mark();
+            }
+        });
+    }
+
+    /// The node says that it ends, as it does when it drains.
+    pub fn leaves(&self) {
+        self.update(|here| here.status.has_left = true);
     }
 
     /// Something came from the node.

@@ -19,14 +19,18 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::rollout::Rollout;
+use crate::rollout::strategy::OnChange;
 use crate::store::{DEFAULT_GATEWAY, RevisionRecord, Store, StoreError};
 
 pub mod history;
 mod line;
+mod offer;
 mod recent;
 
 use history::follows;
 use line::Line;
+pub use offer::{Offer, Staged, Staging};
 
 /// How often the head is looked at, because the announcement of another replica can be lost.
 const POLL: Duration = Duration::from_secs(1);
@@ -49,6 +53,8 @@ pub struct Change {
     /// Derives the edits from the head that they will apply to. It runs again when another replica moves the
     /// head meanwhile, so conditions on resources belong in here.
     pub edits: Arc<DeriveEdits>,
+    /// How it goes out.
+    pub staging: Staging,
 }
 
 /// Looks at the head and says what to edit.
@@ -82,11 +88,13 @@ pub struct Published {
     pub warnings: Problems,
     /// Nothing was different, so no revision was made; `revision` is the head.
     pub is_new: bool,
+    /// It goes out in steps.
+    pub is_staged: bool,
 }
 
 impl fmt::Debug for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { revision, snapshot: _, changes, warnings: _, is_new } = self;
+        let Self { revision, snapshot: _, changes, warnings: _, is_new, is_staged: _ } = self;
         let changed: Vec<&Key> = changes.iter().map(|change| &change.key).collect();
         f.debug_struct("Published")
             .field("revision", revision)
@@ -103,6 +111,8 @@ pub enum PublishError {
     UnknownGateway(String),
     #[error("the gateway `{0}` has resources")]
     NotEmpty(String),
+    #[error("revision {revision} is being rolled out")]
+    RolloutUnderWay { revision: u64, on_change: OnChange },
     #[error("there is no revision {0}")]
     UnknownRevision(u64),
     #[error("revision {revision} is not kept any more; the oldest that is kept is {oldest}")]
@@ -171,10 +181,23 @@ impl Publisher {
         Some(self.known(gateway)?.head())
     }
 
-    /// Shows every new head; a slow reader sees only the newest.
+    /// Shows every new head and every step of a rollout; a slow reader sees only the newest.
     #[must_use]
-    pub fn watch(&self, gateway: &str) -> Option<watch::Receiver<Arc<Snapshot>>> {
+    pub fn watch(&self, gateway: &str) -> Option<watch::Receiver<Offer>> {
         Some(self.known(gateway)?.watch())
+    }
+
+    /// The rollouts under way, as far as this replica knows.
+    #[must_use]
+    pub fn staged(&self) -> Vec<Arc<Staged>> {
+        self.gateways.read().values().filter_map(|line| line.staged()).collect()
+    }
+
+    /// A rollout is something else by now.
+    pub fn follow_rollout(&self, rollout: Rollout) {
+        if let Some(line) = self.known(&rollout.gateway) {
+            line.follow_rollout(rollout);
+        }
     }
 
     /// The revisions after `after` up to and including `up_to`, oldest first, if they are still in memory.
@@ -211,7 +234,7 @@ impl Publisher {
     ) -> Result<Change, PublishError> {
         let (head, edits) = self.edits_back(gateway, to).await?;
         let base = Some(head.revision);
-        Ok(Change { author, message, base, edits: Arc::new(move |_| Ok(edits.clone())) })
+        Ok(Change { author, message, base, edits: Arc::new(move |_| Ok(edits.clone())), staging: Staging::Default })
     }
 
     /// What a gateway was at a revision. This walks back from the head.

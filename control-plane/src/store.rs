@@ -20,6 +20,7 @@ use crate::token::Role;
 mod changes;
 mod enrolment;
 mod postgres;
+mod rollouts;
 mod rows;
 mod sealed;
 mod sql;
@@ -27,6 +28,7 @@ mod sqlite;
 
 pub use enrolment::{Enrolments, JoinToken, NodeIdentity};
 pub use postgres::{NodeNews, PostgresStore, SharedNode, SharedNodes};
+pub use rollouts::{RolloutRow, Rollouts};
 pub use sqlite::SqliteStore;
 
 /// The gateway that exists from the start.
@@ -34,7 +36,7 @@ pub const DEFAULT_GATEWAY: &str = "default";
 
 /// What a database must do for the control plane. The contract suite runs on every implementation.
 #[async_trait]
-pub trait Store: Enrolments {
+pub trait Store: Enrolments + Rollouts {
     /// Answers when the database does.
     async fn ping(&self) -> Result<(), StoreError>;
 

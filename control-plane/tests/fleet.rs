@@ -165,7 +165,7 @@ async fn a_write_at_one_control_plane_waits_for_the_node_at_the_other() {
         writer.succeed("PUT", "services/web?wait=serving&timeout=60s", service).expect("it is written")
     });
     let mut heads = two.publisher.watch(GATEWAY).expect("it is there from the start");
-    heads.wait_for(|head| head.revision == 1).await.expect("the publisher is alive");
+    heads.wait_for(|offer| offer.head.revision == 1).await.expect("the publisher is alive");
     a.reached(Stage::Serving, 1, Digest::default());
     see(&two.nodes, |nodes| serving(&nodes[0]) == Some(1)).await;
     assert!(!writing.is_finished(), "only one of two nodes serves it");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::publish::history::History;
-use control_plane::publish::{Change, PublishError, Published, Publisher, Refused};
+use control_plane::publish::{Change, PublishError, Published, Publisher, Refused, Staging};
 use control_plane::store::{self, StoreError, StoredToken};
 use control_plane::token::{Role, Tokens};
 use futures_util::future::join_all;
@@ -30,7 +30,7 @@ async fn a_change_becomes_the_next_revision_and_is_shown_to_who_watches() {
     assert_eq!((published.revision, published.is_new, published.changes.len()), (1, true, 2));
 
     heads.changed().await.expect("the publisher is alive");
-    assert_eq!(heads.borrow_and_update().revision, 1);
+    assert_eq!(heads.borrow_and_update().head.revision, 1);
     assert_eq!(names(&publisher), ["a", "b"]);
     let changes = publisher.changes(GATEWAY, 0, 1).expect("the newest are kept");
     assert_eq!(changes.iter().map(|record| record.revision.number).collect::<Vec<_>>(), [1]);
@@ -321,7 +321,7 @@ async fn publish(publisher: &Publisher, edits: Vec<Edit>) -> Published {
 /// Waits until the publisher shows that revision.
 async fn reach(publisher: &Publisher, revision: u64) -> Arc<Snapshot> {
     let mut heads = publisher.watch(GATEWAY).expect("the gateway is there");
-    heads.wait_for(|head| head.revision == revision).await.expect("the publisher is alive").clone()
+    heads.wait_for(|offer| offer.head.revision == revision).await.expect("the publisher is alive").head.clone()
 }
 
 fn names(publisher: &Publisher) -> Vec<String> {
@@ -339,6 +339,7 @@ fn change(edits: Vec<Edit>) -> Change {
         message: String::new(),
         base: None,
         edits: Arc::new(move |_| Ok(edits.clone())),
+        staging: Staging::Default,
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod body;
 pub mod join;
 pub mod signed;
+pub mod traffic;
 
 #[expect(
     clippy::allow_attributes,

@@ -20,11 +20,12 @@ use super::ApiState;
 use super::conditions::MESSAGE_HEADER;
 use super::error::{
     EMPTY_PRUNE, Error, INVALID_BODY, INVALID_CONFIGURATION, MASS_DELETE, NOT_ACCEPTABLE, REFUSED_BY_NODE,
-    REVISION_CONFLICT,
+    REVISION_CONFLICT, ROLLED_BACK, ROLLOUT_UNDER_WAY,
 };
 use super::gateways::AtGateway;
 use super::json::Json;
 use super::request::{FileBody, Params};
+use super::rollouts::RolloutParam;
 use super::table::{HeaderField, Operation};
 use super::view::{Action, AppliedView, DiffView};
 use super::write::{Author, Share, WaitFor, Write, WriteParams, at_revision, carry_out, check, with_headers};
@@ -73,6 +74,9 @@ struct ApplyParams {
     /// Wait only for nodes with this label, `key=value` or `key`. Given several times, all must hold.
     #[serde(default)]
     label: Selector,
+    /// How it goes out: `skip` gives it to all nodes at once, past a rollout that is under way; or a strategy as JSON. Default: as
+    /// the gateway's `rollout-strategy` says, or to all nodes at once without one.
+    rollout: Option<RolloutParam>,
     /// Why: kept with the revision.
     message: Option<String>,
 }
@@ -129,7 +133,7 @@ pub fn operations() -> Vec<Operation> {
             .or_diff_on_dry_run()
             .answers::<AppliedView>(202, "it is written, but the nodes do not serve it yet")
             .errors(&write_errors)
-            .errors(&[&MASS_DELETE, &REFUSED_BY_NODE]),
+            .errors(&[&MASS_DELETE, &REFUSED_BY_NODE, &ROLLOUT_UNDER_WAY, &ROLLED_BACK]),
     ]
 }
 
@@ -201,14 +205,14 @@ async fn apply(
     Params(params): Params<ApplyParams>,
     body: FileBody,
 ) -> Result<Response, Error> {
-    let ApplyParams { prune, allow_mass_delete, dry_run, base, wait, timeout, share, label, message } = params;
+    let ApplyParams { prune, allow_mass_delete, dry_run, base, wait, timeout, share, label, rollout, message } = params;
     let mut write = read(body, gateway.name, prune, base).await?;
     if !allow_mass_delete && !dry_run {
         let edits = write.edits;
         write.edits = Arc::new(move |head: &Snapshot| edits(head).and_then(|edits| expected(head, edits)));
     }
     write.author = author;
-    write.params = WriteParams { dry_run, base, wait, timeout, share, label, message };
+    write.params = WriteParams { dry_run, base, wait, timeout, share, label, rollout, message };
     carry_out(&state, write, |published, wait| Json(AppliedView::new(published, wait)).into_response()).await
 }
 

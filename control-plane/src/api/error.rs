@@ -69,6 +69,9 @@ sorts! {
     UNKNOWN_NODE "unknown-node" NOT_FOUND "There is no such node"
         "No node of this id has joined the gateway with a join token. `GET /v1/gateways/{gateway}/nodes` lists the nodes; those that \
          share a token on loopback cannot be revoked one by one."
+    UNKNOWN_ROLLOUT "unknown-rollout" NOT_FOUND "There is no such rollout"
+        "The revision went to all nodes at once, or the gateway has no strategy for its changes. \
+         `GET /v1/gateways/{gateway}/rollouts` lists the revisions that went out in steps."
     UNKNOWN_JOIN_TOKEN "unknown-join-token" NOT_FOUND "There is no such join token"
         "A join token is called by its id, not by its secret. `GET /v1/gateways/{gateway}/join-tokens` lists those that are known: \
          a month after its end a token is forgotten."
@@ -93,6 +96,16 @@ sorts! {
     REFUSED_BY_NODE "refused-by-node" CONFLICT "A node refused the new revision"
         "The revision in `revision` was checked and stored, but a node cannot serve it, for the reason in `errors`: an address \
          that another program uses, for example. That node goes on serving what it had. Correct the resource, or roll back."
+    ROLLOUT_UNDER_WAY "rollout-under-way" CONFLICT "A revision is being rolled out"
+        "The newest revision goes out in steps, and has not reached all nodes. Nothing was changed. `sluice rollout watch` waits for \
+         its end, `sluice rollout promote` gives it to all nodes now, and `sluice rollout abort` takes it back. A strategy with \
+         `on_change: queue` lets changes wait as long as their `timeout` says. In an emergency, `rollout=skip` publishes past it."
+    ROLLED_BACK "rolled-back" CONFLICT "The revision was rolled back"
+        "The revision in `revision` was stored and went out in steps, and did not hold: its gates failed, or somebody aborted it. \
+         What was before was published as a new revision. `GET rollouts/{n}` has the reason, and what the nodes had to show."
+    ROLLOUT_OVER "rollout-over" CONFLICT "The rollout is over"
+        "All nodes have the revision, it was rolled back, or another one was published since. `POST revisions/{n}:rollback` goes back \
+         to an earlier one."
     EMPTY_PRUNE "empty-prune" CONFLICT "This would remove everything"
         "The file holds no resource, and `prune` removes whatever a file does not hold: most likely the wrong file was sent. \
          Nothing was changed. Who really wants an empty gateway removes its resources one by one."

@@ -19,11 +19,13 @@ use super::gateways::AtGateway;
 use super::json::Json;
 use super::request::{Params, RevisionNumber, RollbackNumber};
 use super::resources::{limit_of, next_page};
+use super::rollouts;
 use super::table::Operation;
 use super::view::{AppliedView, ChangeView, DiffView, PageView, RevisionView};
 use super::write::{Author, Write, WriteParams, at_revision, carry_out, publish_error, store_error, unknown_revision};
 use crate::publish::PublishError;
 use crate::publish::history::follows;
+use crate::rollout::Rollout;
 
 const FAMILY: &str = "revisions";
 /// Revisions read at once while walking through the history.
@@ -52,6 +54,9 @@ struct RecordView {
     #[serde(flatten)]
     revision: RevisionView,
     changes: Vec<ChangeView>,
+    /// The rollout of the revision, and that which it ended, with what the nodes had to show.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rollouts: Vec<Rollout>,
 }
 
 pub fn operations() -> Vec<Operation> {
@@ -106,6 +111,12 @@ async fn list(
     let mut items: Vec<RevisionView> = found.into_iter().map(RevisionView::from).collect();
     let has_more = items.len() > limit;
     items.truncate(limit);
+    for row in state.store.rollouts(&gateway.name, params.cursor, wanted).await.map_err(store_error)? {
+        let rollout = rollouts::read(row)?;
+        if let Some(item) = items.iter_mut().find(|item| item.number == rollout.revision) {
+            item.rollout = Some(rollout.state);
+        }
+    }
     let cursor = items.last().filter(|_| has_more).map(|last| last.number.to_string());
     let link = next_page(&uri, cursor.as_deref());
     Ok(at_revision(gateway.head.revision, (link, Json(PageView { items, next_cursor: cursor }))))
@@ -121,7 +132,11 @@ async fn get(State(state): State<ApiState>, gateway: AtGateway, number: Revision
         }));
     };
     let changes = record.changes.iter().map(ChangeView::from).collect();
-    Ok(at_revision(number.0, Json(RecordView { revision: record.revision.into(), changes })))
+    let rows = state.store.rollouts_at(&gateway.name, number.0).await.map_err(store_error)?;
+    let rollouts: Vec<Rollout> = rows.into_iter().map(rollouts::read).collect::<Result<_, _>>()?;
+    let mut revision = RevisionView::from(record.revision);
+    revision.rollout = rollouts.iter().find(|rollout| rollout.revision == number.0).map(|rollout| rollout.state);
+    Ok(at_revision(number.0, Json(RecordView { revision, changes, rollouts })))
 }
 
 async fn diff(

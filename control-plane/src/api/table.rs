@@ -172,12 +172,13 @@ pub fn needs_token(path: &str) -> bool {
 /// Every operation, in the order of the document.
 #[must_use]
 pub fn operations() -> Vec<Operation> {
-    let families: [fn() -> Vec<Operation>; 11] = [
+    let families: [fn() -> Vec<Operation>; 12] = [
         super::gateways::operations,
         super::resources::operations,
         super::targets::operations,
         super::config::operations,
         super::revisions::operations,
+        super::rollouts::operations,
         super::nodes::operations,
         super::join_tokens::operations,
         super::health::operations,

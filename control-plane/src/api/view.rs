@@ -10,6 +10,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::publish::Published;
+use crate::rollout::State;
 use crate::store::{ResourceChange, Revision};
 
 /// A resource as people see it: its name, its written form, and marks where secrets are.
@@ -60,6 +61,9 @@ pub struct RevisionView {
     pub digest: String,
     /// How many resources it changed.
     pub change_count: u64,
+    /// What became of its rollout; absent if it had none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<State>,
 }
 
 /// The difference between two revisions, or between the newest one and what a change would make of it.
@@ -112,6 +116,9 @@ pub struct AppliedView {
     pub digest: String,
     /// Whether a revision was made.
     pub is_new: bool,
+    /// `true`: it goes out in steps; `rollouts/{n}` tells how far it is. Absent otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_staged: bool,
     /// What was changed, without the contents.
     pub changes: Vec<TouchedView>,
     /// What is possible and hardly meant; `/docs/lints/{code}` explains each. They keep nothing from being applied.
@@ -169,7 +176,7 @@ impl GatewayView {
 impl From<Revision> for RevisionView {
     fn from(revision: Revision) -> Self {
         let Revision { number, parent, author, message, created_at, digest, change_count } = revision;
-        Self { number, parent, author, message, created_at, digest: digest.to_string(), change_count }
+        Self { number, parent, author, message, created_at, digest: digest.to_string(), change_count, rollout: None }
     }
 }
 
@@ -229,6 +236,7 @@ impl AppliedView {
             revision: published.revision,
             digest: published.snapshot.config.digest().to_string(),
             is_new: published.is_new,
+            is_staged: published.is_staged,
             changes: touched.collect(),
             warnings: published.warnings.clone(),
             wait,

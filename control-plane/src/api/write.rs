@@ -17,18 +17,22 @@ use model::value::Span;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use tokio::time::Instant;
 
 use super::ApiState;
 use super::conditions;
 use super::envelope::Identity;
 use super::error::{
     Error, FORGOTTEN_REVISION, GATEWAY_NOT_EMPTY, INVALID_PARAMETERS, MASS_DELETE, REFUSED_BY_NODE, REVISION_CONFLICT,
-    UNKNOWN_GATEWAY, UNKNOWN_RESOURCE, UNKNOWN_REVISION, fault,
+    ROLLED_BACK, ROLLOUT_UNDER_WAY, UNKNOWN_GATEWAY, UNKNOWN_RESOURCE, UNKNOWN_REVISION, fault,
 };
 use super::json::Json;
+use super::rollouts::{self, RolloutParam};
 use super::view::{AppliedView, DiffView, WaitState, WaitView};
 use crate::nodes::{Goal, Quorum, Selector, WaitOutcome};
 use crate::publish::{Change, PublishError, Published, Refused};
+use crate::rollout::State;
+use crate::rollout::strategy::OnChange;
 use crate::store::StoreError;
 
 /// The revision that an answer is about.
@@ -62,6 +66,9 @@ pub struct WriteParams {
     /// Wait only for nodes with this label, `key=value` or `key`. Given several times, all must hold.
     #[serde(default)]
     pub label: Selector,
+    /// How it goes out: `skip` gives it to all nodes at once, past a rollout that is under way; or a strategy as JSON. Default: as
+    /// the gateway's `rollout-strategy` says, or to all nodes at once without one.
+    pub rollout: Option<RolloutParam>,
     /// Why: kept with the revision.
     pub message: Option<String>,
 }
@@ -188,7 +195,8 @@ pub async fn carry_out(
     }
     let Write { gateway, params, file, .. } = &write;
     let timeout = wait_timeout(params.timeout)?;
-    let published = publish(state, gateway, write.change()?).await.map_err(|error| located(error, file.as_deref()))?;
+    let published =
+        publish(state, gateway, write.change()?, timeout).await.map_err(|error| located(error, file.as_deref()))?;
     let published = with_places(published, file.as_deref());
     let mut wait = None;
     if params.wait.is_some() {
@@ -211,6 +219,9 @@ pub async fn carry_out(
             }
         }
     }
+    if wait.is_some() && published.is_staged {
+        not_rolled_back(state, gateway, published.revision).await?;
+    }
     let mut response = at_revision(published.revision, answer(&published, wait));
     for warning in published.warnings.iter().take(MAX_WARNING_FIELDS) {
         let name = warning.name.as_deref().unwrap_or_default();
@@ -220,6 +231,19 @@ pub async fn carry_out(
         response.headers_mut().append(WARNING, HeaderValue::from_str(&text).map_err(Error::internal)?);
     }
     Ok(response)
+}
+
+/// The revision after one that was rolled back is newer, and so is served, but not what was waited for.
+async fn not_rolled_back(state: &ApiState, gateway: &str, revision: u64) -> Result<(), Error> {
+    for row in state.store.rollouts_at(gateway, revision).await.map_err(store_error)? {
+        let rollout = rollouts::read(row)?;
+        if rollout.revision == revision && matches!(rollout.state, State::RollingBack | State::RolledBack) {
+            let reason = rollout.reason.unwrap_or_default();
+            let error = Error::new(&ROLLED_BACK, format!("revision {revision} was rolled back: {reason}"));
+            return Err(error.revision(revision).header(REVISION, HeaderValue::from(revision)));
+        }
+    }
+    Ok(())
 }
 
 /// What a write would do, and to which revision, without doing it.
@@ -238,12 +262,33 @@ impl Write {
         let Self { author, params, edits, .. } = self;
         let message = params.message.clone().or_else(|| author.message.clone()).unwrap_or_default();
         check_message(&message)?;
-        Ok(Change { author: author.name.clone(), message, base: params.base, edits: Arc::clone(edits) })
+        let staging = params.rollout.clone().map(RolloutParam::into_staging).unwrap_or_default();
+        Ok(Change { author: author.name.clone(), message, base: params.base, edits: Arc::clone(edits), staging })
+    }
+}
+
+/// Publishes. While a rollout is under way it waits for the end of that, if changes are to; nothing is written until then, and so
+/// nothing that was acknowledged can be taken back with the rollout.
+async fn publish(
+    state: &ApiState,
+    gateway: &str,
+    change: Change,
+    timeout: Duration,
+) -> Result<Published, PublishError> {
+    let end = Instant::now() + timeout;
+    loop {
+        let done = publish_now(state, gateway, change.clone()).await;
+        let Err(PublishError::RolloutUnderWay { on_change: OnChange::Queue, .. }) = &done else { return done };
+        let Some(mut offers) = state.publisher.watch(gateway) else { return done };
+        let over = offers.wait_for(|offer| offer.staged.is_none());
+        if !matches!(tokio::time::timeout_at(end, over).await, Ok(Ok(_))) {
+            return done;
+        }
     }
 }
 
 /// Publishes, also when the client goes away in the middle: a write that has begun is finished.
-async fn publish(state: &ApiState, gateway: &str, change: Change) -> Result<Published, PublishError> {
+async fn publish_now(state: &ApiState, gateway: &str, change: Change) -> Result<Published, PublishError> {
     let (publisher, gateway) = (Arc::clone(&state.publisher), gateway.to_owned());
     let task = state.writes.spawn(async move { publisher.publish(&gateway, change).await });
     match task.await {
@@ -317,6 +362,12 @@ pub fn publish_error(error: PublishError) -> Error {
         PublishError::UnknownGateway(gateway) => unknown_gateway(&gateway),
         PublishError::NotEmpty(gateway) => {
             Error::new(&GATEWAY_NOT_EMPTY, format!("the gateway `{gateway}` has resources"))
+        }
+        PublishError::RolloutUnderWay { revision, .. } => {
+            let detail = format!(
+                "revision {revision} is being rolled out: `sluice rollout abort` takes it back, `promote` gives it to all nodes"
+            );
+            Error::new(&ROLLOUT_UNDER_WAY, detail).revision(revision)
         }
         PublishError::UnknownRevision(revision) => unknown_revision(revision),
         PublishError::Forgotten { .. } => Error::new(&FORGOTTEN_REVISION, error.to_string()),

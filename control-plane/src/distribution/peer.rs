@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use model::problem::{Problem, Problems};
+use model::resource::Labels;
 use model::snapshot::Snapshot;
 use model::wire::problem_from_wire;
 use proto::control_message::Message as FromControl;
@@ -24,6 +25,7 @@ use super::encodings::{Encoding, head_of};
 use super::lane::Lane;
 use super::{Distribution, head_from_wire, head_to_wire};
 use crate::nodes::{Load, Session, Stage, TargetReport};
+use crate::publish::Offer;
 use crate::store::Head;
 use crate::ticket_keys::Secrets;
 use crate::trust::revocations::Revoked;
@@ -38,7 +40,10 @@ pub struct Peer {
     pub gateway: String,
     pub node_id: String,
     pub session: Session,
-    pub heads: watch::Receiver<Arc<Snapshot>>,
+    pub offers: watch::Receiver<Offer>,
+    /// By these it is chosen for a rollout.
+    pub position: u32,
+    pub labels: Labels,
     pub ticket_keys: watch::Receiver<Secrets>,
     pub lane: Lane,
     pub revoked: watch::Receiver<Revoked>,
@@ -79,6 +84,9 @@ impl Peer {
             () = shutdown.cancelled() => Err(Status::unavailable("the control plane is stopping")),
             ended = self.converse() => ended,
         };
+        if ended.is_ok() {
+            self.session.leaves();
+        }
         let reason = ended.as_ref().err().map_or("it left", |status| status.message());
         tracing::info!(node.id = self.node_id, gateway = self.gateway, "a node has disconnected: {reason}");
         if let Err(status) = ended {
@@ -110,7 +118,7 @@ impl Peer {
                     silent_at = Instant::now() + timing.silence;
                     self.hear(message)?;
                 }
-                changed = self.heads.changed(), if self.standing.under_way.is_none() => {
+                changed = self.offers.changed(), if self.standing.under_way.is_none() => {
                     changed.map_err(|_| Status::unavailable("the gateway is gone"))?;
                 }
                 turn = admission::answer(&mut self.waiting) => {
@@ -127,17 +135,18 @@ impl Peer {
                     self.send_ticket_keys().await?;
                 }
                 _ = heartbeat.tick() => {
-                    let head = head_to_wire(head_of(&self.heads.borrow()));
+                    let head = head_to_wire(head_of(&self.wanted()));
                     self.send(FromControl::Heartbeat(Heartbeat { head: Some(head), unix_time_ms: unix_time_ms() })).await?;
                 }
             }
         }
     }
 
-    /// Sends the newest revision, if the node neither serves nor refused it.
+    /// Sends the newest revision that is for it, if the node neither serves nor refused it.
     async fn offer(&mut self) -> Result<(), Status> {
         let turn = self.turn.take();
-        let head = Arc::clone(&self.heads.borrow_and_update());
+        self.offers.mark_unchanged();
+        let head = self.wanted();
         let newest = Some(head_of(&head));
         if self.standing.held == newest || self.standing.refused == newest {
             return Ok(());
@@ -169,6 +178,16 @@ impl Peer {
         }
         self.standing.under_way = Some(encoding);
         Ok(())
+    }
+
+    /// What the node is to serve. One that has the head already keeps it, also while this replica has not heard that a
+    /// rollout has reached it: only a new revision takes it back.
+    fn wanted(&self) -> Arc<Snapshot> {
+        let offer = self.offers.borrow();
+        if self.standing.held == Some(head_of(&offer.head)) {
+            return Arc::clone(&offer.head);
+        }
+        Arc::clone(offer.for_node(self.position, &self.labels))
     }
 
     /// Whether a revision that we know has another content than it should.
@@ -238,6 +257,10 @@ impl Peer {
                 if let Some(serving) = serving.filter(|serving| self.standing.held != Some(*serving)) {
                     self.serves(serving);
                 }
+                Ok(())
+            }
+            Some(FromNode::Traffic(traffic)) => {
+                self.session.counted(traffic.into(), self.offers.borrow().staged.is_some());
                 Ok(())
             }
             Some(FromNode::Hello(_)) => Err(Status::invalid_argument("it said hello twice")),

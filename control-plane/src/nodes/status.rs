@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::traffic::Traffic;
+
 /// What is kept of a list of targets that a node sends.
 const MAX_TOLD: usize = 1_000;
 
@@ -55,6 +57,13 @@ pub struct NodeStatus {
     /// last change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<Load>,
+    /// What it has counted of requests; absent if it does not say, or has had none. Other control planes know it as of its
+    /// last change, or within a second while a rollout is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+    /// It ended in good order. Absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_left: bool,
     #[serde(flatten)]
     pub report: TargetReport,
 }

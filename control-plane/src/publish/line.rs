@@ -12,7 +12,9 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::recent::Recent;
-use super::{Change, PublishError, Published};
+use super::{Change, Offer, PublishError, Published, Staged, Staging};
+use crate::rollout::Rollout;
+use crate::rollout::strategy::Strategy;
 use crate::store::{Head, Loaded, ResourceChange, Revision, RevisionRecord, Store, StoreError};
 
 /// How often a change without a base is tried against a head that other replicas move.
@@ -28,7 +30,7 @@ pub(super) struct Line {
     store: Arc<dyn Store>,
     /// Held by whoever may move the head.
     moving: tokio::sync::Mutex<()>,
-    head: watch::Sender<Arc<Snapshot>>,
+    offer: watch::Sender<Offer>,
     recent: Mutex<Recent>,
 }
 
@@ -38,16 +40,35 @@ impl Line {
         let head = loaded.head;
         let snapshot = compile_loaded(gateway, loaded).await?;
         let recent = Mutex::new(read_recent(gateway, &*store, head).await?);
-        let head = watch::Sender::new(Arc::new(snapshot));
-        Ok(Self { gateway: gateway.to_owned(), store, moving: tokio::sync::Mutex::default(), head, recent })
+        let offer = watch::Sender::new(offer_of(gateway, &*store, snapshot).await?);
+        Ok(Self { gateway: gateway.to_owned(), store, moving: tokio::sync::Mutex::default(), offer, recent })
     }
 
     pub(super) fn head(&self) -> Arc<Snapshot> {
-        self.head.borrow().clone()
+        self.offer.borrow().head.clone()
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.head.subscribe()
+    pub(super) fn watch(&self) -> watch::Receiver<Offer> {
+        self.offer.subscribe()
+    }
+
+    pub(super) fn staged(&self) -> Option<Arc<Staged>> {
+        self.offer.borrow().staged.clone()
+    }
+
+    /// Takes a newer state of the rollout of the head. One that ended stays so.
+    pub(super) fn follow_rollout(&self, rollout: Rollout) {
+        self.offer.send_if_modified(|offer| {
+            let Some(staged) = &offer.staged else { return false };
+            let known = &staged.rollout;
+            if known.revision != rollout.revision || known.version >= rollout.version {
+                return false;
+            }
+            let is_news = known.cohorts != rollout.cohorts || known.state.is_open() != rollout.state.is_open();
+            let base = Arc::clone(&staged.base);
+            offer.staged = rollout.state.is_open().then(|| Arc::new(Staged { rollout, base }));
+            is_news
+        });
     }
 
     pub(super) fn changes(&self, after: u64, up_to: u64) -> Option<Vec<Arc<RevisionRecord>>> {
@@ -70,11 +91,14 @@ impl Line {
             base = head.revision;
             match decide(head, change.clone()).await {
                 Ok(next) if next.is_new => {
+                    let rollout = self.stage(&change, base).await?;
                     let record = record(&change, base, &next);
-                    match self.store.append(&self.gateway, &record).await {
+                    let row = rollout.as_ref().map(Rollout::to_row);
+                    match self.store.append_staged(&self.gateway, &record, row.as_ref()).await {
                         Ok(()) => {
-                            self.advance(Arc::new(record), next.snapshot.clone());
-                            return Ok(next);
+                            self.advance(Arc::new(record), next.snapshot.clone(), rollout.as_slice());
+                            let is_staged = rollout.is_some_and(|rollout| rollout.state.is_open());
+                            return Ok(Published { is_staged, ..next });
                         }
                         Err(StoreError::Conflict { .. }) => {}
                         Err(error) => return Err(error.into()),
@@ -94,6 +118,42 @@ impl Line {
             }
         }
         Err(PublishError::Conflict { base, head: self.head().revision })
+    }
+
+    /// How a revision on `base` goes out, if not to all nodes at once; unless another one is on its way.
+    async fn stage(&self, change: &Change, base: u64) -> Result<Option<Rollout>, PublishError> {
+        if change.staging == Staging::Back {
+            return Ok(None);
+        }
+        if let Some(staged) = self.staged() {
+            // It may have ended a moment ago, by another replica.
+            for row in self.store.rollouts_at(&self.gateway, staged.rollout.revision).await? {
+                self.follow_rollout(Rollout::from_row(row)?);
+            }
+        }
+        let default = async || -> Result<Option<Strategy>, StoreError> {
+            let stored = self.store.rollout_strategy(&self.gateway).await?;
+            let unreadable = |error| StoreError::Unreadable(format!("the strategy of rollouts: {error}"));
+            stored.map(|stored| serde_json::from_str(&stored).map_err(unreadable)).transpose()
+        };
+        let under_way = self.staged().map(|staged| staged.rollout.clone());
+        let begin = |strategy| Rollout::begin(&self.gateway, base, &change.author, strategy, OffsetDateTime::now_utc());
+        match (&change.staging, under_way) {
+            (Staging::Skip, under_way) => {
+                let strategy = match under_way {
+                    Some(rollout) => Some(rollout.strategy),
+                    None => default().await?,
+                };
+                Ok(strategy.map(|strategy| begin(strategy).skipped()))
+            }
+            (_, Some(Rollout { revision, strategy, .. })) => {
+                Err(PublishError::RolloutUnderWay { revision, on_change: strategy.on_change })
+            }
+            // Nothing was ever served that nodes could go on with.
+            _ if base == 0 => Ok(None),
+            (Staging::With(strategy), None) => Ok(Some(begin(strategy.clone()))),
+            (_, None) => Ok(default().await?.map(begin)),
+        }
     }
 
     pub(super) async fn catch_up(&self) -> Result<(), StoreError> {
@@ -116,6 +176,8 @@ impl Line {
         if stored == known {
             return Ok(());
         }
+        // After the head: the rollout of a revision is stored with it.
+        let rollouts = open_rollouts(&self.gateway, &*self.store).await?;
         let ahead = stored.revision.checked_sub(known.revision);
         if ahead.is_none_or(|steps| steps == 0) {
             tracing::error!(
@@ -128,7 +190,7 @@ impl Line {
             while self.recent.lock().newest().revision < stored.revision {
                 let after = self.recent.lock().newest().revision;
                 let records = self.store.changes_since(&self.gateway, after, PAGE).await?;
-                if records.is_empty() || !self.replay(records).await {
+                if records.is_empty() || !self.replay(records, &rollouts).await {
                     return self.reload().await;
                 }
             }
@@ -138,7 +200,7 @@ impl Line {
     }
 
     /// Applies revisions that others made; false when that does not lead to what they recorded.
-    async fn replay(&self, records: Vec<RevisionRecord>) -> bool {
+    async fn replay(&self, records: Vec<RevisionRecord>, rollouts: &[Rollout]) -> bool {
         for record in records {
             let head = self.head();
             if record.revision.parent != head.revision {
@@ -149,7 +211,9 @@ impl Line {
             let changes = record.changes.clone();
             let applied = blocking(move || head.apply(number, changes.iter().map(edit_after).collect())).await;
             match applied {
-                Ok((snapshot, _)) if snapshot.config.digest() == digest => self.advance(record, Arc::new(snapshot)),
+                Ok((snapshot, _)) if snapshot.config.digest() == digest => {
+                    self.advance(record, Arc::new(snapshot), rollouts);
+                }
                 Ok(_) => {
                     tracing::error!(
                         gateway = self.gateway,
@@ -174,15 +238,17 @@ impl Line {
         let loaded = self.store.load(&self.gateway).await?;
         let head = loaded.head;
         let snapshot = compile_loaded(&self.gateway, loaded).await?;
+        let offer = offer_of(&self.gateway, &*self.store, snapshot).await?;
         *self.recent.lock() = Recent::from(head);
-        self.head.send_replace(Arc::new(snapshot));
+        self.offer.send_replace(offer);
         Ok(())
     }
 
     /// The series first, so that whoever sees the new head can ask how it came about.
-    fn advance(&self, record: Arc<RevisionRecord>, snapshot: Arc<Snapshot>) {
+    fn advance(&self, record: Arc<RevisionRecord>, head: Arc<Snapshot>, rollouts: &[Rollout]) {
         self.recent.lock().push(record);
-        self.head.send_replace(snapshot);
+        let staged = Staged::find(rollouts, &head, &self.head());
+        self.offer.send_replace(Offer { head, staged });
     }
 }
 
@@ -198,12 +264,26 @@ async fn decide(head: Arc<Snapshot>, change: Change) -> Result<Published, Publis
         let (snapshot, changes) = head.apply(head.revision + 1, edits).map_err(PublishError::Invalid)?;
         if changes.is_empty() {
             let (revision, warnings) = (head.revision, Vec::new());
-            return Ok(Published { revision, snapshot: head, changes: Arc::default(), warnings, is_new: false });
+            return Ok(Published {
+                revision,
+                snapshot: head,
+                changes: Arc::default(),
+                warnings,
+                is_new: false,
+                is_staged: false,
+            });
         }
         let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
         let warnings = lint(&snapshot, &changes, now);
         let snapshot = Arc::new(snapshot);
-        Ok(Published { revision: snapshot.revision, snapshot, changes: changes.into(), warnings, is_new: true })
+        Ok(Published {
+            revision: snapshot.revision,
+            snapshot,
+            changes: changes.into(),
+            warnings,
+            is_new: true,
+            is_staged: false,
+        })
     })
     .await
 }
@@ -243,6 +323,36 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Ok(result) => result,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
+}
+
+async fn open_rollouts(gateway: &str, store: &dyn Store) -> Result<Vec<Rollout>, StoreError> {
+    let open = store.open_rollouts().await?;
+    open.into_iter().filter(|row| row.gateway == gateway).map(Rollout::from_row).collect()
+}
+
+/// What is offered when `head` was loaded as a whole.
+async fn offer_of(gateway: &str, store: &dyn Store, head: Snapshot) -> Result<Offer, StoreError> {
+    let head = Arc::new(head);
+    let open = open_rollouts(gateway, store).await?;
+    if !open.iter().any(|rollout| rollout.revision == head.revision) {
+        return Ok(Offer::of(head));
+    }
+    let record = store.revision(gateway, head.revision).await?;
+    let before = record.iter().flat_map(|record| &*record.changes).map(|change| {
+        let key = change.key.clone();
+        match &change.before {
+            Some(document) => Edit::Restore { key, document: document.clone() },
+            None => Edit::Remove { key },
+        }
+    });
+    let (edits, from) = (before.collect(), head.clone());
+    let base = head.revision - 1;
+    let base = blocking(move || from.apply(base, edits)).await.map_err(|problems| {
+        let first = first_problems(&problems);
+        StoreError::Unreadable(format!("revision {base} of gateway `{gateway}` does not hold in this version: {first}"))
+    })?;
+    let staged = Staged::find(&open, &head, &Arc::new(base.0));
+    Ok(Offer { head, staged })
 }
 
 async fn compile_loaded(gateway: &str, loaded: Loaded) -> Result<Snapshot, StoreError> {

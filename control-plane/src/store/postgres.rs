@@ -11,19 +11,21 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 use time::OffsetDateTime;
 
+use super::rollouts::ADD as ADD_ROLLOUT;
 use super::rows::{
     RecordRow, ResourceRow, RevisionRow, TargetRecordRow, from_column, hash_to_column, head_from_row, record_from_row,
     resource_from_row, revision_from_row, target_record_from_row, ticket_key_from_row, to_column, token_from_row,
 };
 use super::sealed::Sealed;
 use super::{
-    Announcement, Head, Loaded, LoadedTargets, ResourceChange, Revision, RevisionRecord, Store, StoreError,
-    StoredToken, TargetRecord, TicketKey, changes, sql,
+    Announcement, Head, Loaded, LoadedTargets, ResourceChange, Revision, RevisionRecord, RolloutRow, Rollouts as _,
+    Store, StoreError, StoredToken, TargetRecord, TicketKey, changes, sql,
 };
 
 mod enrolment;
 mod listen;
 mod nodes;
+mod rollouts;
 mod targets;
 
 pub use nodes::{NodeNews, SharedNode, SharedNodes};
@@ -164,7 +166,7 @@ impl Store for PostgresStore {
     }
 
     async fn append(&self, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
-        bounded(append(&self.pool, gateway, &self.sealed.record(gateway, record))).await
+        self.append_staged(gateway, record, None).await
     }
 
     async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
@@ -362,7 +364,12 @@ impl Store for PostgresStore {
     }
 }
 
-async fn append(pool: &PgPool, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
+async fn append(
+    pool: &PgPool,
+    gateway: &str,
+    record: &RevisionRecord,
+    rollout: Option<&RolloutRow>,
+) -> Result<(), StoreError> {
     let revision = &record.revision;
     let mut transaction = pool.begin().await?;
     // Waits for a writer who is ahead, and then finds that the head is no longer the parent.
@@ -389,6 +396,9 @@ async fn append(pool: &PgPool, gateway: &str, record: &RevisionRecord) -> Result
         .bind(changes::write(&record.changes))
         .execute(&mut *transaction)
         .await?;
+    if let Some(rollout) = rollout {
+        rollouts::change(ADD_ROLLOUT, rollout).execute(&mut *transaction).await?;
+    }
     sqlx::query("SELECT pg_notify($1, $2)")
         .bind(CHANNEL)
         .bind(format!("{gateway} {}", revision.number))

@@ -19,17 +19,19 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Sqlite, Transaction};
 use time::OffsetDateTime;
 
+use super::rollouts::ADD as ADD_ROLLOUT;
 use super::rows::{
     RecordRow, ResourceRow, RevisionRow, TargetRecordRow, from_column, hash_to_column, head_from_row, record_from_row,
     resource_from_row, revision_from_row, target_record_from_row, ticket_key_from_row, to_column, token_from_row,
 };
 use super::sealed::Sealed;
 use super::{
-    Announcement, Head, Loaded, LoadedTargets, ResourceChange, Revision, RevisionRecord, SharedNodes, Store,
-    StoreError, StoredToken, TargetRecord, TicketKey, changes, sql,
+    Announcement, Head, Loaded, LoadedTargets, ResourceChange, Revision, RevisionRecord, RolloutRow, Rollouts as _,
+    SharedNodes, Store, StoreError, StoredToken, TargetRecord, TicketKey, changes, sql,
 };
 
 mod enrolment;
+mod rollouts;
 mod targets;
 
 /// How long a statement waits for another process that writes.
@@ -71,6 +73,46 @@ impl SqliteStore {
     /// fail instead of waiting when another process wrote in between.
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    async fn append_revision(
+        &self,
+        gateway: &str,
+        record: &RevisionRecord,
+        rollout: Option<&RolloutRow>,
+    ) -> Result<(), StoreError> {
+        let record = self.sealed.record(gateway, record);
+        let revision = &record.revision;
+        let mut transaction = self.begin().await?;
+        let moved = sqlx::query(sql::MOVE_HEAD)
+            .bind(to_column(revision.number))
+            .bind(gateway)
+            .bind(to_column(revision.parent))
+            .execute(&mut *transaction)
+            .await?;
+        if moved.rows_affected() == 0 {
+            let head = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
+            return Err(StoreError::Conflict { head: head_from_row(gateway, head)?.revision });
+        }
+        for chunk in record.changes.chunks(CHUNK) {
+            change_resources(&mut transaction, gateway, revision.number, chunk).await?;
+        }
+        sqlx::query(sql::ADD_REVISION)
+            .bind(gateway)
+            .bind(to_column(revision.number))
+            .bind(to_column(revision.parent))
+            .bind(&revision.author)
+            .bind(&revision.message)
+            .bind(revision.created_at)
+            .bind(revision.digest.to_string())
+            .bind(to_column(revision.change_count))
+            .bind(changes::write(&record.changes))
+            .execute(&mut *transaction)
+            .await?;
+        if let Some(rollout) = rollout {
+            rollouts::change(ADD_ROLLOUT, rollout).execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
     }
 }
 
@@ -173,35 +215,7 @@ impl Store for SqliteStore {
     }
 
     async fn append(&self, gateway: &str, record: &RevisionRecord) -> Result<(), StoreError> {
-        let record = self.sealed.record(gateway, record);
-        let revision = &record.revision;
-        let mut transaction = self.begin().await?;
-        let moved = sqlx::query(sql::MOVE_HEAD)
-            .bind(to_column(revision.number))
-            .bind(gateway)
-            .bind(to_column(revision.parent))
-            .execute(&mut *transaction)
-            .await?;
-        if moved.rows_affected() == 0 {
-            let head = sqlx::query_as(sql::HEAD).bind(gateway).fetch_optional(&mut *transaction).await?;
-            return Err(StoreError::Conflict { head: head_from_row(gateway, head)?.revision });
-        }
-        for chunk in record.changes.chunks(CHUNK) {
-            change_resources(&mut transaction, gateway, revision.number, chunk).await?;
-        }
-        sqlx::query(sql::ADD_REVISION)
-            .bind(gateway)
-            .bind(to_column(revision.number))
-            .bind(to_column(revision.parent))
-            .bind(&revision.author)
-            .bind(&revision.message)
-            .bind(revision.created_at)
-            .bind(revision.digest.to_string())
-            .bind(to_column(revision.change_count))
-            .bind(changes::write(&record.changes))
-            .execute(&mut *transaction)
-            .await?;
-        Ok(transaction.commit().await?)
+        self.append_staged(gateway, record, None).await
     }
 
     async fn revision(&self, gateway: &str, number: u64) -> Result<Option<RevisionRecord>, StoreError> {

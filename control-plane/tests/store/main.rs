@@ -15,9 +15,11 @@ use model::resource::{Document, Key, Kind};
 use tests::postgres::Postgres;
 use time::OffsetDateTime;
 
+mod rollouts;
 mod targets;
 mod trust;
 
+use rollouts::{a_rollout_is_stored_with_its_revision_or_not_at_all, of_changes_of_a_rollout_one_wins};
 use targets::{
     of_writers_of_targets_on_one_version_exactly_one_wins, old_changes_of_targets_are_forgotten,
     what_is_said_about_targets_is_kept_with_who_said_it,
@@ -78,6 +80,8 @@ contract!(
     what_is_said_about_targets_is_kept_with_who_said_it,
     of_writers_of_targets_on_one_version_exactly_one_wins,
     old_changes_of_targets_are_forgotten,
+    a_rollout_is_stored_with_its_revision_or_not_at_all,
+    of_changes_of_a_rollout_one_wins,
 );
 
 async fn a_new_gateway_is_empty_and_at_revision_0(url: String) {

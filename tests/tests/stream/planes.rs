@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use control_plane::distribution::{self, Distribution};
 use control_plane::nodes::{Goal, NodeStatus, Nodes, Quorum, WaitOutcome};
-use control_plane::publish::{Change, Publisher};
+use control_plane::publish::{Change, Publisher, Staging};
 use control_plane::store::{self, Store, StoredToken};
 use control_plane::targets::Lanes;
 use control_plane::ticket_keys::TicketKeys;
@@ -99,7 +99,13 @@ impl ControlPlane {
     /// The head afterwards.
     pub async fn publish_if_new(&self, edits: Vec<Edit>) -> u64 {
         let edits = Arc::new(move |_: &Snapshot| Ok(edits.clone()));
-        let change = Change { author: "a test".to_owned(), message: String::new(), base: None, edits };
+        let change = Change {
+            author: "a test".to_owned(),
+            message: String::new(),
+            base: None,
+            edits,
+            staging: Staging::Default,
+        };
         self.publisher.publish(GATEWAY, change).await.expect("good edits").revision
     }
 

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::harness::{Api, GATEWAY};
 use crate::store::{
     Announcement, Enrolments, Head, JoinToken, Loaded, LoadedTargets, NodeIdentity, Revision, RevisionRecord,
-    SharedNodes, Store, StoreError, StoredToken, TargetRecord, TicketKey,
+    RolloutRow, Rollouts, SharedNodes, Store, StoreError, StoredToken, TargetRecord, TicketKey,
 };
 
 /// How a [`Faulty`] store behaves.
@@ -85,6 +85,42 @@ impl Enrolments for Faulty {
 
     fn revocations(&self) -> BoxStream<'static, ()> {
         self.store.revocations()
+    }
+}
+
+#[async_trait]
+impl Rollouts for Faulty {
+    async fn append_staged(
+        &self,
+        gateway: &str,
+        record: &RevisionRecord,
+        rollout: Option<&RolloutRow>,
+    ) -> Result<(), StoreError> {
+        self.store()?.append_staged(gateway, record, rollout).await
+    }
+
+    async fn open_rollouts(&self) -> Result<Vec<RolloutRow>, StoreError> {
+        self.store()?.open_rollouts().await
+    }
+
+    async fn rollouts_at(&self, gateway: &str, revision: u64) -> Result<Vec<RolloutRow>, StoreError> {
+        self.store()?.rollouts_at(gateway, revision).await
+    }
+
+    async fn rollouts(&self, gateway: &str, before: Option<u64>, limit: u32) -> Result<Vec<RolloutRow>, StoreError> {
+        self.store()?.rollouts(gateway, before, limit).await
+    }
+
+    async fn change_rollout(&self, rollout: &RolloutRow) -> Result<bool, StoreError> {
+        self.store()?.change_rollout(rollout).await
+    }
+
+    async fn rollout_strategy(&self, gateway: &str) -> Result<Option<String>, StoreError> {
+        self.store()?.rollout_strategy(gateway).await
+    }
+
+    async fn set_rollout_strategy(&self, gateway: &str, strategy: Option<&str>) -> Result<bool, StoreError> {
+        self.store()?.set_rollout_strategy(gateway, strategy).await
     }
 }
 
