@@ -30,7 +30,7 @@ use crate::membership::{Served, Sources};
 use crate::memory::Pressure;
 use crate::settings::Settings;
 use crate::sync::{Adopt, TicketSecret};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{NodeState, Telemetry};
 use crate::upstream::CookieKey;
 
 pub(crate) mod core;
@@ -59,6 +59,7 @@ struct Shared {
     ticket_keys: TicketKeys,
     cookie_key: CookieKey,
     health: Health,
+    node: Arc<NodeState>,
     broken: CancellationToken,
 }
 
@@ -116,6 +117,7 @@ impl Cores {
             ticket_keys: TicketKeys::alone(),
             cookie_key,
             health: telemetry.health.clone(),
+            node: telemetry.node.clone(),
             broken,
         });
         let weak = Arc::downgrade(&shared);
@@ -258,6 +260,10 @@ impl Adopt for Cores {
         let (found, more_found) =
             self.0.current.load().map(|snapshot| self.0.sources.to_wire(&snapshot)).unwrap_or_default();
         proto::NodeHeartbeat { unhealthy, found, untold: more_unhealthy + more_found, ..Default::default() }
+    }
+
+    fn traffic(&self) -> Option<proto::Traffic> {
+        self.0.node.traffic()
     }
 }
 

@@ -71,7 +71,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let tasks = TaskTracker::new();
     let (stop_sync, stop_node_port) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(report(sync.status(), telemetry.clone(), stop_sync.clone()));
+    let sync_status = sync.status();
     let following = tasks.spawn(sync.run(stop_sync.clone()));
+    tasks.spawn(telemetry::traffic::watch(telemetry.clone(), sync_status, stop_sync.clone()));
     let stop_health = CancellationToken::new();
     tasks.spawn(telemetry.health.clone().watch(stop_health.clone()));
     let stop_memory = CancellationToken::new();

@@ -63,6 +63,11 @@ pub trait Adopt: Send + std::marker::Sync + 'static {
     fn targets(&self) -> proto::NodeHeartbeat {
         proto::NodeHeartbeat::default()
     }
+
+    /// What was counted of requests, if anything was.
+    fn traffic(&self) -> Option<proto::Traffic> {
+        None
+    }
 }
 
 /// What the node knows about its own configuration, for metrics and readiness.

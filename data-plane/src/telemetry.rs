@@ -16,6 +16,7 @@ use model::slots::Slot;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use self::traffic::Totals;
 use crate::clock::{Clock, Deadline};
 use crate::health::Health;
 
@@ -36,6 +37,7 @@ mod process;
 mod shard;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 
 /// One request that has ended: what the access log and the metrics are made from.
 pub struct RequestRecord<'a> {
@@ -81,8 +83,11 @@ pub struct Telemetry {
     cores: Arc<Mutex<Vec<mpsc::Sender<Question>>>>,
 }
 
-/// A core answers with its counts.
-type Question = oneshot::Sender<Shard>;
+/// A core answers with its counts, or with their sum.
+enum Question {
+    Counts(oneshot::Sender<Shard>),
+    Totals(oneshot::Sender<Totals>),
+}
 
 /// How long a scrape waits for a core that is busy.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -133,7 +138,7 @@ impl Telemetry {
         let cores = self.cores.lock().clone();
         let answers = cores.iter().filter_map(|core| {
             let (answer, wait) = oneshot::channel();
-            core.try_send(answer).ok()?;
+            core.try_send(Question::Counts(answer)).ok()?;
             Some(tokio::time::timeout(ANSWER_WITHIN, wait))
         });
         let mut all = Shard::default();
@@ -143,6 +148,22 @@ impl Telemetry {
             }
         }
         all
+    }
+
+    /// The requests of all cores together; nothing if a core does not answer in time.
+    pub async fn totals(&self) -> Option<Totals> {
+        let cores = self.cores.lock().clone();
+        let mut asked = Vec::new();
+        for core in cores.iter().filter(|core| !core.is_closed()) {
+            let (answer, wait) = oneshot::channel();
+            core.try_send(Question::Totals(answer)).ok()?;
+            asked.push(tokio::time::timeout(ANSWER_WITHIN, wait));
+        }
+        let mut all = Totals::default();
+        for answer in futures_util::future::join_all(asked).await {
+            all.absorb(&answer.ok()?.ok()?);
+        }
+        Some(all)
     }
 
     /// Lines of the access log that were given up because its reader was too slow.
@@ -216,7 +237,8 @@ async fn serve(
         let Some(telemetry) = telemetry.upgrade() else { return };
         match question {
             // Whoever asked may have given up: then nobody wants the answer.
-            Some(question) => drop(question.send(telemetry.metrics.shard())),
+            Some(Question::Counts(answer)) => drop(answer.send(telemetry.metrics.shard())),
+            Some(Question::Totals(answer)) => drop(answer.send(telemetry.metrics.totals())),
             None => {
                 hand_over.reset(HAND_OVER_EVERY);
                 telemetry.flush();

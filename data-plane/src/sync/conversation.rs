@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use model::digest::Digest;
@@ -37,6 +37,8 @@ const MAX_MESSAGE: usize = 1024 * 1024;
 const WINDOW: u32 = 1024 * 1024;
 /// Messages that wait to be sent. There are four for each revision, and one revision at a time.
 const OUTGOING: usize = 32;
+/// How often it is told what was counted of requests, if that is something else.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// How many problems of a refusal are sent.
 const MAX_PROBLEMS: usize = 100;
 
@@ -70,6 +72,9 @@ impl<A: Adopt> Sync<A> {
         let mut heartbeat = interval(self.timing.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut meter = Meter::start(Instant::now().into_std(), telemetry::cpu_time());
+        let mut counting = interval(COUNT_EVERY);
+        counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut counted = None;
         let mut arriving = None;
         // The control plane sends again what this node does not hold.
         self.pending = None;
@@ -93,6 +98,13 @@ impl<A: Adopt> Sync<A> {
                     // Without room for it the control plane would wait for it forever.
                     let sent = timeout_at(silent_at, outgoing.send(served)).await;
                     sent.map_err(|_| Lost::Silent)?.map_err(|_| Lost::Closed)?;
+                }
+                _ = counting.tick() => {
+                    let traffic = self.adopt.traffic();
+                    if let Some(news) = traffic.clone().filter(|_| traffic != counted) {
+                        let _ = outgoing.try_send(NodeMessage { message: Some(FromNode::Traffic(news)) });
+                        counted = traffic;
+                    }
                 }
                 _ = heartbeat.tick() => {
                     let serving = self.held.as_deref().map(Position::of).map(to_wire);

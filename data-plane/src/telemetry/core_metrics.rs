@@ -14,7 +14,8 @@ use smallvec::SmallVec;
 
 use super::RequestRecord;
 use super::histogram::Histogram;
-use super::shard::{CLASSES, RouteShard, ServiceShard, Shard, TargetShard};
+use super::shard::{CLASSES, RouteShard, SERVER_ERROR, ServiceShard, Shard, TargetShard};
+use super::traffic::Totals;
 
 /// No more series of a kind than this on a core; further names are counted together as `other`.
 const MAX_SERIES: usize = 2000;
@@ -74,24 +75,33 @@ pub struct EndpointCounts {
 #[derive(Default)]
 struct Codes(RefCell<SmallVec<[(&'static str, u64); 4]>>);
 
+/// What becomes of the counts of a series whose slot has passed to another resource.
+trait Retire {
+    /// Keeps what is wanted of them.
+    fn retire(&self, into: &Self);
+}
+
 /// Series by slot.
 struct Series<T> {
     by_slot: HashMap<Slot, (Name, Rc<T>), foldhash::fast::FixedState>,
     other: Rc<T>,
+    /// What is kept of those that are gone.
+    retired: T,
 }
 
 impl<T: Default> Default for Series<T> {
     fn default() -> Self {
-        Self { by_slot: HashMap::default(), other: Rc::default() }
+        Self { by_slot: HashMap::default(), other: Rc::default(), retired: T::default() }
     }
 }
 
-impl<T: Default> Series<T> {
+impl<T: Default + Retire> Series<T> {
     fn of(&mut self, slot: Slot, name: &Name) -> Rc<T> {
         let is_full = self.by_slot.len() >= MAX_SERIES;
         match self.by_slot.get_mut(&slot) {
             Some((known, series)) if known == name => Rc::clone(series),
             Some(entry) => {
+                entry.1.retire(&self.retired);
                 *entry = (name.clone(), Rc::default());
                 Rc::clone(&entry.1)
             }
@@ -159,6 +169,22 @@ impl CoreMetrics {
         counts
     }
 
+    /// All requests that have ended until now.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let routes = self.routes.borrow();
+        let mut totals = Totals::default();
+        for (_, counts) in routes.iter().chain([("", &self.unrouted), ("", &routes.retired)]) {
+            let RouteShard { by_class, duration } = counts.read();
+            totals.absorb(&Totals {
+                requests: by_class.iter().sum(),
+                failed: by_class[SERVER_ERROR],
+                durations: duration,
+            });
+        }
+        totals
+    }
+
     /// What has been counted until now.
     #[must_use]
     pub fn shard(&self) -> Shard {
@@ -201,6 +227,20 @@ impl RouteCounts {
     fn read(&self) -> RouteShard {
         RouteShard { by_class: self.by_class.each_ref().map(Cell::get), duration: self.duration.read() }
     }
+}
+
+impl Retire for RouteCounts {
+    fn retire(&self, into: &Self) {
+        for (mine, theirs) in into.by_class.iter().zip(&self.by_class) {
+            add(mine, theirs.get());
+        }
+        into.duration.absorb(&self.duration.read());
+    }
+}
+
+/// Nobody asks for the sum over all services.
+impl Retire for ServiceCounts {
+    fn retire(&self, _: &Self) {}
 }
 
 impl ServiceCounts {

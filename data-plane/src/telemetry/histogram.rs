@@ -2,9 +2,8 @@
 
 use std::cell::Cell;
 
-/// Upper bounds of the buckets, in seconds.
-pub const BOUNDS_SECONDS: [f64; 15] =
-    [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+/// The control plane is told of them too.
+pub use proto::traffic::BOUNDS_SECONDS;
 
 /// The same in nanoseconds: a request is sorted in without floating point.
 const BOUNDS_NS: [u64; BOUNDS_SECONDS.len()] = {
@@ -39,6 +38,14 @@ impl Histogram {
         let bucket = &self.buckets[BOUNDS_NS.partition_point(|bound| *bound < duration_ns)];
         bucket.set(bucket.get() + 1);
         self.sum_ns.set(self.sum_ns.get().saturating_add(duration_ns));
+    }
+
+    /// Adds what another one holds.
+    pub fn absorb(&self, other: &Counted) {
+        for (mine, theirs) in self.buckets.iter().zip(other.buckets) {
+            mine.set(mine.get() + theirs);
+        }
+        self.sum_ns.set(self.sum_ns.get().saturating_add(other.sum_ns));
     }
 
     #[must_use]

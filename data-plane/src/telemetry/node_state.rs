@@ -18,6 +18,7 @@ pub struct NodeState {
     core_failures: AtomicU64,
     memory: Mutex<(Pressure, u64)>,
     discoveries: Mutex<Vec<(Name, Arc<Tally>)>>,
+    traffic: Mutex<Option<proto::Traffic>>,
 }
 
 impl NodeState {
@@ -28,6 +29,7 @@ impl NodeState {
             core_failures: AtomicU64::new(0),
             memory: Mutex::default(),
             discoveries: Mutex::default(),
+            traffic: Mutex::default(),
         }
     }
 
@@ -49,6 +51,16 @@ impl NodeState {
     #[must_use]
     pub fn discoveries(&self) -> Vec<(Name, Arc<Tally>)> {
         self.discoveries.lock().clone()
+    }
+
+    /// The cores have counted these requests.
+    pub fn has_counted(&self, traffic: proto::Traffic) {
+        *self.traffic.lock() = Some(traffic);
+    }
+
+    #[must_use]
+    pub fn traffic(&self) -> Option<proto::Traffic> {
+        self.traffic.lock().clone()
     }
 
     /// How far the memory of the process is used up, and its budget in bytes.

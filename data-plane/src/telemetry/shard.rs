@@ -6,6 +6,8 @@ use super::histogram::Counted;
 
 /// Classes of status codes, and requests whose client left before there was a head.
 pub const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+/// The class of statuses of 500 and above.
+pub const SERVER_ERROR: usize = 4;
 
 /// What one core, or all of them together, have counted.
 #[derive(Clone, Debug, Default, PartialEq)]
