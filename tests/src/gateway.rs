@@ -42,13 +42,15 @@ const MASTER_KEY: &str = "5107e24be36df0d4c2cc31b9a1a4bd3e6cd5a3a8ce8b91ef26d8f0
 pub struct Process {
     child: Option<Child>,
     arguments: Vec<String>,
+    /// Variables beside those that every process has, from the next start on.
+    pub environment: Vec<(String, String)>,
     pub log: PathBuf,
 }
 
 impl Process {
     pub fn start(arguments: &[&str], log: PathBuf) -> Result<Self> {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut process = Self { child: None, arguments, log };
+        let mut process = Self { child: None, arguments, environment: Vec::new(), log };
         process.start_again()?;
         Ok(process)
     }
@@ -59,6 +61,7 @@ impl Process {
             .args(&self.arguments)
             .env_remove("SLUICE_TOKEN")
             .env("SLUICE_MASTER_KEY", MASTER_KEY)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

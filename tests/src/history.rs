@@ -173,10 +173,13 @@ fn reads_never_go_back(history: &History, found: &mut Vec<String>) {
     }
 }
 
+/// When an answer was asked for, when it came, and the revision that it shows.
+type Answered = (u64, u64, u64);
+
 /// A request is served by one revision that exists, and no node goes back while its process lives.
 fn probes_see_one_revision(history: &History, revision_of: &HashMap<u64, u64>, found: &mut Vec<String>) {
     let began: HashMap<u64, u64> = history.writes.iter().map(|write| (write.number, write.began)).collect();
-    let mut answered: BTreeMap<(usize, u64), Vec<(u64, u64, u64)>> = BTreeMap::new();
+    let mut answered: BTreeMap<(usize, u64), Vec<Answered>> = BTreeMap::new();
     for probe in &history.probes {
         let node = probe.node;
         let seen = match &probe.seen {

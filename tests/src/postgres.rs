@@ -37,18 +37,95 @@ impl Postgres {
     /// Panics when there is no PostgreSQL, or it does not start: tests that need one fail without it.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments for `initdb`.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`] does.
+    #[must_use]
+    pub fn start_with(initdb: &[&str]) -> Self {
+        let mut postgres = Self::empty();
+        postgres.run("initdb", |command| {
+            command.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]);
+            command.args(initdb);
+        });
+        postgres.start_again();
+        postgres
+    }
+
+    /// A server that has, and gets, all that this one has. What this one acknowledges from now on the other one has too.
+    ///
+    /// # Panics
+    /// Panics when the copy does not start or does not follow.
+    #[must_use]
+    pub fn standby(&self) -> Self {
+        let mut standby = Self::empty();
+        let mut copy = standby.command("pg_basebackup");
+        copy.args(self.place()).args([
+            "-U",
+            "postgres",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+            "-D",
+        ]);
+        let status = copy.arg(standby.data()).status().expect("pg_basebackup is installed beside initdb");
+        assert!(status.success(), "pg_basebackup failed");
+        standby.start_again();
+        self.query("ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.query("SELECT pg_reload_conf()");
+        standby
+    }
+
+    /// Makes a standby a server of its own.
+    ///
+    /// # Panics
+    /// Panics when it does not become one.
+    pub fn promote(&self) {
+        let promoted = self.command("pg_ctl").args(["promote", "--silent", "--pgdata"]).arg(self.data()).status();
+        assert!(promoted.is_ok_and(|status| status.success()), "it is not promoted: {}", self.log_tail());
+    }
+
+    /// Has the server do something in the database `postgres`.
+    ///
+    /// # Panics
+    /// Panics when it does not.
+    pub fn query(&self, text: &str) -> String {
+        let mut command = self.command("psql");
+        command.args(self.place()).args(["-U", "postgres", "--no-psqlrc", "--tuples-only", "--no-align", "-c", text]);
+        let output = command.output().expect("psql is installed beside initdb");
+        assert!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// No file of the server may become larger than this, or as large as it likes: to it, that is a disk without room.
+    ///
+    /// # Panics
+    /// Panics when there is no `prlimit`, which is part of util-linux.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let server = self.server.as_ref().expect("the server is running").id();
+        let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap_or_default();
+        let limit = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
+        for process in children.split_whitespace().chain([server.to_string().as_str()]) {
+            // Of the soft limit alone, so that it can be lifted again. A child may have ended meanwhile.
+            let limited =
+                self.command("/usr/bin/prlimit").args(["--pid", process, &format!("--fsize={limit}:")]).status();
+            let limited = limited.expect("prlimit is part of util-linux");
+            assert!(limited.success() || process != server.to_string(), "the server cannot be limited");
+        }
+    }
+
+    /// A place for a server, with nothing in it.
+    fn empty() -> Self {
         let binaries = find_binaries();
         let folder = TempDir::with_prefix("sluice-postgres-").expect("a temporary folder can be made");
         if is_root() {
             let (uid, gid) = server_user();
             chown(folder.path(), Some(uid), Some(gid)).expect("root may give a folder away");
         }
-        let mut postgres = Self { binaries, folder, address: free_address(), server: None };
-        postgres.run("initdb", |command| {
-            command.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]);
-        });
-        postgres.start_again();
-        postgres
+        Self { binaries, folder, address: free_address(), server: None }
     }
 
     /// The database `postgres`.

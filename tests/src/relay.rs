@@ -28,6 +28,8 @@ pub enum Fault {
     Swap,
     /// What clients send passes, what comes to them vanishes.
     Mute,
+    /// The same from the moment on that a client sends this.
+    MuteAfter(&'static str),
 }
 
 /// How long an idle connection waits before it looks again which fault holds.
@@ -44,6 +46,8 @@ struct Shared {
     fault: Mutex<Option<Fault>>,
     /// Bytes that came to clients since the fault was set.
     passed: AtomicUsize,
+    /// What the fault waited for has been sent.
+    is_due: AtomicBool,
     /// How often a fault did something to a piece or a connection.
     struck: AtomicU64,
     is_over: AtomicBool,
@@ -62,6 +66,7 @@ impl Relay {
             targets: Mutex::new(targets.to_vec()),
             fault: Mutex::default(),
             passed: AtomicUsize::default(),
+            is_due: AtomicBool::default(),
             struck: AtomicU64::default(),
             is_over: AtomicBool::default(),
         });
@@ -72,7 +77,7 @@ impl Relay {
                     return;
                 }
                 let connection = Arc::clone(&accepting);
-                std::thread::spawn(move || connection.connect(client));
+                std::thread::spawn(move || connection.connect(&client));
             }
         });
         Self { address, shared }
@@ -84,6 +89,7 @@ impl Relay {
     /// Panics when a thread of the relay has.
     pub fn set(&self, fault: Option<Fault>) {
         self.shared.passed.store(0, Ordering::SeqCst);
+        self.shared.is_due.store(false, Ordering::SeqCst);
         *self.shared.fault.lock().expect("no panic while it is held") = fault;
     }
 
@@ -123,7 +129,7 @@ impl Shared {
         self.is_over.load(Ordering::SeqCst) || self.fault() == Some(Fault::Cut)
     }
 
-    fn connect(self: Arc<Self>, client: TcpStream) {
+    fn connect(self: Arc<Self>, client: &TcpStream) {
         // A host behind a cut or silent network does not answer.
         while self.fault() == Some(Fault::Stall) && !self.is_cut() {
             std::thread::sleep(LOOK_AGAIN);
@@ -134,14 +140,14 @@ impl Shared {
         let targets = self.targets.lock().expect("no panic while it is held").clone();
         let reached = targets.iter().find_map(|target| TcpStream::connect_timeout(target, Duration::from_secs(1)).ok());
         let Some(server) = reached else { return };
-        for stream in [&client, &server] {
+        for stream in [client, &server] {
             let _ = stream.set_nodelay(true);
             let _ = stream.set_read_timeout(Some(LOOK_AGAIN));
         }
         let (Ok(back_client), Ok(back_server)) = (client.try_clone(), server.try_clone()) else { return };
         let back = Arc::clone(&self);
         std::thread::spawn(move || back.pass(&back_server, &back_client, true));
-        self.pass(&client, &server, false);
+        self.pass(client, &server, false);
     }
 
     /// Passes bytes one way until one side ends, or the network does.
@@ -204,12 +210,19 @@ impl Shared {
                 return Some(Vec::new());
             }
             Some(Fault::Mute) if is_to_client => piece.clear(),
+            Some(Fault::MuteAfter(word))
+                if !is_to_client && piece.windows(word.len()).any(|window| window == word.as_bytes()) =>
+            {
+                self.is_due.store(true, Ordering::SeqCst);
+                self.strike();
+            }
+            Some(Fault::MuteAfter(_)) if is_to_client && self.is_due.load(Ordering::SeqCst) => piece.clear(),
             _ => {}
         }
         if let Some(earlier) = kept_back.take() {
             piece.extend(earlier);
             self.strike();
-        } else if fault.is_some() && is_to_client {
+        } else if fault.is_some() && is_to_client && !matches!(fault, Some(Fault::MuteAfter(_))) {
             self.strike();
         }
         Some(piece)
@@ -255,6 +268,7 @@ mod tests {
             (Fault::Cut, &b""[..]),
             (Fault::Stall, b""),
             (Fault::Mute, b""),
+            (Fault::MuteAfter("ping"), b""),
             (Fault::CutAfter(8), b"pingping"),
             (Fault::Corrupt, b"piogpiogpiog"),
             (Fault::Delay(Duration::from_millis(1)), b"pingpingping"),

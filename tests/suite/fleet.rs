@@ -36,7 +36,12 @@ impl Fleet {
 
     /// The same with further arguments for the control planes.
     pub fn start_with(controls: usize, nodes: usize, more: &[&str]) -> Result<Self> {
-        let (postgres, folder) = (Postgres::start(), tempfile::tempdir()?);
+        Self::start_on(Postgres::start(), controls, nodes, more)
+    }
+
+    /// The same on a server that was started for it.
+    pub fn start_on(postgres: Postgres, controls: usize, nodes: usize, more: &[&str]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
         let token = folder.path().join("join-token");
         let mut fleet = Self {
             nodes: Vec::new(),

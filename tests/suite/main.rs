@@ -2,14 +2,18 @@
 
 mod authority;
 mod backends;
+mod clocks;
 mod config_change;
+mod database;
 mod drain;
 mod faults;
 mod fleet;
 mod gateways;
 mod memory;
+mod node_disk;
 mod partitions;
 mod randomized;
+mod refusals;
 mod replicas;
 mod targets;
 mod tls;
