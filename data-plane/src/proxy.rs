@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use http::header::{ALLOW, CONTENT_LENGTH};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Version};
 use model::exchange::{Exchange, ResponseHead};
 use model::fields::Fields;
 use model::hashing::hash_of;
@@ -38,12 +38,14 @@ pub struct Reply {
 pub async fn answer(connection: &Rc<Connection>, request: Received, body: Body) -> Reply {
     let Intake { head, client, version, upgrade, interim, body, spelled, fault } =
         intake::take(request, body, connection);
+    let is_opening = upgrade.is_some() && version == Version::HTTP_2;
     let mut record = Record::begin(connection, head, client, version);
     let mut chain = Chain::default();
     let passed = match fault {
         Some(rejection) => Err(rejection),
         None => pass(&mut record, &mut chain, spelled, forward::Onward { body, upgrade, interim }).await,
     };
+    let passed = passed.and_then(|reply| if is_opening { opened(reply) } else { Ok(reply) });
     let mut reply = passed.unwrap_or_else(|rejection| reject::reply(&rejection, &mut record));
     if record.is_filtered {
         filters::change_response(&record.exchange, &mut reply.head);
@@ -120,6 +122,14 @@ fn without_route(exchange: &Exchange) -> Result<Reply, Rejection> {
     headers.append(&ALLOW, &HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     headers.append(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
     Ok(Reply { head: ResponseHead { status: StatusCode::OK, headers }, body: Body::empty() })
+}
+
+/// Any 2xx would tell a client of HTTP/2 that its WebSocket is open (RFC 8441 section 5): it gets none unless it is.
+fn opened(reply: Reply) -> Result<Reply, Rejection> {
+    if !reply.head.status.is_success() {
+        return Ok(reply);
+    }
+    Err(Rejection::new(StatusCode::BAD_GATEWAY, "websocket-unopened", "The service opened no WebSocket."))
 }
 
 fn fixed_reply(fixed: &FixedResponse, method: &Method) -> Reply {

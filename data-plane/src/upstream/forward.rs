@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::EXPECT;
-use model::resource::service::Retries;
+use model::resource::service::{Protocol, Retries};
 use smallvec::{SmallVec, smallvec};
 
 use super::admission::Admitted;
@@ -58,7 +58,13 @@ impl Task {
         if interim.as_ref().is_some_and(|interim| interim.awaits_leave()) {
             headers.append(&EXPECT, &HeaderValue::from_static("100-continue"));
         }
-        let purpose = Purpose::of(&headers);
+        let mut purpose = Purpose::of(&headers);
+        // HTTP/2 knows of no switch of protocols (RFC 9113 section 8.6), and whoever is asked for one may pass over it (RFC
+        // 9110 section 7.8).
+        if purpose == Purpose::Upgrade && backend.service.protocol == Protocol::Http2 {
+            headers.retain(|name, _| !matches!(name, b"connection" | b"upgrade"));
+            purpose = Purpose::Any;
+        }
         let (mut body, upload) = Upload::follow(body, &core.clock);
         let mut replay = None;
         if !body.is_empty() && terms.attempts > 0 && (is_repeatable || may_be_refused(&backend)) {

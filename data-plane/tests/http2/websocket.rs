@@ -22,7 +22,7 @@ use crate::frames::*;
 use crate::support::{Node, backend, put, within};
 
 /// A service that tells the head of each request and switches, echoing until `bye`; `/wrong` does not show that it has
-/// understood, and `/no` does not want to.
+/// understood, `/no` does not want to, and `/page` answers as if nobody had asked.
 async fn service() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let (told, tells) = mpsc::unbounded_channel();
     let address = backend::sockets(move |mut stream| {
@@ -33,10 +33,14 @@ async fn service() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
             let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
             let accept = if head.starts_with("GET /wrong") { "wrong".into() } else { STANDARD.encode(digest) };
-            let is_wanted = !head.starts_with("GET /no");
+            let other = match &head {
+                head if head.starts_with("GET /no") => Some("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno"),
+                head if head.starts_with("GET /page") => Some("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\npage"),
+                _ => None,
+            };
             let _ = told.send(head);
-            if !is_wanted {
-                let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno").await;
+            if let Some(other) = other {
+                let _ = stream.write_all(other.as_bytes()).await;
                 return;
             }
             let answer = format!(
@@ -161,6 +165,11 @@ async fn a_service_that_refuses_or_does_not_understand_opens_nothing() {
     assert_eq!(wrong.status(), 502);
     let problem = within(wrong.into_body().collect()).await.unwrap().to_bytes();
     assert!(String::from_utf8_lossy(&problem).contains("upstream-bad-response"), "{problem:?}");
+    // A 2xx would open it.
+    let page = open(&mut sender, "/page", "websocket").await;
+    assert_eq!(page.status(), 502);
+    let problem = within(page.into_body().collect()).await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&problem).contains("websocket-unopened"), "{problem:?}");
     // Other protocols, and tunnels to anywhere, are not to be had.
     assert_eq!(open(&mut sender, "/", "connect-udp").await.status(), 501);
     let anywhere = Request::connect("y:443").body(Empty::new()).unwrap();

@@ -98,6 +98,18 @@ fn the_host_of_the_client_becomes_the_authority() {
 }
 
 #[test]
+fn a_wish_to_switch_protocols_is_passed_over() {
+    on_a_core(|| async {
+        let address = Gathering::of(1).serve().await;
+        let core = Core::new(prior_knowledge(address));
+        let request = with_field(with_field(get("/"), "upgrade", "websocket"), "connection", "upgrade");
+        let response = core.send(request).await.expect("an answer");
+        assert_eq!(response.body.collect().await.expect("a body").to_bytes(), format!("http://{address}/"));
+        assert_eq!(core.open(), 1);
+    });
+}
+
+#[test]
 fn a_connection_that_says_goodbye_gets_no_further_request() {
     on_a_core(|| async {
         let address = serve(|stream, number| async move {
