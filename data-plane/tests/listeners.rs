@@ -109,6 +109,23 @@ async fn draining_ends_idle_connections_and_lets_begun_requests_end() {
 }
 
 #[tokio::test]
+async fn who_uses_a_connection_while_its_node_drains_is_answered_and_told() {
+    let node = Node::start(vec![put(Kind::Route, "all", respond("ok"))]).await;
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "ok").await;
+    let cores = node.cores.clone();
+    let drained = tokio::spawn(async move { cores.drain(Duration::from_secs(20)).await });
+    while TcpStream::connect(node.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let answer = read_all(&mut stream).await;
+    assert!(answer.contains("connection: close") && answer.ends_with("ok"), "{answer}");
+    within(drained).await.unwrap();
+}
+
+#[tokio::test]
 async fn draining_is_bounded() {
     let node = Node::start(vec![put(Kind::Route, "all", respond("ok"))]).await;
     let mut half = TcpStream::connect(node.address).await.unwrap();

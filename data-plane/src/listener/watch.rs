@@ -12,6 +12,10 @@ use std::time::Duration;
 use super::connection::Connection;
 use crate::clock::Deadline;
 
+/// How long a connection of HTTP/1.1 that shall go stays without a request. It cannot say so unasked: a client that uses it
+/// just now learns it from its next answer (RFC 9112 section 9.6), and is not met by a closed connection.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What is to happen with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -81,8 +85,11 @@ impl Watch {
         }
         if self.connection.is_leaving() && !self.has_left {
             self.has_left = true;
-            let is_unused = self.connection.requests.get() == 0 && self.connection.traffic.bytes_in.get() == 0;
-            return Poll::Ready(if is_unused { Verdict::Close } else { Verdict::Leave });
+            if self.protocol == Protocol::Http2 {
+                let is_unused = self.connection.requests.get() == 0 && self.connection.traffic.bytes_in.get() == 0;
+                return Poll::Ready(if is_unused { Verdict::Close } else { Verdict::Leave });
+            }
+            self.wait_for_farewell();
         }
         self.is_set = false;
         while Pin::new(&mut self.deadline).poll(context).is_ready() {
@@ -94,6 +101,13 @@ impl Watch {
         self.connection.on_leave(context.waker());
         self.is_set = true;
         Poll::Pending
+    }
+
+    fn wait_for_farewell(&mut self) {
+        self.period = self.period.min(FAREWELL);
+        self.quiet = Duration::ZERO;
+        self.last_requests = self.connection.requests.get();
+        self.deadline.reset(self.period);
     }
 
     fn look(&mut self) -> Option<Verdict> {
@@ -113,13 +127,22 @@ impl Watch {
         if self.reading >= header {
             return Some(Verdict::SlowHead);
         }
-        if !self.has_left && (self.quiet >= idle || self.age >= self.max_age) {
-            self.has_left = true;
-            self.quiet = Duration::ZERO;
-            self.connection.leave();
-            return Some(Verdict::Leave);
+        let is_http1 = self.protocol == Protocol::Http1;
+        if self.has_left {
+            return (is_http1 && self.quiet >= FAREWELL && !reading).then_some(Verdict::Leave);
         }
-        None
+        let is_idle = self.quiet >= idle;
+        if !is_idle && self.age < self.max_age {
+            return None;
+        }
+        self.has_left = true;
+        self.connection.leave();
+        if is_http1 && !is_idle {
+            self.wait_for_farewell();
+            return None;
+        }
+        self.quiet = Duration::ZERO;
+        Some(Verdict::Leave)
     }
 
     fn is_quiet(&self) -> bool {
