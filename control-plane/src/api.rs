@@ -31,6 +31,7 @@ mod config;
 mod docs;
 mod envelope;
 pub mod error;
+mod events;
 mod explain;
 mod gateways;
 mod health;
@@ -71,6 +72,10 @@ pub struct ApiState {
     trust: Arc<Trust>,
     /// Writes in flight: they are finished also when their client goes away.
     writes: TaskTracker,
+    /// Room for streams of events.
+    watchers: Arc<Semaphore>,
+    /// Ends streams of events, which do not end by themselves.
+    ending: CancellationToken,
 }
 
 impl ApiState {
@@ -83,12 +88,15 @@ impl ApiState {
         lanes: Arc<Lanes>,
         trust: Arc<Trust>,
     ) -> Self {
-        Self { publisher, store, tokens, nodes, lanes, trust, writes: TaskTracker::new() }
+        let (writes, ending) = (TaskTracker::new(), CancellationToken::new());
+        let watchers = Arc::new(Semaphore::new(events::MAX_WATCHERS));
+        Self { publisher, store, tokens, nodes, lanes, trust, writes, watchers, ending }
     }
 }
 
 /// Answers on `listener` until `shutdown`, and then until what is in flight is done, within a bound.
-pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) {
+pub async fn serve(listener: TcpListener, mut state: ApiState, shutdown: CancellationToken) {
+    state.ending = shutdown.clone();
     let connections = TaskTracker::new();
     let writes = state.writes.clone();
     let router = router(state);
@@ -166,6 +174,7 @@ async fn nothing_here(request: Request) -> Error {
             "rollout-strategy",
             "nodes",
             "status",
+            "events",
             "join-tokens",
             "target-changes",
         ];

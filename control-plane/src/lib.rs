@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod api;
 pub mod distribution;
+pub mod events;
 mod files;
 pub mod nodes;
 pub mod publish;

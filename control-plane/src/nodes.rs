@@ -119,6 +119,11 @@ impl Nodes {
         nodes
     }
 
+    /// Shows every node of a gateway once, in no order, without a copy of all of them.
+    pub fn each(&self, gateway: &str, visit: impl FnMut(&NodeStatus)) {
+        self.known.lock().of_gateway(gateway).for_each(visit);
+    }
+
     /// How far the connected nodes with these labels are with a revision.
     #[must_use]
     pub fn convergence(&self, gateway: &str, revision: u64, labels: &Selector) -> Convergence {
@@ -196,9 +201,11 @@ impl Nodes {
     }
 
     fn each_connected(&self, gateway: &str, labels: &Selector, mut visit: impl FnMut(&NodeStatus)) {
-        let known = self.known.lock();
-        let is_meant = |status: &&NodeStatus| status.connected && labels.matches(&status.labels);
-        known.of_gateway(gateway).filter(is_meant).for_each(&mut visit);
+        self.each(gateway, |status| {
+            if status.connected && labels.matches(&status.labels) {
+                visit(status);
+            }
+        });
     }
 
     /// Begins to hear from a node. `serving` is what it says it serves.

@@ -16,6 +16,7 @@ use model::problem::Problems;
 use model::resource::{Document, Key, Kind};
 use model::snapshot::Snapshot;
 use parking_lot::RwLock;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -211,6 +212,13 @@ impl Publisher {
     #[must_use]
     pub fn digest_at(&self, gateway: &str, revision: u64) -> Option<Digest> {
         self.known(gateway)?.digest_at(revision)
+    }
+
+    /// When a revision ceased to be the newest; later than that for one that is older than what is remembered. Nothing for
+    /// the newest.
+    #[must_use]
+    pub fn superseded_at(&self, gateway: &str, revision: u64) -> Option<OffsetDateTime> {
+        self.known(gateway)?.superseded_at(revision)
     }
 
     /// Makes the change the next revision. When this returns, the store has it on disk.

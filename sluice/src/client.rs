@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::Args;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use model::problem::Problem;
 use serde::Deserialize;
@@ -59,6 +61,16 @@ pub struct Client {
     gateway: String,
     token: Option<String>,
 }
+
+/// An answer that comes piece by piece.
+pub struct Stream {
+    shown: String,
+    body: Incoming,
+    /// What moves the bytes; it ends with the body.
+    connection: Option<Connection>,
+}
+
+type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
 
 /// What came back.
 #[derive(Debug)]
@@ -215,6 +227,44 @@ impl Client {
         accept: &'static str,
         body: Option<Bytes>,
     ) -> anyhow::Result<Answer> {
+        let request = self.request(method, path, accept, body)?;
+        let transferring = async {
+            let (status, stream) = self.begin(request).await?;
+            anyhow::Ok(Answer { status, body: stream.collect().await? })
+        };
+        match tokio::time::timeout(ANSWER_TIMEOUT, transferring).await {
+            Ok(answer) => answer,
+            Err(_) => bail!("{} did not answer within {} seconds", self.shown, ANSWER_TIMEOUT.as_secs()),
+        }
+    }
+
+    /// The events of the gateway, after the one that was read last.
+    pub async fn events(&self, last_event_id: Option<&str>) -> anyhow::Result<Stream> {
+        let mut request =
+            self.request(Method::GET, &format!("/v1/gateways/{}/events", self.gateway), "text/event-stream", None)?;
+        if let Some(id) = last_event_id {
+            request.headers_mut().insert("last-event-id", HeaderValue::from_str(id)?);
+        }
+        let beginning = async {
+            let (status, stream) = self.begin(request).await?;
+            if status.is_success() {
+                return Ok(stream);
+            }
+            Err(self.refusal(&Answer { status, body: stream.collect().await? }))
+        };
+        match tokio::time::timeout(ANSWER_TIMEOUT, beginning).await {
+            Ok(stream) => stream,
+            Err(_) => bail!("{} did not answer within {} seconds", self.shown, ANSWER_TIMEOUT.as_secs()),
+        }
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &'static str,
+        body: Option<Bytes>,
+    ) -> anyhow::Result<Request<Full<Bytes>>> {
         let target = format!("{}{path}", self.server.path().trim_end_matches('/'));
         let authority = self.server.authority().expect("checked when the client was made");
         let mut request = Request::builder().method(method).uri(target).header(HOST, authority.as_str());
@@ -225,39 +275,26 @@ impl Client {
             request = request.header(CONTENT_TYPE, JSON);
         }
         let request = request.header(ACCEPT, accept).body(Full::new(body.unwrap_or_default()));
-        let request = request.context("the request cannot be sent")?;
-        match tokio::time::timeout(ANSWER_TIMEOUT, self.transfer(request)).await {
-            Ok(answer) => answer,
-            Err(_) => bail!("{} did not answer within {} seconds", self.shown, ANSWER_TIMEOUT.as_secs()),
-        }
+        request.context("the request cannot be sent")
     }
 
     fn success(&self, answer: Answer) -> anyhow::Result<Answer> {
         if answer.status.is_success() { Ok(answer) } else { Err(self.refusal(&answer)) }
     }
 
-    /// A command sends few requests, so each has a connection of its own.
-    async fn transfer(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+    /// Sends a request and reads the head of its answer. A command sends few, so each has a connection of its own.
+    async fn begin(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Stream)> {
         let stream = self.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("no HTTP is spoken there")?;
-        let exchange = async {
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-            anyhow::Ok(Answer { status, body: body.map_err(anyhow::Error::from_boxed)?.to_bytes() })
-        };
-        tokio::pin!(exchange, connection);
-        let mut is_open = true;
-        loop {
-            tokio::select! {
-                answer = &mut exchange => break answer.with_context(|| format!("the connection to {} failed", self.shown)),
-                _ = &mut connection, if is_open => is_open = false,
-            }
-        }
+        let mut connection: Option<Connection> = Some(Box::pin(connection));
+        let response = along(&mut connection, sender.send_request(request)).await;
+        let response = response.with_context(|| format!("the connection to {} failed", self.shown))?;
+        let status = response.status();
+        Ok((status, Stream { shown: self.shown.clone(), body: response.into_body(), connection }))
     }
 
-    async fn connect(&self) -> anyhow::Result<Box<dyn Stream>> {
+    async fn connect(&self) -> anyhow::Result<Box<dyn Transport>> {
         let host = self.server.host().expect("checked when the client was made");
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let is_secure = self.server.scheme_str() == Some("https");
@@ -272,11 +309,11 @@ impl Client {
             let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
             if !is_secure {
-                return Ok(Box::new(stream) as Box<dyn Stream>);
+                return Ok(Box::new(stream) as Box<dyn Transport>);
             }
             let name = rustls::pki_types::ServerName::try_from(host.to_owned())?;
             let stream = tls()?.connect(name, stream).await?;
-            anyhow::Ok(Box::new(stream) as Box<dyn Stream>)
+            anyhow::Ok(Box::new(stream) as Box<dyn Transport>)
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(stream) => stream.with_context(hint),
@@ -294,6 +331,38 @@ impl Client {
                 refusal.into()
             }
             Err(_) => anyhow::anyhow!("{} answered {}, and not as a control plane does", self.shown, answer.status),
+        }
+    }
+}
+
+impl Stream {
+    /// The next piece; nothing at the end.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        loop {
+            let frame = along(&mut self.connection, self.body.frame()).await.transpose();
+            let frame = frame.with_context(|| format!("the connection to {} failed", self.shown))?;
+            let Some(frame) = frame else { return Ok(None) };
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    async fn collect(mut self) -> anyhow::Result<Bytes> {
+        let body = Limited::new(self.body, MAX_ANSWER_BYTES).collect();
+        let body = along(&mut self.connection, body).await.map_err(anyhow::Error::from_boxed);
+        Ok(body.with_context(|| format!("the connection to {} failed", self.shown))?.to_bytes())
+    }
+}
+
+/// Does `work` while the connection, as long as there is one, moves the bytes.
+async fn along<T>(connection: &mut Option<Connection>, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        let Some(moving) = connection else { return work.await };
+        tokio::select! {
+            done = &mut work => return done,
+            _ = moving => *connection = None,
         }
     }
 }
@@ -340,9 +409,9 @@ fn read<T: DeserializeOwned>(answer: &Answer, path: &str) -> anyhow::Result<T> {
         .with_context(|| format!("the answer to `{path}` is not what this version of sluice expects"))
 }
 
-trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+trait Transport: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
 
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for T {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Transport for T {}
 
 /// Trusts what the operating system trusts; SSL_CERT_FILE names other authorities.
 fn tls() -> anyhow::Result<tokio_rustls::TlsConnector> {

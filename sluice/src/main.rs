@@ -32,6 +32,7 @@ mod status;
 mod targets;
 mod validate;
 mod views;
+mod watch;
 
 /// Many small allocations of mixed ages, on many threads: what mimalloc is made for.
 #[global_allocator]
@@ -72,6 +73,7 @@ enum Command {
     Targets(targets::Targets),
     Nodes(nodes::Nodes),
     Status(status::Status),
+    Watch(watch::Watch),
     #[command(name = "join-token")]
     JoinTokens(join_tokens::JoinTokens),
     Health(health::Health),
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         Command::Targets(command) => command.run(),
         Command::Nodes(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Watch(command) => command.run(),
         Command::JoinTokens(command) => command.run(),
         Command::Health(command) => command.run(),
         Command::Revisions(command) => command.run(),

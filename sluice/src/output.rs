@@ -69,6 +69,19 @@ pub fn seconds(time: &str) -> String {
     }
 }
 
+/// A span in its two largest units.
+#[must_use]
+pub fn span(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1_000;
+    match seconds {
+        0 => format!("{milliseconds}ms"),
+        1..60 => format!("{seconds}.{}s", milliseconds % 1_000 / 100),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
 #[must_use]
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
@@ -104,5 +117,16 @@ impl Painter {
             Paint::Heading => 1,
         };
         if self.has_colours { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_told_in_their_two_largest_units() {
+        let told = [0, 999, 1_000, 59_999, 60_000, 3_599_000, 3_600_000, 86_399_000, 90_000_000].map(span);
+        assert_eq!(told, ["0ms", "999ms", "1.0s", "59.9s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 1h"]);
     }
 }

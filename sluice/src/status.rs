@@ -50,8 +50,10 @@ fn tell(status: &views::Status) -> anyhow::Result<()> {
     if not_serving.is_empty() {
         return Ok(());
     }
-    let row = |node: &Node| vec![node.node_id.clone(), node.hostname.clone(), serves(node), node.progress.clone()];
-    output::table(&["node", "host", "serves", "why not"], not_serving.iter().map(row))?;
+    let row = |node: &Node| {
+        vec![node.node_id.clone(), node.hostname.clone(), serves(node), node.progress.clone(), node.lag()]
+    };
+    output::table(&["node", "host", "serves", "why not", "for"], not_serving.iter().map(row))?;
     not_serving.iter().for_each(tell_refusal);
     Ok(())
 }

@@ -7,6 +7,8 @@ use model::resource::{Kind, Labels};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::output;
+
 /// A page of a list.
 #[derive(Deserialize)]
 pub struct Page<T> {
@@ -140,6 +142,8 @@ pub struct Node {
     /// How far it is with the newest revision, in a word; older control planes do not say.
     #[serde(default)]
     pub progress: String,
+    /// For how long it has been behind; older control planes do not say.
+    pub lag_ms: Option<u64>,
     pub load: Option<Load>,
     pub serving: Option<Reached>,
     pub refusal: Option<NodeRefusal>,
@@ -225,5 +229,14 @@ impl Node {
     #[must_use]
     pub fn serves(&self) -> u64 {
         self.serving.as_ref().map_or(0, |reached| reached.revision)
+    }
+
+    /// For how long it has been behind, for people.
+    #[must_use]
+    pub fn lag(&self) -> String {
+        match self.lag_ms {
+            Some(0) | None => "-".to_owned(),
+            Some(lag_ms) => output::span(lag_ms),
+        }
     }
 }

@@ -6,6 +6,7 @@ mod clocks;
 mod config_change;
 mod database;
 mod drain;
+mod events;
 mod faults;
 mod fleet;
 mod gateways;

@@ -130,6 +130,9 @@ sorts! {
     INTERNAL "internal" INTERNAL_SERVER_ERROR "Something went wrong inside the control plane"
         "This is a defect. The log of the control plane tells more under the `request_id` of the answer; please report it. \
          Whether a write took effect tells `GET revisions`."
+    TOO_MANY_WATCHERS "too-many-watchers" SERVICE_UNAVAILABLE "Too many clients watch already"
+        "Streams of events are for few: people, pipelines and programs that tell others on. Close one that nobody reads, or ask another \
+         replica of the control plane."
     STORE_UNAVAILABLE "store-unavailable" SERVICE_UNAVAILABLE "The database does not answer"
         "Nothing was changed, or the answer got lost: `GET revisions` tells once the database is back. Nodes go on serving. \
          Send it again after the time in `Retry-After`."

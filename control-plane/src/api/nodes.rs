@@ -40,6 +40,9 @@ struct NodeView {
     progress: Progress,
     /// How many revisions it is behind the newest one.
     behind: u64,
+    /// For how long it has been behind, in milliseconds: since the revision after its own was published, by the clocks of the
+    /// control planes. 0 if it serves the newest one, or the one at which a rollout leaves it. At least so long, where its own is older than what is remembered.
+    lag_ms: u64,
     /// When the newest certificate of the node ends; absent for nodes that have none, and while the database is away.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
@@ -155,12 +158,17 @@ async fn views(state: &ApiState, gateway: &AtGateway) -> Vec<NodeView> {
     });
     let ends: HashMap<String, OffsetDateTime> =
         identities.into_iter().map(|node| (node.node_id, node.expires_at)).collect();
-    let digest = gateway.head.config.digest();
+    let (digest, now) = (gateway.head.config.digest(), OffsetDateTime::now_utc());
+    let offer = state.publisher.watch(&gateway.name).map(|offers| offers.borrow().clone());
     let view = |status: NodeStatus| {
         let serves = status.serving.as_ref().map_or(0, |serving| serving.revision);
         let certificate_expires_at = ends.get(&status.node_id).copied();
+        let progress = status.progress(gateway.head.revision, digest);
+        let wanted = offer.as_ref().map_or(&gateway.head, |offer| offer.for_status(&status));
+        let lag = status.lag(wanted, now, |old| state.publisher.superseded_at(&gateway.name, old));
         NodeView {
-            progress: status.progress(gateway.head.revision, digest),
+            progress,
+            lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
             behind: gateway.head.revision.saturating_sub(serves),
             certificate_expires_at,
             status,

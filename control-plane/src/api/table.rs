@@ -172,7 +172,7 @@ pub fn needs_token(path: &str) -> bool {
 /// Every operation, in the order of the document.
 #[must_use]
 pub fn operations() -> Vec<Operation> {
-    let families: [fn() -> Vec<Operation>; 12] = [
+    let families: [fn() -> Vec<Operation>; 13] = [
         super::gateways::operations,
         super::resources::operations,
         super::targets::operations,
@@ -180,6 +180,7 @@ pub fn operations() -> Vec<Operation> {
         super::revisions::operations,
         super::rollouts::operations,
         super::nodes::operations,
+        super::events::operations,
         super::join_tokens::operations,
         super::health::operations,
         super::explain::operations,

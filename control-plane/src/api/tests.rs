@@ -1,6 +1,7 @@
 //! The whole API in one process, on a real store and a real publisher.
 
 mod conflicts;
+mod events;
 mod faults;
 mod files;
 mod gateways;

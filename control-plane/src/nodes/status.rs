@@ -1,8 +1,11 @@
 //! What is known about a node, as the admin API shows it and as replicas tell it one another.
 
+use std::time::Duration;
+
 use model::digest::Digest;
 use model::problem::Problems;
 use model::resource::Labels;
+use model::snapshot::Snapshot;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -235,6 +238,24 @@ impl NodeStatus {
             _ if is_received => Progress::Preparing,
             _ => Progress::Behind,
         }
+    }
+
+    /// For how long it has not served what it is to serve; nothing if it serves that, or something newer. `superseded_at`
+    /// says of a revision when it ceased to be the newest.
+    pub fn lag(
+        &self,
+        wanted: &Snapshot,
+        now: OffsetDateTime,
+        superseded_at: impl FnOnce(u64) -> Option<OffsetDateTime>,
+    ) -> Duration {
+        let progress = self.progress(wanted.revision, wanted.config.digest());
+        let since = match (progress, &self.serving) {
+            (Progress::Serving | Progress::Ahead, _) => None,
+            (Progress::Differs, Some(serving)) => Some(serving.at),
+            (_, Some(serving)) => superseded_at(serving.revision),
+            (_, None) => Some(self.connected_since),
+        };
+        since.map_or(Duration::ZERO, |since| Duration::try_from(now - since).unwrap_or_default())
     }
 
     pub(super) fn serves(&self, revision: u64) -> bool {

@@ -79,6 +79,10 @@ impl Line {
         self.recent.lock().digest_at(revision)
     }
 
+    pub(super) fn superseded_at(&self, revision: u64) -> Option<OffsetDateTime> {
+        self.recent.lock().superseded_at(revision)
+    }
+
     pub(super) async fn check(&self, change: &Change) -> Result<Published, PublishError> {
         decide(self.head(), change.clone()).await
     }
@@ -239,7 +243,7 @@ impl Line {
         let head = loaded.head;
         let snapshot = compile_loaded(&self.gateway, loaded).await?;
         let offer = offer_of(&self.gateway, &*self.store, snapshot).await?;
-        *self.recent.lock() = Recent::from(head);
+        *self.recent.lock() = Recent::from(head, OffsetDateTime::now_utc());
         self.offer.send_replace(offer);
         Ok(())
     }
@@ -379,6 +383,7 @@ async fn compile_loaded(gateway: &str, loaded: Loaded) -> Result<Snapshot, Store
 
 async fn read_recent(gateway: &str, store: &dyn Store, head: Head) -> Result<Recent, StoreError> {
     let newest = store.revisions(gateway, Some(head.revision + 1), PAGE).await?;
+    let head_at = newest.first().map_or(OffsetDateTime::UNIX_EPOCH, |revision| revision.created_at);
     let mut room = RESUMABLE_CHANGES;
     let mut base = head;
     for revision in newest {
@@ -387,20 +392,22 @@ async fn read_recent(gateway: &str, store: &dyn Store, head: Head) -> Result<Rec
         base.revision = revision.parent;
     }
     if base == head {
-        return Ok(Recent::from(head));
+        return Ok(Recent::from(head, head_at));
     }
+    let mut base_at = OffsetDateTime::UNIX_EPOCH;
     match store.revision(gateway, base.revision).await? {
-        Some(record) => base.digest = record.revision.digest,
+        Some(record) => (base.digest, base_at) = (record.revision.digest, record.revision.created_at),
         None if base.revision == 0 => base.digest = Digest::default(),
         // It is kept no longer, and its digest with it: the first that is kept is where the series begins.
         None => {
             let Some(oldest) = store.changes_since(gateway, base.revision, 1).await?.pop() else {
-                return Ok(Recent::from(head));
+                return Ok(Recent::from(head, head_at));
             };
             base = Head { revision: oldest.revision.number, digest: oldest.revision.digest };
+            base_at = oldest.revision.created_at;
         }
     }
-    let mut recent = Recent::from(base);
+    let mut recent = Recent::from(base, base_at);
     for record in store.changes_since(gateway, base.revision, PAGE).await? {
         if record.revision.number <= head.revision {
             recent.push(Arc::new(record));

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use model::resource::Labels;
 use model::snapshot::Snapshot;
 
-use crate::rollout::Rollout;
+use crate::nodes::NodeStatus;
 use crate::rollout::strategy::Strategy;
+use crate::rollout::{Rollout, position};
 
 /// See the head of this file.
 #[derive(Clone)]
@@ -40,6 +41,15 @@ pub enum Staging {
 impl Offer {
     pub(super) fn of(head: Arc<Snapshot>) -> Self {
         Self { head, staged: None }
+    }
+
+    /// What a node is to serve, by what it says of itself.
+    #[must_use]
+    pub fn for_status(&self, node: &NodeStatus) -> &Arc<Snapshot> {
+        match &self.staged {
+            Some(_) => self.for_node(position(&node.node_id), &node.labels),
+            None => &self.head,
+        }
     }
 
     /// What a node is to serve.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use model::digest::Digest;
+use time::OffsetDateTime;
 
 use crate::store::{Head, RevisionRecord};
 
@@ -15,13 +16,15 @@ const MAX_BYTES: usize = 16 << 20;
 pub(super) struct Recent {
     /// What the first record follows.
     base: Head,
+    /// When that was published, or later.
+    base_at: OffsetDateTime,
     records: VecDeque<Arc<RevisionRecord>>,
     bytes: usize,
 }
 
 impl Recent {
-    pub(super) fn from(base: Head) -> Self {
-        Self { base, records: VecDeque::new(), bytes: 0 }
+    pub(super) fn from(base: Head, base_at: OffsetDateTime) -> Self {
+        Self { base, base_at, records: VecDeque::new(), bytes: 0 }
     }
 
     /// The newest revision, with the digest that its author recorded.
@@ -39,6 +42,7 @@ impl Recent {
             let Some(oldest) = self.records.pop_front() else { break };
             self.bytes -= size(&oldest);
             self.base = head_after(&oldest);
+            self.base_at = oldest.revision.created_at;
         }
     }
 
@@ -57,6 +61,15 @@ impl Recent {
             steps => Some(self.records.get(usize::try_from(steps - 1).ok()?)?.revision.digest),
         }
     }
+
+    /// When a revision ceased to be the newest; later than that for one from before the series. Nothing for the newest.
+    pub(super) fn superseded_at(&self, revision: u64) -> Option<OffsetDateTime> {
+        if revision >= self.newest().revision {
+            return None;
+        }
+        let Some(steps) = revision.checked_sub(self.base.revision) else { return Some(self.base_at) };
+        Some(self.records.get(usize::try_from(steps).ok()?)?.revision.created_at)
+    }
 }
 
 fn head_after(record: &RevisionRecord) -> Head {
@@ -71,14 +84,13 @@ fn size(record: &RevisionRecord) -> usize {
 #[cfg(test)]
 mod tests {
     use model::resource::{Document, Key, Kind};
-    use time::OffsetDateTime;
 
     use super::*;
     use crate::store::{ResourceChange, Revision};
 
     #[test]
     fn the_oldest_are_forgotten_and_the_rest_stays_unbroken() {
-        let mut recent = Recent::from(Head { revision: 5, digest: digest(5) });
+        let mut recent = Recent::from(Head { revision: 5, digest: digest(5) }, time_of(5));
         for number in 6..=5 + MAX_RECORDS as u64 + 10 {
             recent.push(record(number, 10));
         }
@@ -96,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_revision_that_is_too_large_empties_the_series() {
-        let mut recent = Recent::from(Head { revision: 0, digest: digest(0) });
+        let mut recent = Recent::from(Head { revision: 0, digest: digest(0) }, time_of(0));
         recent.push(record(1, 10));
         recent.push(record(2, MAX_BYTES));
         assert_eq!(recent.between(1, 2), None);
@@ -111,13 +123,31 @@ mod tests {
             parent: number - 1,
             author: String::new(),
             message: String::new(),
-            created_at: OffsetDateTime::UNIX_EPOCH,
+            created_at: time_of(number),
             digest: digest(number),
             change_count: 1,
         };
         let key = Key::new(Kind::Service, "a".parse().expect("a name"));
         let after = Some(Document { created: 1, spec: "x".repeat(size).into() });
         Arc::new(RevisionRecord { revision, changes: [ResourceChange { key, before: None, after }].into() })
+    }
+
+    #[test]
+    fn it_is_known_since_when_a_revision_is_old_and_for_the_oldest_at_least() {
+        let mut recent = Recent::from(Head { revision: 5, digest: digest(5) }, time_of(5));
+        assert_eq!((recent.superseded_at(5), recent.superseded_at(6)), (None, None));
+        assert_eq!(recent.superseded_at(3), Some(time_of(5)));
+        for number in 6..=5 + MAX_RECORDS as u64 + 10 {
+            recent.push(record(number, 10));
+        }
+        assert_eq!(recent.superseded_at(3), Some(time_of(15)), "no longer ago than is known");
+        assert_eq!(recent.superseded_at(15), Some(time_of(16)));
+        let newest = recent.newest().revision;
+        assert_eq!((recent.superseded_at(newest - 1), recent.superseded_at(newest)), (Some(time_of(newest)), None));
+    }
+
+    fn time_of(number: u64) -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH + std::time::Duration::from_secs(number)
     }
 
     fn digest(number: u64) -> Digest {

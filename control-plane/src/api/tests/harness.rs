@@ -38,6 +38,13 @@ pub struct Answer {
     pub bytes: Bytes,
 }
 
+/// An answer whose body is read piece by piece.
+pub struct Streaming {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    body: Body,
+}
+
 /// A request in the making: as the admin, unless something else is said.
 pub struct Call<'a> {
     api: &'a Api,
@@ -135,11 +142,28 @@ impl Call<'_> {
     }
 
     pub async fn send(self) -> Answer {
+        self.begin().await.finish().await
+    }
+
+    /// For an answer that does not end by itself.
+    pub async fn begin(self) -> Streaming {
         let request = self.request.body(self.body).expect("a request");
         let response = self.api.router.clone().oneshot(request).await.expect("services never fail");
         let (head, body) = response.into_parts();
-        let bytes = body.collect().await.expect("a body").to_bytes();
-        Answer { status: head.status, headers: head.headers, bytes }
+        Streaming { status: head.status, headers: head.headers, body }
+    }
+}
+
+impl Streaming {
+    pub async fn finish(self) -> Answer {
+        let bytes = self.body.collect().await.expect("a body").to_bytes();
+        Answer { status: self.status, headers: self.headers, bytes }
+    }
+
+    /// The next piece of the body; nothing at its end.
+    pub async fn piece(&mut self) -> Option<Bytes> {
+        let frame = self.body.frame().await?.expect("a body");
+        Some(frame.into_data().expect("a body has no trailers here"))
     }
 }
 

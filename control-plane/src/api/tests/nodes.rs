@@ -4,6 +4,8 @@ use model::digest::Digest;
 use model::problem::Fault;
 use model::resource::Kind;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::harness::Api;
 use crate::nodes::{Introduction, Session, Stage};
@@ -86,4 +88,29 @@ async fn nodes_are_chosen_and_waited_for_by_their_labels() {
     api.put(&format!("services/a?{wait}&label=zone=a&share=50%25"), body.clone()).await.expect(200);
     let nobody = api.put(&format!("services/a?{wait}&label=zone=c"), body).await.expect(202).json();
     assert_eq!(nobody["wait"]["state"], "no-nodes");
+}
+
+#[tokio::test]
+async fn the_lag_of_a_node_counts_from_the_first_revision_that_it_does_not_serve() {
+    let api = Api::start().await;
+    for name in ["a", "b", "c"] {
+        api.put_service(name).await;
+    }
+    let at = async |revision: u64| {
+        let created = api.get(&format!("revisions/{revision}")).await.expect(200).json()["created_at"].clone();
+        let created = created.as_str().expect("a time").to_owned();
+        OffsetDateTime::parse(&created, &Rfc3339).expect("a time")
+    };
+    let node = connect(&api, "a");
+    node.reached(Stage::Serving, 1, Digest::default());
+    let (second, before) = (at(2).await, OffsetDateTime::now_utc());
+    let answer = api.get("nodes").await.expect(200).json();
+    let lag_ms = i128::from(answer["items"][0]["lag_ms"].as_u64().expect("a number"));
+    let at_least = (before - second).whole_milliseconds();
+    let at_most = (OffsetDateTime::now_utc() - second).whole_milliseconds();
+    assert!((at_least..=at_most).contains(&lag_ms), "{at_least} <= {lag_ms} <= {at_most}");
+    assert_eq!(api.get("status").await.expect(200).json()["not_serving"][0]["behind"], 2);
+
+    node.reached(Stage::Serving, 3, api.state.publisher.head("default").expect("a head").config.digest());
+    assert_eq!(api.get("nodes").await.expect(200).json()["items"][0]["lag_ms"], 0);
 }

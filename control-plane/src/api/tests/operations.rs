@@ -47,12 +47,13 @@ async fn every_operation_needs_an_admin_token_or_says_nothing_secret() {
         let refused = send("").await.expect_error(401, "unauthenticated");
         assert!(refused.header("www-authenticate").starts_with("Bearer"));
         send(NODE).await.expect_error(403, "forbidden");
-        let reached = send(ADMIN).await;
-        assert!(![401, 403, 405].contains(&reached.status.as_u16()), "{method} {path}: {reached:?}");
-        assert!(
-            reached.status != 404 || !reached.json()["type"].as_str().expect("a type").contains("unknown-path"),
-            "{method} {path}"
-        );
+        // Not read to its end: a stream of events has none.
+        let reached = api.call(method.clone(), &path).begin().await;
+        assert!(![401, 403, 405].contains(&reached.status.as_u16()), "{method} {path}: {}", reached.status);
+        if reached.status == 404 {
+            let answer = reached.finish().await.json();
+            assert!(!answer["type"].as_str().expect("a type").contains("unknown-path"), "{method} {path}");
+        }
     }
     assert_eq!(api.revision(), 0, "nothing was written on the way");
     let wrong = api.call(Method::GET, "/v1/gateways").header("authorization", "Bearer wrong");
