@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 use self::excerpt::Lines;
 pub use self::export::{Secrets, export, to_json, to_yaml};
 pub use self::read::{Surroundings, parse};
+pub use self::yaml::value;
 use self::yaml::{Form, Node, Place};
 use crate::config::Edit;
 use crate::problem::{Problem, Problems};

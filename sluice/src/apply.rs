@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use crate::client::{Client, ClientArguments, Query, block_on};
 use crate::files::{FileArguments, Files};
 use crate::output::{self, Shown};
+use crate::rollout::RolloutArguments;
 use crate::views::{Action, Applied, Node, Nodes};
-use crate::{Outcome, diff, problems};
+use crate::{Outcome, diff, problems, rollout};
 
 /// How often nodes are looked at while waiting for them.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -46,6 +47,9 @@ pub struct Apply {
     /// Why: kept with the revision
     #[arg(short, long)]
     message: Option<String>,
+
+    #[command(flatten)]
+    rollout: RolloutArguments,
 
     #[command(flatten)]
     waiting: Waiting,
@@ -98,6 +102,7 @@ impl Share {
 impl Apply {
     pub fn run(self) -> anyhow::Result<Outcome> {
         let files = self.files.read()?;
+        let rollout = self.rollout.parameter()?;
         let client = self.client.connect()?;
         block_on(async {
             if self.dry_run {
@@ -111,10 +116,10 @@ impl Apply {
                 self.base
             };
             let Self { prune, allow_mass_delete, .. } = self;
-            let change = Change { prune, allow_mass_delete, base, message: self.message.as_deref() };
+            let change = Change { prune, allow_mass_delete, base, message: self.message.as_deref(), rollout };
             let applied = send(&client, &files, &change).await?;
             report(&applied, self.output)?;
-            self.waiting.wait_for(&client, applied.revision, &files).await
+            self.waiting.wait_for(&client, &applied, &files).await
         })
     }
 }
@@ -125,6 +130,8 @@ pub struct Change<'a> {
     pub allow_mass_delete: bool,
     pub base: Option<u64>,
     pub message: Option<&'a str>,
+    /// The parameter `rollout` of the write.
+    pub rollout: Option<String>,
 }
 
 /// Applies files in one change.
@@ -133,7 +140,8 @@ pub async fn send(client: &Client, files: &Files, change: &Change<'_>) -> anyhow
         .with("prune", change.prune)
         .with_some("allow_mass_delete", change.allow_mass_delete.then_some(true))
         .with_some("base", change.base)
-        .with_some("message", change.message);
+        .with_some("message", change.message)
+        .with_some("rollout", change.rollout.as_deref());
     let applied = client.write(Method::POST, &query.into_path(), Some(files.body())).await;
     let mut applied: Applied = applied.map_err(|error| files.locate_in(error))?;
     applied.warnings = applied.warnings.into_iter().map(|warning| client.with_page(files.located(warning))).collect();
@@ -166,13 +174,20 @@ pub fn report(applied: &Applied, shown: Shown) -> anyhow::Result<()> {
         (true, 1) => format!("revision {}: 1 change", applied.revision),
         (true, count) => format!("revision {}: {count} changes", applied.revision),
     });
+    if applied.is_staged {
+        output::message("it goes out in steps: `sluice rollout watch` follows it");
+    }
     Ok(())
 }
 
 impl Waiting {
     /// Waits, if that was asked for, and says how the nodes get on.
-    pub async fn wait_for(&self, client: &Client, revision: u64, files: &Files) -> anyhow::Result<Outcome> {
+    pub async fn wait_for(&self, client: &Client, applied: &Applied, files: &Files) -> anyhow::Result<Outcome> {
         let Some(share) = self.wait else { return Ok(Outcome::Done) };
+        let revision = applied.revision;
+        if applied.is_staged {
+            return rollout::watch(client, revision, Some(self.timeout.get())).await;
+        }
         let mut said = BTreeSet::new();
         let awaited = Awaited { revision, share, labels: &self.wait_label };
         let verdict = watch(client, awaited, self.timeout.get(), |nodes| {

@@ -25,6 +25,7 @@ mod problems;
 mod resources;
 mod revisions;
 mod roles;
+mod rollout;
 mod run;
 mod schema;
 mod signals;
@@ -44,7 +45,8 @@ Exit codes:
   1  an error; the reason stands on stderr
   2  `diff` found differences
   3  the change was made, but the nodes do not serve it: refused, or not in time;
-     or `status` found nodes that do not serve the newest revision, or none
+     or `status` found nodes that do not serve the newest revision, or none;
+     or a rollout was rolled back or passed over
 
 Data goes to stdout, messages to stderr. SLUICE_LOG says what `run`, `control-plane` and `data-plane` log, \
 `debug` or `warn,data_plane=debug` for example.";
@@ -79,6 +81,8 @@ enum Command {
     Health(health::Health),
     Revisions(revisions::Revisions),
     Rollback(revisions::Rollback),
+    #[command(name = "rollout")]
+    Rollouts(rollout::Rollouts),
     Schema(schema::PrintSchema),
     Completion(completion::Completion),
 }
@@ -138,6 +142,7 @@ fn main() -> ExitCode {
         Command::Health(command) => command.run(),
         Command::Revisions(command) => command.run(),
         Command::Rollback(command) => command.run(),
+        Command::Rollouts(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::Completion(command) => command.run(Arguments::command()),
     };

@@ -6,9 +6,10 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 
-use crate::client::{ClientArguments, block_on};
+use crate::client::{ClientArguments, Query, block_on};
 use crate::files::Files;
 use crate::output::{self, Shown};
+use crate::rollout::RolloutArguments;
 use crate::views::{Applied, Page, Revision};
 use crate::{Outcome, apply};
 
@@ -37,11 +38,18 @@ impl Revisions {
         }
         let page: Page<Revision> = block_on(client.get(&path))?;
         output::table(
-            &["revision", "created", "author", "changes", "message"],
+            &["revision", "created", "author", "changes", "rollout", "message"],
             page.items.into_iter().map(|revision| {
-                let Revision { number, author, message, created_at, change_count } = revision;
+                let Revision { number, author, message, created_at, change_count, rollout } = revision;
                 let message = message.lines().next().unwrap_or_default().to_owned();
-                vec![number.to_string(), output::seconds(&created_at), author, change_count.to_string(), message]
+                vec![
+                    number.to_string(),
+                    output::seconds(&created_at),
+                    author,
+                    change_count.to_string(),
+                    rollout.unwrap_or_else(|| "-".to_owned()),
+                    message,
+                ]
             }),
         )?;
         Ok(Outcome::Done)
@@ -53,6 +61,9 @@ impl Revisions {
 pub struct Rollback {
     /// Number of the revision to go back to
     revision: u64,
+
+    #[command(flatten)]
+    rollout: RolloutArguments,
 
     #[command(flatten)]
     waiting: apply::Waiting,
@@ -68,10 +79,11 @@ impl Rollback {
     pub fn run(self) -> anyhow::Result<Outcome> {
         let client = self.client.connect()?;
         block_on(async {
-            let path = format!("revisions/{}:rollback", self.revision);
+            let path = Query::new(&format!("revisions/{}:rollback", self.revision));
+            let path = path.with_some("rollout", self.rollout.parameter()?).into_path();
             let applied: Applied = client.write(Method::POST, &path, None).await?;
             apply::report(&applied, self.output)?;
-            self.waiting.wait_for(&client, applied.revision, &Files::none()).await
+            self.waiting.wait_for(&client, &applied, &Files::none()).await
         })
     }
 }

@@ -73,6 +73,9 @@ pub struct Applied {
     pub revision: u64,
     pub digest: String,
     pub is_new: bool,
+    /// It goes out in steps.
+    #[serde(default)]
+    pub is_staged: bool,
     pub changes: Vec<Touched>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Problem>,
@@ -92,6 +95,50 @@ pub struct Revision {
     pub message: String,
     pub created_at: String,
     pub change_count: u64,
+    /// What became of its rollout.
+    pub rollout: Option<String>,
+}
+
+/// A revision that goes out in steps.
+#[derive(Deserialize)]
+pub struct Rollout {
+    pub revision: u64,
+    pub state: String,
+    pub step: usize,
+    pub strategy: Value,
+    pub ended_at: Option<String>,
+    pub ended_by: Option<u64>,
+    pub reason: Option<String>,
+    pub evidence: Option<Evidence>,
+    #[serde(default)]
+    pub notes: Vec<Note>,
+}
+
+/// What the nodes have to show.
+#[derive(Deserialize)]
+pub struct Evidence {
+    pub reached: usize,
+    pub serving: usize,
+    pub bake_left_seconds: Option<u64>,
+    pub new: Measure,
+    pub others: Option<Measure>,
+    pub before: Option<Measure>,
+    #[serde(default)]
+    pub waiting_for: Vec<String>,
+}
+
+/// A number of requests and how they went.
+#[derive(Deserialize)]
+pub struct Measure {
+    pub requests: u64,
+    pub errors_percent: f64,
+    pub p99_ms: Option<f64>,
+}
+
+#[derive(Deserialize)]
+pub struct Note {
+    pub at: String,
+    pub text: String,
 }
 
 /// A join token, without its secret.

@@ -16,6 +16,7 @@ mod partitions;
 mod randomized;
 mod refusals;
 mod replicas;
+mod rollout;
 mod targets;
 mod tls;
 mod trust;

@@ -1,7 +1,8 @@
 //! What all cores together have counted since the node began to serve a revision, as the control plane is told it.
 //!
-//! It is summed up from what cores count anyway, once a second, on the runtime for everything else. Requests of the second in
-//! which a revision came into service count for that one.
+//! It is summed up from what cores count anyway, on the runtime for everything else: once a second, and when a revision has
+//! come into service. What came between the last sum and that moment counts for neither, so that no revision has to answer for
+//! another.
 
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl Cut {
     fn note(&mut self, revision: u64, now: Totals) -> proto::Traffic {
         if self.revision != revision {
             self.before = self.last.since(&self.base).filter(|_| self.revision != 0);
-            (self.revision, self.base) = (revision, self.last.clone());
+            (self.revision, self.base) = (revision, now.clone());
         }
         let counts = now.since(&self.base).unwrap_or_else(|| {
             self.base = now.clone();
@@ -68,20 +69,29 @@ impl Cut {
 }
 
 /// Sums up until `stop`.
-pub async fn watch(telemetry: Telemetry, status: watch::Receiver<Status>, stop: CancellationToken) {
+pub async fn watch(telemetry: Telemetry, mut status: watch::Receiver<Status>, stop: CancellationToken) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut cut = Cut::default();
-    let serving = || status.borrow().serving.map(|served| served.revision);
+    let serving = |status: &watch::Receiver<Status>| status.borrow().serving.map(|served| served.revision);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = every.tick() => {}
+            changed = status.wait_for(|status| status.serving.is_some_and(|served| served.revision != cut.revision)) => {
+                if changed.is_err() {
+                    return;
+                }
+            }
         }
-        let Some(revision) = serving() else { continue };
-        let Some(totals) = telemetry.totals().await else { continue };
+        let Some(revision) = serving(&status) else { continue };
+        let Some(totals) = telemetry.totals().await else {
+            // A core is busy: not at once again.
+            every.tick().await;
+            continue;
+        };
         // While they were summed up another one came into service: nobody knows whose requests these are.
-        if serving() == Some(revision) {
+        if serving(&status) == Some(revision) {
             telemetry.node.has_counted(cut.note(revision, totals));
         }
     }
@@ -105,18 +115,21 @@ mod tests {
     #[test]
     fn each_revision_has_what_came_while_it_was_served() {
         let mut cut = Cut::default();
-        assert_eq!(told(&cut.note(1, totals(10, 0))), (10, 0, None));
-        assert_eq!(told(&cut.note(1, totals(30, 1))), (30, 1, None));
-        assert_eq!(told(&cut.note(2, totals(35, 4))), (5, 3, Some(30)), "what came in between is of the new one");
-        assert_eq!(told(&cut.note(2, totals(45, 4))), (15, 3, Some(30)));
-        assert_eq!(told(&cut.note(3, totals(45, 4))), (0, 0, Some(15)));
+        assert_eq!(told(&cut.note(1, totals(10, 0))), (0, 0, None));
+        assert_eq!(told(&cut.note(1, totals(30, 1))), (20, 1, None));
+        assert_eq!(told(&cut.note(2, totals(35, 4))), (0, 0, Some(20)), "what came in between is of neither");
+        assert_eq!(told(&cut.note(2, totals(45, 5))), (10, 1, Some(20)));
+        assert_eq!(told(&cut.note(3, totals(45, 5))), (0, 0, Some(10)));
     }
 
     #[test]
     fn a_core_that_begins_anew_makes_nothing_of_it() {
         let mut cut = Cut::default();
-        cut.note(1, totals(100, 5));
-        assert_eq!(told(&cut.note(2, totals(40, 0))), (0, 0, Some(100)));
-        assert_eq!(told(&cut.note(2, totals(50, 1))), (10, 1, Some(100)));
+        cut.note(1, totals(0, 0));
+        assert_eq!(told(&cut.note(1, totals(100, 5))), (100, 5, None));
+        assert_eq!(told(&cut.note(1, totals(40, 0))), (40, 0, None));
+        cut.note(2, totals(40, 0));
+        assert_eq!(told(&cut.note(2, totals(10, 0))), (0, 0, Some(40)));
+        assert_eq!(told(&cut.note(2, totals(20, 1))), (10, 1, Some(40)));
     }
 }

@@ -66,6 +66,21 @@ pub(super) fn read(text: &str) -> Result<Node, Unreadable> {
     Ok(root)
 }
 
+/// The value of a document that holds no resources, or why and where it cannot be read.
+pub fn value(text: &str) -> Result<Value, String> {
+    fn plain(node: Node) -> Value {
+        match node.form {
+            Form::Map(fields) => fields.into_iter().map(|(key, node)| (key.text, plain(node))).collect(),
+            Form::List(list) => list.into_iter().map(plain).collect(),
+            Form::Leaf(value) => value,
+        }
+    }
+    read(text).map(plain).map_err(|Unreadable { at, message, .. }| match at {
+        Some(Place { line, column, .. }) => format!("line {line}, column {column}: {message}"),
+        None => message,
+    })
+}
+
 /// Writes a value so that reading it gives the same value.
 pub(super) fn write(value: &Value) -> String {
     let options = serde_saphyr::ser_options! { compact_list_indent: false };

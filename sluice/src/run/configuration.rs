@@ -54,7 +54,7 @@ impl Run {
         let files = files.map_body(|body| self.complete(body));
         check_ports(files.body().get("listeners").and_then(Value::as_array).into_iter().flatten())?;
         // Whoever starts with a file has said that this is all there shall be.
-        let change = Change { prune, allow_mass_delete: true, base: None, message: Some(message) };
+        let change = Change { prune, allow_mass_delete: true, base: None, message: Some(message), rollout: None };
         let applied = apply::send(client, &files, &change).await?;
         let removed = applied.changes.iter().filter(|touched| touched.action == Action::Delete).count();
         if removed > 0 {

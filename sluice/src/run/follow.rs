@@ -49,7 +49,8 @@ pub async fn follow(
 }
 
 async fn update(client: &Client, files: &Files) -> anyhow::Result<String> {
-    let change = Change { prune: true, allow_mass_delete: true, base: None, message: Some("sluice run --file") };
+    let change =
+        Change { prune: true, allow_mass_delete: true, base: None, message: Some("sluice run --file"), rollout: None };
     let applied = apply::send(client, files, &change).await?;
     if !applied.is_new {
         return Ok("nothing is different".into());
