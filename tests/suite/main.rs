@@ -2,6 +2,7 @@
 
 mod authority;
 mod backends;
+mod browser;
 mod clocks;
 mod config_change;
 mod database;
