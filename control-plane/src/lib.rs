@@ -17,6 +17,7 @@ pub mod api;
 pub mod distribution;
 pub mod events;
 mod files;
+pub mod metrics;
 pub mod nodes;
 pub mod publish;
 pub mod rollout;

@@ -23,6 +23,7 @@ mod status;
 mod tests;
 mod traffic;
 
+use crate::metrics::COUNTED;
 use known::{Here, Id, Known};
 pub use selector::Selector;
 pub use status::{
@@ -122,6 +123,12 @@ impl Nodes {
     /// Shows every node of a gateway once, in no order, without a copy of all of them.
     pub fn each(&self, gateway: &str, visit: impl FnMut(&NodeStatus)) {
         self.known.lock().of_gateway(gateway).for_each(visit);
+    }
+
+    /// How many nodes are connected to this replica.
+    #[must_use]
+    pub fn connected_here(&self) -> usize {
+        self.known.lock().here.values().filter(|here| here.status.connected).count()
     }
 
     /// How far the connected nodes with these labels are with a revision.
@@ -355,11 +362,13 @@ impl Session {
 
     /// The node is about to be sent everything, since what it has is not what it should be.
     pub fn resynchronises(&self) {
+        COUNTED.resyncs.inc();
         self.change(|status| status.resyncs += 1);
     }
 
     /// The node keeps a revision out, or cannot be sent it.
     pub fn refused(&self, revision: u64, problems: Problems) {
+        COUNTED.refusals.inc();
         let at = OffsetDateTime::now_utc();
         self.change(|status| {
             status.last_seen = at;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use model::config::{Changed, Edit};
@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::COUNTED;
 use crate::rollout::Rollout;
 use crate::rollout::strategy::OnChange;
 use crate::store::{DEFAULT_GATEWAY, RevisionRecord, Store, StoreError};
@@ -223,7 +224,12 @@ impl Publisher {
 
     /// Makes the change the next revision. When this returns, the store has it on disk.
     pub async fn publish(&self, gateway: &str, change: Change) -> Result<Published, PublishError> {
-        self.line(gateway)?.publish(change).await
+        let (line, started) = (self.line(gateway)?, Instant::now());
+        let published = line.publish(change).await?;
+        if published.is_new {
+            COUNTED.published.observe(started.elapsed().as_secs_f64());
+        }
+        Ok(published)
     }
 
     /// What publishing the change now would do, without doing it.

@@ -15,6 +15,7 @@ use model::resource::{Document, Key};
 use model::sealing::SealingKey;
 use time::OffsetDateTime;
 
+use crate::metrics::COUNTED;
 use crate::token::Role;
 
 mod changes;
@@ -291,6 +292,7 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        COUNTED.store_errors.inc();
         match error {
             sqlx::Error::PoolTimedOut => Self::Unavailable("no connection within the time allowed".into()),
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => {

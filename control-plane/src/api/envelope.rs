@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::ApiState;
 use super::error::{Error, FORBIDDEN, UNAUTHENTICATED};
 use super::table::needs_token;
+use crate::metrics::COUNTED;
 use crate::token::Role;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -46,6 +47,7 @@ pub async fn surround(State(state): State<ApiState>, mut request: Request, next:
             }
         }
     }
+    COUNTED.answered(response.status().as_u16());
     finish(response.headers_mut(), &id);
     log(&Line { id: &id, method: &method, path: &path, author, error, started }, &response);
     response

@@ -6,6 +6,7 @@ mod faults;
 mod files;
 mod gateways;
 mod harness;
+mod metrics;
 mod nodes;
 mod operations;
 mod outages;

@@ -10,6 +10,7 @@ use model::problem::{Problem, Problems};
 use model::resource::Labels;
 use model::snapshot::Snapshot;
 use model::wire::problem_from_wire;
+use prost::Message;
 use proto::control_message::Message as FromControl;
 use proto::join::NodeName;
 use proto::node_message::Message as FromNode;
@@ -24,6 +25,7 @@ use super::capabilities::Capabilities;
 use super::encodings::{Encoding, head_of};
 use super::lane::Lane;
 use super::{Distribution, head_from_wire, head_to_wire};
+use crate::metrics::COUNTED;
 use crate::nodes::{Load, Session, Stage, TargetReport};
 use crate::publish::Offer;
 use crate::store::Head;
@@ -232,7 +234,9 @@ impl Peer {
     }
 
     async fn send(&self, message: FromControl) -> Result<(), Status> {
-        let sending = self.outgoing.send(Ok(ControlMessage { message: Some(message) }));
+        let message = ControlMessage { message: Some(message) };
+        COUNTED.sent_bytes.inc_by(message.encoded_len() as u64);
+        let sending = self.outgoing.send(Ok(message));
         match timeout(self.distribution.timing.silence, sending).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Status::cancelled("its connection is gone")),

@@ -12,6 +12,8 @@ use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 use time::OffsetDateTime;
 
 use super::rollouts::ADD as ADD_ROLLOUT;
+use crate::metrics::COUNTED;
+
 use super::rows::{
     RecordRow, ResourceRow, RevisionRow, TargetRecordRow, from_column, hash_to_column, head_from_row, record_from_row,
     resource_from_row, revision_from_row, target_record_from_row, ticket_key_from_row, to_column, token_from_row,
@@ -81,7 +83,10 @@ async fn within<T>(
 ) -> Result<T, StoreError> {
     match tokio::time::timeout(deadline, operation).await {
         Ok(result) => result,
-        Err(elapsed) => Err(StoreError::Unavailable(Box::new(elapsed))),
+        Err(elapsed) => {
+            COUNTED.store_errors.inc();
+            Err(StoreError::Unavailable(Box::new(elapsed)))
+        }
     }
 }
 

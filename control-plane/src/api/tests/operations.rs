@@ -27,6 +27,7 @@ async fn every_operation_needs_an_admin_token_or_says_nothing_secret() {
         "/livez",
         "/readyz",
         "/version",
+        "/metrics",
         "/openapi.json",
         "/docs",
         "/docs/",
