@@ -148,6 +148,12 @@ impl Cores {
         &self.0.current
     }
 
+    /// What this node knows of names.
+    #[must_use]
+    pub fn names(&self) -> Names {
+        self.0.discoveries.names().clone()
+    }
+
     /// Seals session tickets with the first of these keys from now on, and opens those of all of them.
     pub fn use_ticket_keys(&self, secrets: &[TicketSecret]) {
         self.0.ticket_keys.replace(secrets);

@@ -64,6 +64,10 @@ impl Discoveries {
         Self { names, node, followed: Mutex::default() }
     }
 
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
     /// Follows what the services of a snapshot find, too, and tells of it whenever it changes. Waits a while for the first
     /// answers.
     pub async fn begin<T, R>(&self, snapshot: &Snapshot, tell: T)

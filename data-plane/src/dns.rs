@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use hickory_resolver::proto::rr::{Name, RecordType};
+use model::resource::service::NameServer;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -114,12 +115,13 @@ impl Names {
         &self.0.runtime
     }
 
-    /// The addresses of a host: at least one. Can be called from any runtime.
-    pub async fn addresses(&self, host: &str) -> Result<Addresses, String> {
+    /// The addresses of a host: at least one. Whoever is given is asked first, and those of the system if these know none.
+    /// Can be called from any runtime.
+    pub async fn addresses(&self, host: &str, first: Option<&Arc<[NameServer]>>) -> Result<Addresses, String> {
         let name = Name::from_ascii(host).map_err(|error| format!("it is no name: {error}"))?;
-        let wanted = Wanted { name, types: ADDRESSES, servers: None };
-        let names = self.clone();
-        let asking = AbortOnDropHandle::new(self.0.runtime.spawn(async move { names.know(&wanted).await }));
+        let (names, first) = (self.clone(), first.cloned());
+        let asking = self.0.runtime.spawn(async move { names.know_host(name, first).await });
+        let asking = AbortOnDropHandle::new(asking);
         let known = asking.await.map_err(|error| error.to_string())?;
         let addresses = known.records.iter().filter_map(|record| match record {
             Record::Address(address) => Some(*address),
@@ -131,6 +133,16 @@ impl Names {
             (true, Some(Trouble::Failed(reason))) => Err(reason),
             (true, _) => Err("DNS knows none".to_owned()),
         }
+    }
+
+    async fn know_host(&self, name: Name, first: Option<Arc<[NameServer]>>) -> Known {
+        let servers = first.map(|first| Arc::new(Servers::new(first.iter().map(|server| server.0))));
+        let mut wanted = Wanted { name, types: ADDRESSES, servers };
+        let known = self.know(&wanted).await;
+        if !known.records.is_empty() || wanted.servers.take().is_none() {
+            return known;
+        }
+        self.know(&wanted).await
     }
 
     /// What holds of a name, after asking for it if it is time to. To be called on the runtime of this.

@@ -75,7 +75,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let following = tasks.spawn(sync.run(stop_sync.clone()));
     tasks.spawn(telemetry::traffic::watch(telemetry.clone(), sync_status, stop_sync.clone()));
     let stop_health = CancellationToken::new();
-    tasks.spawn(telemetry.health.clone().watch(stop_health.clone()));
+    tasks.spawn(telemetry.health.clone().watch(cores.names(), stop_health.clone()));
     let stop_memory = CancellationToken::new();
     tasks.spawn(memory::watch(settings.memory_budget, cores.clone(), telemetry.node.clone(), stop_memory.clone()));
     tasks.spawn(node_port::serve(node_port, telemetry.clone(), stop_node_port.clone()));

@@ -125,6 +125,23 @@ async fn the_next_priority_takes_over_from_one_that_is_dead() {
 }
 
 #[tokio::test]
+async fn hosts_of_records_are_known_to_the_servers_that_know_the_records() {
+    let (dns, (backend, count)) = (NameServer::start().await, counting().await);
+    dns.say_records(ORDERS_SRV, SRV, vec![service(ORDERS_SRV, 60, (0, 0, backend.port()), "one.orders.test.")]);
+    dns.say_records("one.orders.test.", A, vec![address("one.orders.test.", 60, "127.0.0.1")]);
+    let discovery = json!({ "name": ORDERS_SRV, "records": "srv", "servers": [dns.address.to_string()] });
+    let check = json!({ "http": { "path": "/" }, "interval": "100ms", "timeout": "100ms" });
+    let edits = vec![
+        put(Kind::Service, "orders", json!({ "discovery": { "dns": discovery }, "health_check": check })),
+        put(Kind::Route, "all", json!({ "service": "orders" })),
+    ];
+    let node = within(Node::start(edits)).await;
+    assert_eq!(status(&node).await, 200);
+    // So do checks.
+    until(|| count.load(Ordering::SeqCst) >= 3).await;
+}
+
+#[tokio::test]
 async fn targets_stay_while_name_servers_fail_and_go_when_the_name_is_gone() {
     let (dns, (backend, _)) = (NameServer::start().await, counting().await);
     dns.say_records(ORDERS, A, vec![address(ORDERS, 0, "127.0.0.1")]);

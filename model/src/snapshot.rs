@@ -21,8 +21,8 @@ use crate::resource::consumer::KeyHash;
 use crate::resource::listener;
 use crate::resource::route::{Importance, RouteRetries, RouteTimeouts};
 use crate::resource::service::{
-    Connections, DnsDiscovery, HealthCheck, Limits, LoadBalancing, OutlierDetection, Protocol, ProxyVersion, Retries,
-    TargetUrl, Timeouts,
+    Connections, DnsDiscovery, HealthCheck, Limits, LoadBalancing, NameServer, OutlierDetection, Protocol,
+    ProxyVersion, Retries, TargetUrl, Timeouts,
 };
 use crate::resource::{Key, Kind, Labels, Name};
 use crate::router::Router;
@@ -145,6 +145,8 @@ pub struct Endpoint {
     pub protocol: Protocol,
     /// Connections begin with a header, and are for one client.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// Who is asked first where its host is; name servers of the system without any.
+    pub name_servers: Option<Arc<[NameServer]>>,
     /// For `https` only.
     pub tls: Option<EndpointTls>,
     /// Requests at it, where they are limited.

@@ -40,7 +40,7 @@ async fn one_answer_serves_everybody_until_its_time_is_over() {
     server.say_records(ORDERS, A, vec![address(ORDERS, 300, "10.0.0.2"), address(ORDERS, 60, "10.0.0.1")]);
     server.say_records(ORDERS, AAAA, vec![address(ORDERS, 300, "::1")]);
     let names = names(&[server.address]);
-    let all = futures_util::future::join_all((0..50).map(|_| names.addresses("Orders.test"))).await;
+    let all = futures_util::future::join_all((0..50).map(|_| names.addresses("Orders.test", None))).await;
     for found in all {
         let Addresses { addresses, ttl } = found.expect("it is known");
         assert_eq!(addresses[..], ["10.0.0.1", "10.0.0.2", "::1"].map(|text| text.parse::<IpAddr>().expect("one")));
@@ -170,6 +170,6 @@ async fn a_name_that_is_gone_is_gone_after_three_answers() {
         known = know(&names, ORDERS, &[A]).await;
         assert_eq!((known.records.is_empty(), &known.trouble), (!is_there, &Some(Trouble::Nothing)));
     }
-    assert_eq!(names.addresses(ORDERS).await, Err("DNS knows none".to_owned()));
-    assert_eq!(names.addresses("local host").await.map_err(|_| ()), Err(()));
+    assert_eq!(names.addresses(ORDERS, None).await, Err("DNS knows none".to_owned()));
+    assert_eq!(names.addresses("local host", None).await.map_err(|_| ()), Err(()));
 }

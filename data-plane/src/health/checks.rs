@@ -1,5 +1,6 @@
 //! One active check of one target: a connection of its own, a question, and whether the answer will do.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::dns::Names;
 use crate::http1::Stream;
 use crate::upstream::tls::{self, Offer};
 
@@ -34,23 +36,33 @@ const SERVING: &[u8] = &[0x08, 0x01];
 
 /// Whoever asks one target.
 pub(super) struct Checker {
-    endpoint: Arc<Endpoint>,
-    terms: Arc<HealthCheck>,
+    names: Names,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) terms: Arc<HealthCheck>,
 }
 
 /// Whether a target takes a connection.
-pub(super) async fn probe(endpoint: &Endpoint) -> bool {
-    tokio::time::timeout(PROBE_WITHIN, reach(endpoint)).await.is_ok_and(|reached| reached.is_ok())
+pub(super) async fn probe(names: &Names, endpoint: &Endpoint) -> bool {
+    tokio::time::timeout(PROBE_WITHIN, reach(names, endpoint)).await.is_ok_and(|reached| reached.is_ok())
 }
 
-async fn reach(endpoint: &Endpoint) -> Result<TcpStream, String> {
+/// Where requests would find it too.
+async fn reach(names: &Names, endpoint: &Endpoint) -> Result<TcpStream, String> {
     let (host, port) = (endpoint.url.host.as_str(), endpoint.url.port);
-    TcpStream::connect((host, port)).await.map_err(|error| format!("no connection: {error}"))
+    let addresses: Arc<[IpAddr]> = match host.parse() {
+        Ok(address) => Arc::new([address]),
+        Err(_) => {
+            let found = names.addresses(host, endpoint.name_servers.as_ref()).await;
+            found.map_err(|error| format!("`{host}` has no address: {error}"))?.addresses
+        }
+    };
+    let addresses: Vec<SocketAddr> = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
+    TcpStream::connect(&*addresses).await.map_err(|error| format!("no connection: {error}"))
 }
 
 impl Checker {
-    pub(super) fn new(endpoint: Arc<Endpoint>, terms: Arc<HealthCheck>) -> Self {
-        Self { endpoint, terms }
+    pub(super) fn new(names: Names, endpoint: Arc<Endpoint>, terms: Arc<HealthCheck>) -> Self {
+        Self { names, endpoint, terms }
     }
 
     /// Asks once: nothing if the target is well, and otherwise why not.
@@ -82,7 +94,7 @@ impl Checker {
     }
 
     async fn connect(&self, speaks_http2: bool) -> Result<Stream, String> {
-        let mut stream = reach(&self.endpoint).await?;
+        let mut stream = reach(&self.names, &self.endpoint).await?;
         // Only a socket that is broken already refuses it, which the next write tells better.
         let _ = stream.set_nodelay(true);
         let header = match self.endpoint.proxy_protocol {

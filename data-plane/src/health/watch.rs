@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::resource::Name;
-use model::resource::service::{HealthCheck, OutlierDetection, TargetUrl};
+use model::resource::service::{OutlierDetection, TargetUrl};
 use model::snapshot::{Endpoint, Service, Snapshot};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ use super::outliers::{Outliers, failing, slow};
 use super::target::Counts;
 use super::verdict::{Verdict, pause};
 use super::{Cause, Event, Health, ServiceHealth, now_ms, trouble};
+use crate::dns::Names;
 
 /// How exact times are. Nothing ticks while nothing is pending.
 const TICK: Duration = Duration::from_millis(100);
@@ -28,6 +29,7 @@ const MAX_CHECKS: usize = 256;
 
 struct Watch {
     health: Health,
+    names: Names,
     /// What is served may be something else than `current`.
     is_stale: bool,
     current: Arc<Snapshot>,
@@ -57,9 +59,9 @@ struct Checked {
 
 impl Health {
     /// Decides until `stop`.
-    pub async fn watch(self, stop: CancellationToken) {
+    pub async fn watch(self, names: Names, stop: CancellationToken) {
         let Some(mut events) = self.0.received.lock().take() else { return };
-        let mut watch = Watch::new(self.clone());
+        let mut watch = Watch::new(self.clone(), names);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -81,9 +83,10 @@ impl Health {
 }
 
 impl Watch {
-    fn new(health: Health) -> Self {
+    fn new(health: Health, names: Names) -> Self {
         Self {
             health,
+            names,
             is_stale: true,
             current: Arc::default(),
             outliers: HashMap::new(),
@@ -152,7 +155,7 @@ impl Watch {
     /// Asks targets whose time is over whether they are there.
     fn return_ejected(&mut self, now_ms: u64) {
         let current = self.health.current();
-        let (probes, probed) = (&mut self.probes, &mut self.probed);
+        let (probes, probed, names) = (&mut self.probes, &mut self.probed, &self.names);
         self.outliers.retain(|name, outliers| {
             let Some(service) = current.services.find(name) else { return false };
             let listed: HashMap<_, _> =
@@ -160,8 +163,8 @@ impl Watch {
             for target in outliers.due(now_ms) {
                 let Some(endpoint) = listed.get(&target) else { continue };
                 if probed.insert((name.clone(), target.clone())) {
-                    let (name, endpoint) = (name.clone(), Arc::clone(endpoint));
-                    probes.spawn(async move { (name, target, probe(&endpoint).await) });
+                    let (name, endpoint, names) = (name.clone(), Arc::clone(endpoint), names.clone());
+                    probes.spawn(async move { (name, target, probe(&names, &endpoint).await) });
                 }
             }
             outliers.keep(|target| listed.contains_key(target), &service.outlier_detection, now_ms);
@@ -249,12 +252,8 @@ impl Watch {
         for endpoint in service.targets.iter().map(|target| &target.endpoint) {
             let kept = before.remove(&endpoint.url).filter(|(known, _)| is_same && known == endpoint);
             let checking = kept.unwrap_or_else(|| {
-                let task = keep_checking(
-                    Arc::clone(&health),
-                    Arc::clone(endpoint),
-                    Arc::clone(terms),
-                    Arc::clone(&self.places),
-                );
+                let checker = Checker::new(self.names.clone(), Arc::clone(endpoint), Arc::clone(terms));
+                let task = keep_checking(Arc::clone(&health), checker, Arc::clone(&self.places));
                 (Arc::clone(endpoint), AbortOnDropHandle::new(tokio::spawn(task)))
             });
             targets.insert(endpoint.url.clone(), checking);
@@ -265,13 +264,8 @@ impl Watch {
 }
 
 /// Checks one target until the task is dropped.
-async fn keep_checking(
-    health: Arc<ServiceHealth>,
-    endpoint: Arc<Endpoint>,
-    terms: Arc<HealthCheck>,
-    places: Arc<Semaphore>,
-) {
-    let checker = Checker::new(Arc::clone(&endpoint), Arc::clone(&terms));
+async fn keep_checking(health: Arc<ServiceHealth>, checker: Checker, places: Arc<Semaphore>) {
+    let (endpoint, terms) = (Arc::clone(&checker.endpoint), Arc::clone(&checker.terms));
     let mut verdict = Verdict::default();
     // Not all at once, but soon.
     tokio::time::sleep(terms.interval.get().min(Duration::from_secs(1)).mul_f64(fastrand::f64())).await;

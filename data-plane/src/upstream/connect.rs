@@ -117,7 +117,7 @@ impl Pool {
         ends: Option<&Addresses>,
     ) -> Result<Connected, String> {
         let url = &self.endpoint.url;
-        let addresses = self.core.resolver.addresses(&url.host).await;
+        let addresses = self.core.resolver.addresses(&url.host, self.endpoint.name_servers.as_ref()).await;
         let addresses = addresses.map_err(|error| format!("`{}` has no address: {error}", url.host))?;
         let mut stream = self.connect_any(&addresses).await?;
         // Only a socket that is broken already refuses it, which the next write tells better.

@@ -85,7 +85,7 @@ impl Node {
         let address = free_address();
         edits.push(put(Kind::Listener, "main", json!({ "bind": address.to_string() })));
         let cores = Cores::start(&settings, &telemetry).unwrap();
-        tokio::spawn(telemetry.health.clone().watch(CancellationToken::new()));
+        tokio::spawn(telemetry.health.clone().watch(cores.names(), CancellationToken::new()));
         let mut node = Self { cores, snapshot: Arc::default(), address, telemetry };
         node.change(edits).await.unwrap();
         node

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Entries, Entry, Member};
-use crate::resource::service::{DnsRecords, Target as Written, TargetUrl};
+use crate::resource::service::{DnsRecords, NameServer, Target as Written, TargetUrl};
 use crate::resource::{Labels, is_default};
 use crate::snapshot::{Endpoint, Gate, Placement, Service, Target};
 
@@ -32,8 +32,9 @@ impl Service {
         let known: HashSet<&TargetUrl> = self.targets.iter().map(|target| &target.endpoint.url).collect();
         let before = previous.map_or(&[][..], |previous| &previous.targets);
         let before: HashMap<_, _> = before.iter().map(|target| (&target.endpoint.url, &target.endpoint)).collect();
+        let name_servers = self.name_servers_of_hosts();
         let found = found.iter().filter(|found| !known.contains(&found.url)).map(|found| {
-            let mut endpoint = self.endpoint(&found.url);
+            let mut endpoint = Endpoint { name_servers: name_servers.clone(), ..self.endpoint(&found.url) };
             self.name_certificate(&mut endpoint);
             let endpoint = match before.get(&found.url) {
                 Some(same) if ***same == endpoint => Arc::clone(same),
@@ -43,6 +44,12 @@ impl Service {
             Target { endpoint, weight: found.weight, placement: placement.unless_default() }
         });
         self.with_targets(self.targets.iter().cloned().chain(found).collect(), Some(self))
+    }
+
+    /// Name servers that know a service know its hosts.
+    fn name_servers_of_hosts(&self) -> Option<Arc<[NameServer]>> {
+        let discovery = self.discovery.as_ref().filter(|discovery| discovery.records == DnsRecords::Srv)?;
+        (!discovery.servers.is_empty()).then(|| discovery.servers.clone().into())
     }
 
     /// A certificate is not for an address, but for the name that it was found by.
@@ -95,6 +102,7 @@ impl Service {
             url: url.clone(),
             protocol: self.protocol,
             proxy_protocol: self.proxy_protocol,
+            name_servers: None,
             tls,
             gate: Gate::default(),
         }
@@ -102,7 +110,9 @@ impl Service {
 
     fn would_make(&self, endpoint: &Endpoint) -> bool {
         let tls = endpoint.url.https.then_some(&self.tls);
-        (endpoint.protocol, endpoint.proxy_protocol, endpoint.tls.as_ref()) == (self.protocol, self.proxy_protocol, tls)
+        endpoint.name_servers.is_none()
+            && (endpoint.protocol, endpoint.proxy_protocol, endpoint.tls.as_ref())
+                == (self.protocol, self.proxy_protocol, tls)
     }
 }
 

@@ -46,7 +46,8 @@ fn a_target_is_known_by_the_codes_of_its_calls() {
             }));
             let health = core.telemetry.health.clone();
             health.follow(&Arc::new(Snapshot::clone(&core.snapshot.borrow())));
-            tokio::task::spawn_local(health.clone().watch(CancellationToken::new()));
+            let names = Names::of_system(tokio::runtime::Handle::current());
+            tokio::task::spawn_local(health.clone().watch(names, CancellationToken::new()));
             for _ in 0..20 {
                 let time = TimeLimits { is_call: true, ..within(Duration::from_secs(30)) };
                 let response = core.send(UpstreamRequest { time, ..get("/") }).await.expect("an answer");

@@ -47,7 +47,8 @@ pub struct DnsDiscovery {
     #[serde(default = "default_min_ttl", skip_serializing_if = "is_default_min_ttl")]
     pub min_ttl: Span,
     /// The name servers to ask, in this order: `10.0.0.2`, or `10.0.0.2:5353` with a port other than 53. Neither `/etc/hosts`
-    /// nor search domains count then. Default: those of the system, from `/etc/resolv.conf`. At most 8.
+    /// nor search domains count then. Hosts that SRV records name are looked up there too, and as other hosts are if these
+    /// servers know none of the kind. Default: those of the system, from `/etc/resolv.conf`. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<NameServer>,
 }
