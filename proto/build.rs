@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")
+        .codec_path("crate::codec::SmallBuffers")
         .skip_debug(["TicketKeys", "EnrolRequest"])
         .compile_fds(descriptors)?;
     Ok(())

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::Map;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use model::digest::Digest;
@@ -74,6 +76,9 @@ const MAX_ENROLLING: usize = 8;
 const MAX_WORD: usize = 255;
 /// How many labels a node may have.
 const MAX_LABELS: usize = 32;
+
+/// What is on its way to one node. A channel keeps places for dozens of them, however few it lets wait, so they are small.
+type Outgoing = Box<Result<ControlMessage, Status>>;
 
 /// Distributes what is published.
 pub struct Distribution {
@@ -202,7 +207,7 @@ impl Distribution {
                 return Ok(Entered::Plain(stream));
             }
             // Who would wait for long is sent away while it is still there, and comes back after a pause of its own.
-            let turn = tokio::time::timeout(silence / 3, self.handshakes.ask()).await?;
+            let turn = tokio::time::timeout(silence / 2, self.handshakes.ask()).await?;
             let accepted = turn.take(tls.acceptor().accept(stream)).await?;
             Ok(Entered::Tls(Box::new(accepted)))
         };
@@ -261,7 +266,7 @@ impl Distribution {
         hello: Hello,
         certified: Option<NodeName>,
         incoming: Streaming<NodeMessage>,
-        outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
+        outgoing: mpsc::Sender<Outgoing>,
     ) -> Result<Peer, Status> {
         let Hello { node_id, gateway, version, kinds, policy_types, held, hostname, .. } = hello;
         let Hello { uptime_ms, held_for_ms, labels, targets, .. } = hello;
@@ -369,7 +374,7 @@ async fn stays_unknown(is_welcome: &AtomicBool, silence: Duration) {
 
 #[tonic::async_trait]
 impl distribution_server::Distribution for Endpoint {
-    type SubscribeStream = ReceiverStream<Result<ControlMessage, Status>>;
+    type SubscribeStream = Map<ReceiverStream<Outgoing>, fn(Outgoing) -> Result<ControlMessage, Status>>;
 
     async fn subscribe(
         &self,
@@ -387,7 +392,7 @@ impl distribution_server::Distribution for Endpoint {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         let peer = distribution.welcome(hello, certified, incoming, outgoing).await?;
         distribution.peers.spawn(peer.run(self.shutdown.clone()));
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(Response::new(ReceiverStream::new(messages).map(|message| *message)))
     }
 
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<Certified>, Status> {

@@ -4,6 +4,7 @@
 //! envelope into one.
 
 pub mod body;
+pub mod codec;
 pub mod join;
 pub mod signed;
 pub mod traffic;

@@ -3,6 +3,7 @@
 use proto::join::NodeName;
 use proto::{Certified, EnrolRequest, RenewRequest};
 use time::OffsetDateTime;
+use tokio::sync::SemaphorePermit;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
@@ -108,7 +109,7 @@ impl Distribution {
             return Err(Status::failed_precondition("nodes join over TLS: the URL of the control plane is https then"));
         }
         let EnrolRequest { secret, node_id, signing_request } = request;
-        let _room = self.enrolling.acquire().await;
+        let _room = self.room_to_enrol().await?;
         let now = OffsetDateTime::now_utc();
         let enrolled = self.trust.enrolment.enrol(&secret, &node_id, &signing_request, now).await;
         let (node, certified) = enrolled.map_err(|refusal| refuse(&refusal))?;
@@ -116,12 +117,20 @@ impl Distribution {
         Ok(to_wire(&certified))
     }
 
+    /// Whoever would wait for longer comes back after a pause of its own, instead of giving up when its turn is near.
+    async fn room_to_enrol(&self) -> Result<SemaphorePermit<'_>, Status> {
+        match tokio::time::timeout(self.timing.silence / 3, self.enrolling.acquire()).await {
+            Ok(Ok(room)) => Ok(room),
+            _ => Err(Status::unavailable("too many nodes want a certificate at the same time, this one has to wait")),
+        }
+    }
+
     pub(super) async fn renew(&self, way: &Way, request: RenewRequest) -> Result<Certified, Status> {
         let Way::Tls(Some(shown)) = way else {
             return Err(Status::unauthenticated("it shows no certificate that could be renewed"));
         };
         self.check(shown)?;
-        let _room = self.enrolling.acquire().await;
+        let _room = self.room_to_enrol().await?;
         let now = OffsetDateTime::now_utc();
         let renewed = self.trust.enrolment.renew(&shown.node, &request.signing_request, now).await;
         renewed.map(|certified| to_wire(&certified)).map_err(|refusal| refuse(&refusal))

@@ -24,7 +24,7 @@ use super::admission::{self, Asked, Turn};
 use super::capabilities::Capabilities;
 use super::encodings::{Encoding, head_of};
 use super::lane::Lane;
-use super::{Distribution, head_from_wire, head_to_wire};
+use super::{Distribution, Outgoing, head_from_wire, head_to_wire};
 use crate::metrics::COUNTED;
 use crate::nodes::{Load, Session, Stage, TargetReport};
 use crate::publish::Offer;
@@ -52,7 +52,7 @@ pub struct Peer {
     /// Who it is by its certificate; nothing over plain text.
     pub certified: Option<NodeName>,
     pub incoming: Streaming<NodeMessage>,
-    pub outgoing: mpsc::Sender<Result<ControlMessage, Status>>,
+    pub outgoing: mpsc::Sender<Outgoing>,
     pub can: Capabilities,
     pub standing: Standing,
     /// There is a long revision to send, and others are before this node.
@@ -92,7 +92,7 @@ impl Peer {
         let reason = ended.as_ref().err().map_or("it left", |status| status.message());
         tracing::info!(node.id = self.node_id, gateway = self.gateway, "a node has disconnected: {reason}");
         if let Err(status) = ended {
-            let _ = self.outgoing.try_send(Err(status));
+            let _ = self.outgoing.try_send(Box::new(Err(status)));
         }
     }
 
@@ -236,7 +236,7 @@ impl Peer {
     async fn send(&self, message: FromControl) -> Result<(), Status> {
         let message = ControlMessage { message: Some(message) };
         COUNTED.sent_bytes.inc_by(message.encoded_len() as u64);
-        let sending = self.outgoing.send(Ok(message));
+        let sending = self.outgoing.send(Box::new(Ok(message)));
         match timeout(self.distribution.timing.silence, sending).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Status::cancelled("its connection is gone")),
