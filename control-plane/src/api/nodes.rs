@@ -163,8 +163,11 @@ async fn views(state: &ApiState, gateway: &AtGateway) -> Vec<NodeView> {
     let view = |status: NodeStatus| {
         let serves = status.serving.as_ref().map_or(0, |serving| serving.revision);
         let certificate_expires_at = ends.get(&status.node_id).copied();
-        let progress = status.progress(gateway.head.revision, digest);
         let wanted = offer.as_ref().map_or(&gateway.head, |offer| offer.for_status(&status));
+        let progress = match status.progress(gateway.head.revision, digest) {
+            Progress::Behind if serves == wanted.revision => Progress::HeldBack,
+            progress => progress,
+        };
         let lag = status.lag(wanted, now, |old| state.publisher.superseded_at(&gateway.name, old));
         NodeView {
             progress,

@@ -11,6 +11,7 @@ mod nodes;
 mod operations;
 mod outages;
 mod reads;
+mod rollouts;
 mod secrets;
 mod sockets;
 mod targets;

@@ -212,6 +212,8 @@ pub enum Progress {
     Preparing,
     /// It has not received it.
     Behind,
+    /// It serves the revision before, as it should: a rollout has not reached it.
+    HeldBack,
 }
 
 /// How far the connected nodes of a gateway are with one revision.

@@ -114,3 +114,21 @@ async fn the_lag_of_a_node_counts_from_the_first_revision_that_it_does_not_serve
     node.reached(Stage::Serving, 3, api.state.publisher.head("default").expect("a head").config.digest());
     assert_eq!(api.get("nodes").await.expect(200).json()["items"][0]["lag_ms"], 0);
 }
+
+#[tokio::test]
+async fn a_node_that_a_rollout_has_not_reached_is_held_back_and_not_behind() {
+    let api = Api::start().await;
+    api.put_service("a").await;
+    let (digest, node) =
+        (api.state.publisher.head("default").expect("it is there").config.digest(), connect(&api, "one"));
+    node.reached(Stage::Serving, 1, digest);
+    let strategy = json!({ "steps": [{ "nodes": { "count": 1 } }] });
+    api.put("rollout-strategy", strategy).await.expect(200);
+    let body = json!({ "url": "http://127.0.0.1:8" });
+    let staged = api.put("services/a?wait=serving&timeout=10ms", body.clone()).await.expect(202).json();
+    assert_eq!((&staged["is_staged"], &staged["wait"]["state"]), (&json!(true), &json!("timed-out")));
+    let progress = async || api.get("nodes").await.expect(200).json()["items"][0]["progress"].clone();
+    assert_eq!(progress().await, "held-back");
+    api.post("rollouts/2/promote").await.expect(200);
+    assert_eq!(progress().await, "behind", "now it is to have it");
+}
