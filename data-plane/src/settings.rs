@@ -21,6 +21,8 @@ pub struct Settings {
     pub labels: Labels,
     /// Where it keeps its last good configuration.
     pub data_dir: PathBuf,
+    /// Where it keeps its key, from which that of its files is derived; without one, in `data_dir`.
+    pub node_key_file: Option<PathBuf>,
     /// Where its configuration comes from; without one it serves the last good.
     pub control_plane: Option<ControlPlane>,
     /// Where metrics and health are served.
@@ -95,6 +97,7 @@ impl Settings {
             zone: None,
             labels: Labels::new(),
             data_dir,
+            node_key_file: None,
             control_plane: None,
             node_port: SocketAddr::from((Ipv4Addr::LOCALHOST, 8083)),
             listen_address: None,

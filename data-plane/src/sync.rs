@@ -174,23 +174,24 @@ impl<A: Adopt> Sync<A> {
         let endpoint = settings.control_plane.as_ref().map(endpoint).transpose()?;
         let (data_dir, node_id, labels) =
             (settings.data_dir.clone(), settings.node_id.clone(), settings.labels.clone());
-        let control_plane = settings.control_plane.clone();
+        let (control_plane, node_key_file) = (settings.control_plane.clone(), settings.node_key_file.clone());
         let directory = data_dir.join("last-good").join(gateway.as_str());
         let opened = tokio::task::spawn_blocking(move || {
-            let sealing = Arc::new(trust::sealing_key(&data_dir)?);
+            let sealing = Arc::new(trust::sealing_key(&data_dir, node_key_file.as_deref())?);
             let identity = Identity::load(&data_dir, node_id, &gateway, labels)?;
             let source = control_plane.zip(endpoint).map(|(from, endpoint)| {
                 let way = match from.proof {
                     Proof::SharedToken(file) => Way::SharedToken(file),
                     Proof::Certificate { join_token } => {
-                        Way::Certificate(Trust::open(&data_dir, join_token, identity.name())?)
+                        let files = trust::Files::open(&data_dir, node_key_file.as_deref())?;
+                        Way::Certificate(Trust::open(files, join_token, identity.name())?)
                     }
                 };
                 Ok::<_, io::Error>(Source { url: from.url, endpoint, way })
             });
             let source = source.transpose()?;
             let (last_good, found) = LastGood::open(&directory, sealing.clone())?;
-            let (last_targets, membership) = LastTargets::open(&directory)?;
+            let (last_targets, membership) = LastTargets::open(&directory, sealing.clone())?;
             let (cookie_key, secret) = LastCookieKey::open(&directory, sealing)?;
             Ok((identity, source, (last_good, found), (last_targets, membership), (cookie_key, secret)))
         });

@@ -3,7 +3,8 @@
 //! A node makes a key once and keeps it. With a join token it gets a certificate for it, and with that certificate the
 //! next one. Whom it connects to must show a certificate of the authority whose pin the token had.
 //!
-//! In the folder `trust` of the data folder: `node.key`, `node.crt` with the certificate and that of the authority.
+//! In the folder `trust` of the data folder: `node.key`, unless it is kept elsewhere, and `node.crt` with the certificate
+//! and that of the authority.
 
 use std::fs;
 use std::io;
@@ -29,7 +30,7 @@ mod renewal;
 pub use approval::Approver;
 pub use certificate::gateway_of;
 use certificate::{NodeCertificate, NodeKey};
-use files::Files;
+pub use files::Files;
 use pinned::Pinned;
 use renewal::Renewal;
 
@@ -37,8 +38,8 @@ use crate::settings::JoinTokenSource;
 use crate::sync::lost::{Lost, why_unreachable};
 
 /// What seals the files of a node: derived from its key, which is made where there is none.
-pub fn sealing_key(data_dir: &Path) -> io::Result<SealingKey> {
-    Ok(Files::open(data_dir)?.key()?.sealing_key())
+pub fn sealing_key(data_dir: &Path, key_file: Option<&Path>) -> io::Result<SealingKey> {
+    Ok(Files::open(data_dir, key_file)?.key()?.sealing_key())
 }
 
 /// How long a certificate may be waited for.
@@ -55,11 +56,14 @@ pub struct Trust {
 
 impl Trust {
     /// Takes what is in the data folder; makes the key where there is none.
-    pub fn open(data_dir: &Path, join_token: Option<JoinTokenSource>, name: NodeName) -> io::Result<Self> {
-        let files = Files::open(data_dir)?;
+    pub fn open(files: Files, join_token: Option<JoinTokenSource>, name: NodeName) -> io::Result<Self> {
         let key = files.key()?;
         let found = files.certificate()?.map(Arc::new);
         let certificate = found.filter(|found| {
+            if !found.is_for(&key) {
+                tracing::warn!("its certificate is for another key than the one that it has now: it joins anew");
+                return false;
+            }
             let is_ours = found.node == name;
             if !is_ours {
                 let NodeName { gateway, node_id } = &found.node;

@@ -91,6 +91,12 @@ pub struct DataPlane {
     #[arg(long, env = "SLUICE_DATA_DIR", default_value = "./sluice-data", value_name = "FOLDER")]
     data_dir: PathBuf,
 
+    /// The private key of the node, ECDSA on P-256 in PEM form, made at the first start if it is not there. What the node
+    /// keeps on its disk is sealed by it: away from the data folder, that folder alone is of no use to a thief
+    /// [default: trust/node.key in the data folder]
+    #[arg(long, env = "SLUICE_NODE_KEY_FILE", value_name = "FILE")]
+    node_key_file: Option<PathBuf>,
+
     /// Where metrics and health are
     #[arg(long, env = "SLUICE_NODE", default_value = "127.0.0.1:8083", value_name = "ADDRESS")]
     node: SocketAddr,
@@ -185,6 +191,7 @@ impl DataPlane {
         }
         settings.node_port = self.node;
         settings.listen_address = self.listen_address;
+        settings.node_key_file = self.node_key_file;
         settings.zone = self.zone;
         self.labels.apply(&mut settings);
         settings.access_log = self.access_log == AccessLog::Stdout;

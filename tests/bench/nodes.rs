@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, anyhow, bail};
 use data_plane::settings::JoinTokenSource;
 use data_plane::sync::{Backoff, Timing};
-use data_plane::trust::Trust;
+use data_plane::trust::{Files, Trust};
 use model::policy::PolicyKind;
 use model::resource::KINDS;
 use parking_lot::Mutex;
@@ -174,7 +174,8 @@ async fn live(shared: Arc<Shared>, number: usize) {
     let name = NodeName { gateway: "default".to_owned(), node_id: format!("light-{number}") };
     let token = JoinTokenSource::Text(shared.plan.join_token.clone());
     let folder = shared.plan.folder.join(&name.node_id);
-    let trust = Trust::open(&folder, Some(token), name.clone()).expect("a folder for a key");
+    let trust = Trust::open(Files::open(&folder, None).expect("a folder"), Some(token), name.clone())
+        .expect("a folder for a key");
     let retry = Timing::default().retry;
     let mut backoff = Backoff::new(retry);
     loop {

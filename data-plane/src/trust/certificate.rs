@@ -89,6 +89,12 @@ impl NodeCertificate {
         Ok(Self { certificate, authority, node, pin, issued, expires })
     }
 
+    /// Whether the key is the one that was certified.
+    pub fn is_for(&self, key: &NodeKey) -> bool {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate).expect("it was looked into before");
+        *parsed.public_key().subject_public_key.data == *key.0.public_key_raw()
+    }
+
     pub fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
         match &chain.map_err(|_| "it is not in PEM form")?[..] {
