@@ -26,6 +26,7 @@ use crate::targets::Lanes;
 use crate::token::Tokens;
 use crate::trust::Trust;
 
+mod authority;
 mod conditions;
 mod config;
 mod docs;

@@ -129,7 +129,7 @@ impl Distribution {
         trust: Arc<Trust>,
         timing: Timing,
     ) -> Arc<Self> {
-        let encodings = Encodings::new(publisher.clone(), trust.authority().clone());
+        let encodings = Encodings::new(publisher.clone(), trust.authorities().clone());
         let (peers, enrolling) = (TaskTracker::new(), Semaphore::new(MAX_ENROLLING));
         let [handshakes, transfers] = [HANDSHAKES, TRANSFERS].map(|(places, lasts)| Turns::new(places, lasts));
         Arc::new(Self {

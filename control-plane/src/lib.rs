@@ -97,8 +97,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     };
     let seal = Arc::new(trust::seal::open(&*store, &master).await?);
     store.seal_with(seal.clone());
-    let trust = Trust::start(store.clone(), &seal, settings.authority.as_ref(), settings.certificate_lifetime).await?;
-    let stream_tls = Tls::new(trust.authority().clone())?;
+    let trust = Trust::start(store.clone(), seal, settings.authority.as_ref(), settings.certificate_lifetime).await?;
+    let stream_tls = Tls::new(trust.authorities().clone())?;
     let admin_token_file = token::ensure(&*store, Role::Admin, &settings.data_dir).await?;
     // The token that nodes share is for loopback alone.
     let node_token_file = match stream.1.ip().is_loopback() {
@@ -141,12 +141,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     parts.spawn(shortened.keep_short(history, move |gateway| known.oldest_served(gateway), stop.clone()));
     let (driver, stop_driving) = (Driver::new(publisher.clone(), nodes.clone()), stop.clone());
     parts.spawn(async move { driver.follow(stop_driving).await });
+    let (follower, stop_following) = (trust.clone(), stop.clone());
+    parts.spawn(async move { follower.authorities().follow(stop_following).await });
     if let Some(fleet) = fleet {
         parts.spawn(fleet.follow(stop.clone()));
     }
     let state = ApiState::new(publisher.clone(), store, tokens.clone(), nodes.clone(), lanes.clone(), trust.clone());
     parts.spawn(api::serve(admin.0, state, stop.clone()));
-    tracing::info!("nodes know this control plane by the pin {}", trust.authority().pin());
+    tracing::info!("nodes know this control plane by the pin {}", trust.authorities().now().first().pin());
     let distribution = Distribution::new(publisher, tokens, nodes, ticket_keys, lanes, trust, Timing::default());
     parts.spawn(distribution.serve(stream.0, Some(stream_tls), stop.clone()));
     tracing::info!("the control plane serves the admin API on {} and nodes on {}", running.admin, running.stream);

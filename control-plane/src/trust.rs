@@ -2,7 +2,8 @@
 //! nodes, and how nodes come and go.
 //!
 //! From the outside in: master keys come from the operator ([`master_key`]); they seal one key in the store, which seals
-//! everything else there ([`seal`]); the authority ([`authority`]) lies sealed in the store, so that all replicas are one.
+//! everything else there ([`seal`]); the authority ([`authority`]) lies sealed in the store, so that all replicas are one, also
+//! while another takes its place ([`authorities`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use time::OffsetDateTime;
 use crate::settings::AuthorityFiles;
 use crate::store::{Store, StoreError};
 
+pub mod authorities;
 pub mod authority;
 pub mod enrolment;
 pub mod master_key;
@@ -20,7 +22,7 @@ pub mod revocations;
 pub mod seal;
 pub mod shown;
 
-use authority::Authority;
+use authorities::Authorities;
 use enrolment::Enrolment;
 use revocations::Revocations;
 
@@ -38,13 +40,14 @@ impl Trust {
     /// Has an authority: that of the store, or of files.
     pub async fn start(
         store: Arc<dyn Store>,
-        seal: &SealingKey,
+        seal: Arc<SealingKey>,
         files: Option<&AuthorityFiles>,
         lifetime: Duration,
     ) -> Result<Arc<Self>, TrustError> {
-        let authority = Authority::open(&*store, seal, files, OffsetDateTime::now_utc()).await?;
+        let now = OffsetDateTime::now_utc();
+        let authorities = Authorities::open(store.clone(), seal, files, lifetime, now).await?;
         let revocations = Revocations::start(store.clone()).await?;
-        let enrolment = Enrolment::new(store.clone(), Arc::new(authority), lifetime);
+        let enrolment = Enrolment::new(store.clone(), authorities, lifetime);
         Ok(Arc::new(Self { store, enrolment, revocations }))
     }
 
@@ -82,8 +85,8 @@ impl Trust {
     }
 
     #[must_use]
-    pub fn authority(&self) -> &Arc<Authority> {
-        self.enrolment.authority()
+    pub fn authorities(&self) -> &Arc<Authorities> {
+        self.enrolment.authorities()
     }
 }
 

@@ -117,7 +117,7 @@ impl Trust {
         };
         let mut client = DistributionClient::new(channel);
         let certified = timeout(DEADLINE, client.enrol(request)).await.map_err(|_| Lost::Silent)??;
-        let certificate = self.keep(certified.into_inner(), pin)?;
+        let certificate = self.keep(certified.into_inner())?;
         tracing::info!(
             "this node has joined the gateway `{gateway}`; its certificate is good until {}",
             certificate.end()
@@ -131,15 +131,17 @@ impl Trust {
         let mut client = DistributionClient::new(channel);
         let request = RenewRequest { signing_request: self.key.signing_request().into() };
         let certified = timeout(DEADLINE, client.renew(request)).await.map_err(|_| Lost::Silent)??;
-        self.keep(certified.into_inner(), certificate.pin)
+        self.keep(certified.into_inner())
     }
 
-    /// Takes a certificate into use when it is on disk.
-    fn keep(&self, certified: Certified, pin: Pin) -> Result<Arc<NodeCertificate>, Lost> {
+    /// Takes a certificate into use when it is on disk. Its authority may be a new one: who sent it is of the authority that
+    /// this node knew until now.
+    fn keep(&self, certified: Certified) -> Result<Arc<NodeCertificate>, Lost> {
         let Certified { certificate, authority } = certified;
         let certificate = NodeCertificate::new(certificate.to_vec(), authority.to_vec()).map_err(Lost::Protocol)?;
-        if certificate.pin != pin {
-            return Err(Lost::Protocol("a certificate of another authority"));
+        let before = self.certificate().map(|before| before.pin);
+        if before.is_some_and(|before| before != certificate.pin) {
+            tracing::info!("this node knows the control plane by the pin {} from now on", certificate.pin);
         }
         self.files.keep(&certificate).map_err(|error| Lost::Disk(error.to_string()))?;
         let certificate = Arc::new(certificate);

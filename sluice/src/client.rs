@@ -195,6 +195,13 @@ impl Client {
         self.success(answer)
     }
 
+    /// One request about the authority; `action` continues its path.
+    pub async fn authority<T: DeserializeOwned>(&self, method: Method, action: &str) -> anyhow::Result<T> {
+        let path = format!("/v1/authority{action}");
+        let answer = self.exchange(method, &path, JSON, None).await?;
+        read(&self.success(answer)?, &path)
+    }
+
     /// Sends JSON to the gateway, if there is any, and reads the JSON that comes.
     pub async fn write<T: DeserializeOwned>(
         &self,

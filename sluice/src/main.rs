@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod apply;
+mod authority;
 mod client;
 mod completion;
 mod descriptors;
@@ -72,6 +73,7 @@ enum Command {
     Get(resources::Get),
     Delete(resources::Delete),
     Gateways(gateways::Gateways),
+    Authority(authority::Authority),
     Targets(targets::Targets),
     Nodes(nodes::Nodes),
     Status(status::Status),
@@ -134,6 +136,7 @@ fn main() -> ExitCode {
         Command::Get(command) => command.run(),
         Command::Delete(command) => command.run(),
         Command::Gateways(command) => command.run(),
+        Command::Authority(command) => command.run(),
         Command::Targets(command) => command.run(),
         Command::Nodes(command) => command.run(),
         Command::Status(command) => command.run(),

@@ -47,7 +47,8 @@ pub struct ControlPlane {
     #[arg(long, env = "SLUICE_AUTHORITY_CERT", value_name = "FILE", requires = "authority_key")]
     authority_cert: Option<PathBuf>,
 
-    /// The private key of that authority, ECDSA on P-256, in PEM form
+    /// The private key of that authority, ECDSA on P-256, in PEM form. While one takes the place of another, both files hold
+    /// both: the first certifies
     #[arg(long, env = "SLUICE_AUTHORITY_KEY", value_name = "FILE", requires = "authority_cert")]
     authority_key: Option<PathBuf>,
 

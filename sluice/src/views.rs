@@ -141,6 +141,20 @@ pub struct Note {
     pub text: String,
 }
 
+/// By whom nodes know the control planes; the first one certifies.
+#[derive(Deserialize)]
+pub struct Authorities {
+    pub items: Vec<Authority>,
+    pub retirable_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub struct Authority {
+    pub pin: String,
+    pub certifies: bool,
+    pub made_at: String,
+}
+
 /// A join token, without its secret.
 #[derive(Deserialize)]
 pub struct JoinToken {

@@ -18,6 +18,7 @@ mod randomized;
 mod refusals;
 mod replicas;
 mod rollout;
+mod rotation;
 mod targets;
 mod tls;
 mod trust;

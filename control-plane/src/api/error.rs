@@ -90,6 +90,9 @@ sorts! {
          that led there go with the gateway."
     GATEWAY_KEPT "gateway-kept" CONFLICT "This gateway is always there"
         "The gateway `default` exists from the start and cannot be removed; its resources can."
+    AUTHORITY_KEPT "authority-kept" CONFLICT "The authority stays as it is"
+        "Another authority takes the place of one in two steps, one pair of steps at a time: `POST /v1/authority:rotate`, and, when \
+         every certificate of the one before has ended, `POST /v1/authority:retire`. One that comes from files is changed there."
     REVISION_CONFLICT "revision-conflict" CONFLICT "The configuration has changed in between"
         "The change was based on a revision (`base`) that is no longer the newest one, which `revision` names. Nothing was changed. \
          Look at what happened with `GET revisions/{n}/diff`, base the change on the newest revision, and send it again."

@@ -172,8 +172,9 @@ pub fn needs_token(path: &str) -> bool {
 /// Every operation, in the order of the document.
 #[must_use]
 pub fn operations() -> Vec<Operation> {
-    let families: [fn() -> Vec<Operation>; 13] = [
+    let families: [fn() -> Vec<Operation>; 14] = [
         super::gateways::operations,
+        super::authority::operations,
         super::resources::operations,
         super::targets::operations,
         super::config::operations,

@@ -10,12 +10,13 @@ use model::snapshot::Snapshot;
 use model::wire::envelope;
 use parking_lot::Mutex;
 use proto::Envelope;
+use proto::join::Pin;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{Encoded, head_to_wire};
 use crate::publish::Publisher;
 use crate::store::{Head, RevisionRecord};
-use crate::trust::authority::Authority;
+use crate::trust::authorities::{Authorities, Trusted};
 
 /// How many deltas are kept. Nodes that are up to date all need the same one.
 const DELTAS: usize = 8;
@@ -29,14 +30,14 @@ pub struct Encoding {
     pub base: Option<Head>,
     pub reached: Head,
     pub body: Bytes,
-    /// By the authority.
-    pub signature: Bytes,
+    /// By each authority that nodes may know, the oldest first: a node that knows nothing of others looks at that one.
+    pub signatures: Vec<Bytes>,
 }
 
 /// Encodes, and remembers the newest.
 pub struct Encodings {
     publisher: Arc<Publisher>,
-    authority: Arc<Authority>,
+    authorities: Arc<Authorities>,
     deltas: Mutex<Newest>,
     snapshots: Mutex<Newest>,
     /// One snapshot is built at a time: many nodes that come back together wait for one instead of
@@ -59,13 +60,15 @@ struct Id {
     gateway: String,
     base: Option<Head>,
     reached: Head,
+    /// Who signs: where another authority has taken its place, what is there is not for all nodes.
+    signer: Pin,
 }
 
 impl Encodings {
-    pub fn new(publisher: Arc<Publisher>, authority: Arc<Authority>) -> Self {
+    pub fn new(publisher: Arc<Publisher>, authorities: Arc<Authorities>) -> Self {
         Self {
             publisher,
-            authority,
+            authorities,
             deltas: Mutex::new(Newest::bounded(DELTAS)),
             snapshots: Mutex::new(Newest::bounded(SNAPSHOTS)),
             admission: Semaphore::new(1),
@@ -101,7 +104,7 @@ impl Encodings {
             let is_possible = reached.revision != 0 && Some(reached) != refused;
             is_possible && self.records(gateway, reached, head).is_some()
         };
-        let ready = self.snapshots.lock().ready(gateway, leads_on);
+        let ready = self.snapshots.lock().ready(gateway, self.authorities.now().first().pin(), leads_on);
         match ready {
             Some(ready) => ready,
             None => self.snapshot(gateway, head).await,
@@ -124,12 +127,16 @@ impl Encodings {
         records: Vec<Arc<RevisionRecord>>,
     ) -> Arc<Encoding> {
         let reached = head_of(head);
-        let slot = self.deltas.lock().slot(Id { gateway: gateway.to_owned(), base: Some(held), reached });
+        let slot = self.deltas.lock().slot(self.id(gateway, Some(held), reached));
         let encoding = slot.get_or_init(|| async {
             self.deltas_built.fetch_add(1, Ordering::Relaxed);
             self.finish(gateway, Some(held), reached, move || proto::body::encode(merged(&records))).await
         });
         Arc::clone(encoding.await)
+    }
+
+    fn id(&self, gateway: &str, base: Option<Head>, reached: Head) -> Id {
+        Id { gateway: gateway.to_owned(), base, reached, signer: self.authorities.now().first().pin() }
     }
 
     /// Encodes and signs, on a thread that may take its time.
@@ -140,13 +147,13 @@ impl Encodings {
         reached: Head,
         encode: impl FnOnce() -> Bytes + Send + 'static,
     ) -> Arc<Encoding> {
-        let (authority, gateway) = (self.authority.clone(), gateway.to_owned());
+        let (trusted, gateway) = (self.authorities.now(), gateway.to_owned());
         let finishing = tokio::task::spawn_blocking(move || {
             let body = encode();
             let wire_base = base.map(head_to_wire);
             let text = proto::signed::revision(&gateway, wire_base.as_ref(), &head_to_wire(reached), &sha256(&body));
-            let signature = authority.sign(&text).into();
-            Arc::new(Encoding { base, reached, body, signature })
+            let signatures = signatures(&trusted, &text);
+            Arc::new(Encoding { base, reached, body, signatures })
         });
         finishing.await.expect("encoding what was compiled does not panic")
     }
@@ -154,7 +161,7 @@ impl Encodings {
     /// Everything that `head` holds.
     pub async fn snapshot(&self, gateway: &str, head: &Arc<Snapshot>) -> Arc<Encoding> {
         let reached = head_of(head);
-        let slot = self.snapshots.lock().slot(Id { gateway: gateway.to_owned(), base: None, reached });
+        let slot = self.snapshots.lock().slot(self.id(gateway, None, reached));
         let encoding = slot.get_or_init(|| async {
             let _permit = self.admission.acquire().await;
             self.snapshots_built.fetch_add(1, Ordering::Relaxed);
@@ -184,10 +191,17 @@ impl Newest {
     }
 
     /// The newest finished one of a gateway that is `usable`.
-    fn ready(&self, gateway: &str, usable: impl Fn(Head) -> bool) -> Option<Arc<Encoding>> {
-        let of_gateway = self.slots.iter().rev().filter(|(id, _)| id.gateway == gateway && usable(id.reached));
+    fn ready(&self, gateway: &str, signer: Pin, usable: impl Fn(Head) -> bool) -> Option<Arc<Encoding>> {
+        let is_for = |id: &Id| id.gateway == gateway && id.signer == signer && usable(id.reached);
+        let of_gateway = self.slots.iter().rev().filter(|(id, _)| is_for(id));
         of_gateway.filter_map(|(_, slot)| slot.get()).next().cloned()
     }
+}
+
+fn signatures(trusted: &Trusted, text: &[u8]) -> Vec<Bytes> {
+    let mut signatures: Vec<Bytes> = trusted.iter().map(|authority| authority.sign(text).into()).collect();
+    signatures.reverse();
+    signatures
 }
 
 pub fn head_of(snapshot: &Snapshot) -> Head {

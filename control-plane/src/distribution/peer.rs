@@ -223,8 +223,10 @@ impl Peer {
 
     async fn send_encoding(&self, encoding: &Encoding) -> Result<(), Status> {
         let (revision, base) = (Some(head_to_wire(encoding.reached)), encoding.base.map(head_to_wire));
-        let signature = encoding.signature.clone();
-        self.send(FromControl::Begin(Begin { revision, base, signature })).await?;
+        let mut signatures = encoding.signatures.iter().cloned();
+        let signature = signatures.next().unwrap_or_default();
+        let begin = Begin { revision, base, signature, further_signatures: signatures.collect() };
+        self.send(FromControl::Begin(begin)).await?;
         let mut rest = encoding.body.clone();
         while !rest.is_empty() {
             let data = rest.split_to(CHUNK.min(rest.len()));

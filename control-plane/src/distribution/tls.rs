@@ -9,6 +9,7 @@ use rustls::crypto::aws_lc_rs;
 use time::OffsetDateTime;
 use tokio_rustls::TlsAcceptor;
 
+use crate::trust::authorities::{Authorities, Trusted};
 use crate::trust::authority::Authority;
 use crate::trust::shown::AnyTime;
 
@@ -23,27 +24,28 @@ pub enum TlsError {
 
 /// See the head of this file.
 pub struct Tls {
-    authority: Arc<Authority>,
+    authorities: Arc<Authorities>,
     current: Mutex<Current>,
 }
 
 struct Current {
     config: Arc<ServerConfig>,
     made: OffsetDateTime,
+    by: Arc<Trusted>,
 }
 
 impl Tls {
-    pub fn new(authority: Arc<Authority>) -> Result<Self, TlsError> {
-        let current = Mutex::new(certify(&authority, OffsetDateTime::now_utc())?);
-        Ok(Self { authority, current })
+    pub fn new(authorities: Arc<Authorities>) -> Result<Self, TlsError> {
+        let current = Mutex::new(certify(authorities.now(), OffsetDateTime::now_utc())?);
+        Ok(Self { authorities, current })
     }
 
-    /// For one connection; with a new certificate when the one of before is old.
+    /// For one connection; with a new certificate when the one of before is old, or another authority certifies.
     pub fn acceptor(&self) -> TlsAcceptor {
-        let now = OffsetDateTime::now_utc();
+        let (now, trusted) = (OffsetDateTime::now_utc(), self.authorities.now());
         let mut current = self.current.lock();
-        if Authority::own_certificate_is_old(current.made, now) {
-            match certify(&self.authority, now) {
+        if Authority::own_certificate_is_old(current.made, now) || !Arc::ptr_eq(&current.by, &trusted) {
+            match certify(trusted, now) {
                 Ok(next) => *current = next,
                 Err(error) => tracing::error!("nodes are shown the certificate of before: {error}"),
             }
@@ -52,9 +54,9 @@ impl Tls {
     }
 }
 
-fn certify(authority: &Authority, now: OffsetDateTime) -> Result<Current, TlsError> {
-    let own = authority.certify_self(now)?;
-    let verifier = AnyTime::of(authority.certificate())?;
+fn certify(by: Arc<Trusted>, now: OffsetDateTime) -> Result<Current, TlsError> {
+    let own = by.first().certify_self(by.earlier(), now)?;
+    let verifier = AnyTime::of(by.iter().map(|authority| authority.certificate()))?;
     // Both ends are of this program: there is nobody older to get along with.
     let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -62,5 +64,5 @@ fn certify(authority: &Authority, now: OffsetDateTime) -> Result<Current, TlsErr
         .with_client_cert_verifier(Arc::new(verifier))
         .with_single_cert(own.chain, own.key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Current { config: Arc::new(config), made: now })
+    Ok(Current { config: Arc::new(config), made: now, by })
 }

@@ -3,6 +3,7 @@
 //! It is made at the first start and lies sealed in the store, so that all replicas on one store are one to nodes; or it
 //! comes from files. Its key is ECDSA on P-256.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::digest::sha256;
@@ -10,11 +11,14 @@ use model::sealing::SealingKey;
 use proto::join::{CONTROL_PLANE_NAME, NodeName, Pin};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SigningKey,
+    DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    SigningKey, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
+use x509_parser::asn1_rs::Tag;
+use x509_parser::x509::X509Name;
 
 use super::TrustError;
 use crate::settings::AuthorityFiles;
@@ -33,6 +37,7 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
     pin: Pin,
+    made_at: OffsetDateTime,
 }
 
 /// A certificate with what it is shown with.
@@ -42,16 +47,8 @@ pub struct OwnCertificate {
 }
 
 impl Authority {
-    /// The authority of a store, or of files.
-    pub async fn open(
-        store: &dyn Store,
-        seal: &SealingKey,
-        files: Option<&AuthorityFiles>,
-        now: OffsetDateTime,
-    ) -> Result<Self, TrustError> {
-        if let Some(files) = files {
-            return Self::read(files);
-        }
+    /// The first authority of a store.
+    pub(super) async fn open(store: &dyn Store, seal: &SealingKey, now: OffsetDateTime) -> Result<Self, TrustError> {
         let broken = |error: rcgen::Error| TrustError::Authority(error.to_string());
         let fresh = Self::make(now).map_err(broken)?;
         let stored = store.keep_shared(NAME, &seal.seal(NAME.as_bytes(), &fresh.to_bytes())).await?;
@@ -62,42 +59,52 @@ impl Authority {
         Self::new(CertificateDer::from(certificate.to_vec()), key.map_err(broken)?).map_err(broken)
     }
 
-    fn make(now: OffsetDateTime) -> Result<Self, rcgen::Error> {
+    pub(super) fn make(now: OffsetDateTime) -> Result<Self, rcgen::Error> {
         let (certificate, key) = draw(now)?;
         Self::new(certificate.der().clone(), key)
     }
 
-    fn read(files: &AuthorityFiles) -> Result<Self, TrustError> {
+    /// Those of files: a certificate and a key for each, in the same order, the one that certifies first.
+    pub(super) fn read(files: &AuthorityFiles) -> Result<Vec<Self>, TrustError> {
         let failed = |path: &std::path::Path, reason: String| TrustError::AuthorityFile {
             path: path.display().to_string(),
             reason,
         };
-        let certificate = CertificateDer::from_pem_file(&files.certificate)
+        let certificates = CertificateDer::pem_file_iter(&files.certificate)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|error| failed(&files.certificate, error.to_string()))?;
-        let pem = std::fs::read_to_string(&files.key).map_err(|error| failed(&files.key, error.to_string()))?;
-        let key = KeyPair::from_pem_and_sign_algo(&pem, &PKCS_ECDSA_P256_SHA256).map_err(|_| {
-            failed(&files.key, "there is no ECDSA key on P-256 in PEM form without a passphrase".into())
-        })?;
-        let pair = || -> Option<bool> {
-            let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
-            let is_authority = parsed.is_ca();
-            Some(is_authority && parsed.public_key().subject_public_key.data.as_ref() == key.public_key_raw())
-        };
-        if pair() != Some(true) {
-            return Err(failed(
-                &files.certificate,
-                "it is no authority's certificate for the key that is given".into(),
-            ));
+        let keys = PrivatePkcs8KeyDer::pem_file_iter(&files.key)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| failed(&files.key, error.to_string()))?;
+        if certificates.is_empty() || certificates.len() != keys.len() {
+            let (found, wanted) = (keys.len(), certificates.len());
+            let reason = format!("there are {found} private keys in PKCS #8 form for {wanted} certificates");
+            return Err(failed(&files.key, reason));
         }
-        Self::new(certificate, key).map_err(|error| failed(&files.certificate, error.to_string()))
+        let pair = |(certificate, key): (CertificateDer<'static>, PrivatePkcs8KeyDer<'static>)| {
+            let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256)
+                .map_err(|_| failed(&files.key, "there is another key than ECDSA on P-256".to_owned()))?;
+            let is_pair = x509_parser::parse_x509_certificate(&certificate).is_ok_and(|(_, parsed)| {
+                parsed.is_ca() && parsed.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
+            });
+            if !is_pair {
+                let reason = "it is no authority's certificate for the key that is given".to_owned();
+                return Err(failed(&files.certificate, reason));
+            }
+            let given = Self::new(certificate, key).map_err(|error| failed(&files.certificate, error.to_string()))?;
+            // Its own beginning is as it says, and not made earlier for the sake of clocks.
+            Ok(Self { made_at: given.made_at - SKEW, ..given })
+        };
+        certificates.into_iter().zip(keys).map(pair).collect()
     }
 
-    fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, rcgen::Error> {
+    pub(super) fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, rcgen::Error> {
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&certificate).map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
         let pin = Pin(sha256(parsed.public_key().raw));
+        let made_at = parsed.validity().not_before.to_datetime() + SKEW;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { certificate, issuer, pin })
+        Ok(Self { certificate, issuer, pin, made_at })
     }
 
     /// `length of the certificate, 4 bytes | certificate | key, PKCS #8`
@@ -110,6 +117,29 @@ impl Authority {
     #[must_use]
     pub fn pin(&self) -> Pin {
         self.pin
+    }
+
+    /// When it began to certify, by its certificate.
+    #[must_use]
+    pub fn made_at(&self) -> OffsetDateTime {
+        self.made_at
+    }
+
+    /// Its private key, PKCS #8.
+    pub(super) fn key(&self) -> Vec<u8> {
+        self.issuer.key().serialize_der()
+    }
+
+    /// A certificate for the key of another authority: who knows this one can check what that one certifies.
+    pub fn vouch_for(&self, other: &Self, now: OffsetDateTime) -> Result<CertificateDer<'static>, rcgen::Error> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&other.certificate)
+            .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
+        let mut params = params("", now - SKEW, now + OWN_LIFETIME);
+        params.distinguished_name = name(parsed.subject()).ok_or(rcgen::Error::CouldNotParseCertificate)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let key = SubjectPublicKeyInfo::from_der(parsed.public_key().raw)?;
+        Ok(params.signed_by(&key, &self.issuer)?.der().clone())
     }
 
     #[must_use]
@@ -134,8 +164,8 @@ impl Authority {
         Ok(request.signed_by(&self.issuer)?.der().clone())
     }
 
-    /// A certificate for this control plane, with a key of its own.
-    pub fn certify_self(&self, now: OffsetDateTime) -> Result<OwnCertificate, rcgen::Error> {
+    /// A certificate for this control plane, with a key of its own, and what nodes need that know an earlier authority.
+    pub fn certify_self(&self, earlier: &[Arc<Self>], now: OffsetDateTime) -> Result<OwnCertificate, rcgen::Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = params("Sluice control plane", now - SKEW, now + OWN_LIFETIME);
         params.subject_alt_names = vec![SanType::DnsName(CONTROL_PLANE_NAME.try_into()?)];
@@ -143,7 +173,11 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer)?;
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        Ok(OwnCertificate { chain: vec![certificate.der().clone(), self.certificate.clone()], key })
+        let mut chain = vec![certificate.der().clone(), self.certificate.clone()];
+        for earlier in earlier {
+            chain.extend([earlier.vouch_for(self, now)?, earlier.certificate.clone()]);
+        }
+        Ok(OwnCertificate { chain, key })
     }
 
     /// When a certificate of [`Authority::certify_self`] should be replaced.
@@ -175,6 +209,21 @@ fn params(common_name: &str, from: OffsetDateTime, until: OffsetDateTime) -> Cer
     (params.not_before, params.not_after) = (from, until);
     params.use_authority_key_identifier_extension = true;
     params
+}
+
+/// The same name, to the byte: by that it is found.
+fn name(written: &X509Name<'_>) -> Option<DistinguishedName> {
+    let mut name = DistinguishedName::new();
+    for attribute in written.iter_attributes() {
+        let oid: Vec<u64> = attribute.attr_type().iter()?.collect();
+        let text = attribute.as_str().ok()?;
+        let value = match attribute.attr_value().tag() {
+            Tag::PrintableString => DnValue::PrintableString(text.try_into().ok()?),
+            _ => DnValue::Utf8String(text.to_owned()),
+        };
+        name.push(DnType::from_oid(&oid), value);
+    }
+    Some(name)
 }
 
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -209,14 +258,14 @@ mod tests {
     async fn replicas_on_one_store_have_one_authority_and_its_key_is_sealed() {
         let (_folder, store) = store().await;
         let seal = SealingKey::new(&[7; KEY_BYTES]);
-        let one = Authority::open(&*store, &seal, None, now()).await.expect("it is made");
-        let two = Authority::open(&*store, &seal, None, now() + HOUR).await.expect("it is found");
+        let one = Authority::open(&*store, &seal, now()).await.expect("it is made");
+        let two = Authority::open(&*store, &seal, now() + HOUR).await.expect("it is found");
         assert_eq!((one.pin(), one.certificate()), (two.pin(), two.certificate()));
         let stored = store.keep_shared(NAME, b"").await.expect("it is there");
         let key = one.issuer.key().serialized_der();
         assert!(!stored.windows(16).any(|window| key.windows(16).any(|part| part == window)));
         let other = SealingKey::new(&[8; KEY_BYTES]);
-        assert!(matches!(Authority::open(&*store, &other, None, now()).await, Err(TrustError::Authority(_))));
+        assert!(matches!(Authority::open(&*store, &other, now()).await, Err(TrustError::Authority(_))));
     }
 
     #[test]
@@ -253,11 +302,23 @@ mod tests {
         let read = |certificate: &str, key: &str| {
             Authority::read(&AuthorityFiles { certificate: path(certificate), key: path(key) })
         };
-        let (one, two) = (read("one.crt", "one.key").expect("a pair"), read("two.crt", "two.key").expect("a pair"));
-        assert_ne!(one.pin(), two.pin());
-        for (certificate, key, named) in
-            [("one.crt", "two.key", "one.crt"), ("no.crt", "one.key", "no.crt"), ("one.crt", "one.crt", "one.crt")]
-        {
+        let pins = |certificate: &str, key: &str| -> Vec<Pin> {
+            read(certificate, key).expect("pairs").iter().map(Authority::pin).collect()
+        };
+        let (one, two) = (pins("one.crt", "one.key"), pins("two.crt", "two.key"));
+        assert_ne!(one, two);
+        for ending in ["crt", "key"] {
+            let [one, two] =
+                ["one", "two"].map(|name| std::fs::read(path(&format!("{name}.{ending}"))).expect("a file"));
+            std::fs::write(path(&format!("both.{ending}")), [two, one].concat()).expect("a file");
+        }
+        assert_eq!(pins("both.crt", "both.key"), [two, one].concat(), "the first one certifies");
+        for (certificate, key, named) in [
+            ("one.crt", "two.key", "one.crt"),
+            ("no.crt", "one.key", "no.crt"),
+            ("one.crt", "one.crt", "one.crt"),
+            ("both.crt", "one.key", "one.key"),
+        ] {
             let error = read(certificate, key).err().expect("no pair").to_string();
             assert!(error.contains(named), "{error}");
         }

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::authority::Authority;
+use super::authorities::Authorities;
 use super::master_key::hexadecimal;
 use crate::store::{self, NodeIdentity, Store, StoreError};
 
@@ -26,7 +26,7 @@ const ID_DIGITS: usize = 12;
 /// See the head of this file.
 pub struct Enrolment {
     store: Arc<dyn Store>,
-    authority: Arc<Authority>,
+    authorities: Arc<Authorities>,
     /// How long a certificate is good.
     lifetime: Duration,
 }
@@ -84,13 +84,13 @@ impl State {
 
 impl Enrolment {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, authority: Arc<Authority>, lifetime: Duration) -> Self {
-        Self { store, authority, lifetime }
+    pub fn new(store: Arc<dyn Store>, authorities: Arc<Authorities>, lifetime: Duration) -> Self {
+        Self { store, authorities, lifetime }
     }
 
     #[must_use]
-    pub fn authority(&self) -> &Arc<Authority> {
-        &self.authority
+    pub fn authorities(&self) -> &Arc<Authorities> {
+        &self.authorities
     }
 
     /// Makes a token with which so many nodes may join a gateway.
@@ -102,7 +102,8 @@ impl Enrolment {
         author: String,
         now: OffsetDateTime,
     ) -> Result<(store::JoinToken, JoinToken), StoreError> {
-        let token = JoinToken { gateway: gateway.to_owned(), secret: new_secret(), pin: self.authority.pin() };
+        let token =
+            JoinToken { gateway: gateway.to_owned(), secret: new_secret(), pin: self.authorities.now().first().pin() };
         let hash = sha256(&token.secret);
         let kept = store::JoinToken {
             id: hexadecimal(&hash)[..ID_DIGITS].to_owned(),
@@ -160,11 +161,12 @@ impl Enrolment {
     }
 
     fn certify(&self, request: &[u8], node: &NodeName, now: OffsetDateTime) -> Result<(Certified, Vec<u8>), Refusal> {
-        let certificate = self.authority.certify(request, node, now, self.lifetime).map_err(Refusal::Request)?;
+        let trusted = self.authorities.now();
+        let certificate = trusted.first().certify(request, node, now, self.lifetime).map_err(Refusal::Request)?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&certificate).expect("the authority makes good certificates");
         let key_hash = sha256(parsed.public_key().raw).to_vec();
-        let authority = self.authority.certificate().clone();
+        let authority = trusted.first().certificate().clone();
         Ok((Certified { certificate, authority }, key_hash))
     }
 
@@ -219,9 +221,9 @@ mod tests {
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&folder.path().join("sluice.db")).await.expect("a store"));
         store.ensure_gateway("edge").await.expect("it answers");
-        let seal = SealingKey::new(&[7; KEY_BYTES]);
-        let authority = Authority::open(&*store, &seal, None, NOW).await.expect("it is made");
-        let enrolment = Enrolment::new(store.clone(), Arc::new(authority), 24 * HOUR);
+        let seal = Arc::new(SealingKey::new(&[7; KEY_BYTES]));
+        let authorities = Authorities::open(store.clone(), seal, None, 24 * HOUR, NOW).await.expect("they are made");
+        let enrolment = Enrolment::new(store.clone(), authorities, 24 * HOUR);
         World { enrolment, store, _folder: folder }
     }
 

@@ -34,14 +34,16 @@ impl Shown {
     }
 }
 
-/// Takes certificates of one authority, whatever the time, and clients without any.
+/// Takes certificates of some authorities, whatever the time, and clients without any.
 #[derive(Debug)]
 pub struct AnyTime(Arc<dyn ClientCertVerifier>);
 
 impl AnyTime {
-    pub fn of(authority: &CertificateDer<'static>) -> Result<Self, Error> {
+    pub fn of<'a>(authorities: impl Iterator<Item = &'a CertificateDer<'static>>) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
-        roots.add(authority.clone())?;
+        for authority in authorities {
+            roots.add(authority.clone())?;
+        }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .allow_unauthenticated()

@@ -46,7 +46,7 @@ const MAX_PROBLEMS: usize = 100;
 struct Arriving {
     base: Position,
     reached: Position,
-    signature: Bytes,
+    signatures: Vec<Bytes>,
     body: BytesMut,
 }
 
@@ -61,10 +61,6 @@ impl<A: Adopt> Sync<A> {
             connected = connecting => connected.map_err(|_| Lost::Unreachable("no answer".to_owned()))??,
         };
         tracing::info!("configuration comes from {}", source.url);
-        self.approver = match &source.way {
-            Way::SharedToken(_) => None,
-            Way::Certificate(trust) => trust.approver(),
-        };
         self.status.send_modify(|status| {
             status.connected = true;
             status.error = None;
@@ -87,6 +83,11 @@ impl<A: Adopt> Sync<A> {
                 message = timeout_at(silent_at, incoming.message()), if !self.is_retrying => {
                     let message = message.map_err(|_| Lost::Silent)??.ok_or(Lost::Closed)?;
                     silent_at = Instant::now() + self.timing.silence;
+                    // Another authority may have taken the place of the one before under this stream.
+                    self.approver = match &source.way {
+                        Way::SharedToken(_) => None,
+                        Way::Certificate(trust) => trust.approver(),
+                    };
                     self.hear(message, &mut arriving, &outgoing)?;
                 }
                 outcome = ended(&mut self.work) => {
@@ -177,7 +178,8 @@ impl<A: Adopt> Sync<A> {
                 }
                 let reached = from_wire(begin.revision)?.ok_or(Lost::Protocol("a revision without a number"))?;
                 let base = from_wire(begin.base)?.unwrap_or_default();
-                *arriving = Some(Arriving { base, reached, signature: begin.signature, body: BytesMut::new() });
+                let signatures = [vec![begin.signature], begin.further_signatures].concat();
+                *arriving = Some(Arriving { base, reached, signatures, body: BytesMut::new() });
                 self.note_head(Some(reached));
             }
             FromControl::Chunk(chunk) => {
@@ -189,11 +191,11 @@ impl<A: Adopt> Sync<A> {
                 self.note_head(None);
             }
             FromControl::Commit(proto::Commit {}) => {
-                let Arriving { base, reached, signature, body } =
+                let Arriving { base, reached, signatures, body } =
                     arriving.take().ok_or(Lost::Protocol("a commit of nothing"))?;
                 let record = Record { base, reached, body: body.freeze() };
                 self.pending = Some(record.clone());
-                let approval = self.approver.clone().map(|approver| Approval { approver, signature });
+                let approval = self.approver.clone().map(|approver| Approval { approver, signatures });
                 self.start_work(record, approval, outgoing);
             }
             FromControl::Heartbeat(heartbeat) => self.note_head(from_wire(heartbeat.head)?),

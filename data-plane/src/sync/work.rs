@@ -24,7 +24,7 @@ pub struct Work {
 /// What must hold before a record is looked into.
 pub struct Approval {
     pub approver: Approver,
-    pub signature: Bytes,
+    pub signatures: Vec<Bytes>,
 }
 
 /// How it ended.
@@ -45,7 +45,7 @@ impl Work {
         let reached = record.reached;
         let task = tokio::spawn(async move {
             let built = tokio::task::spawn_blocking(move || {
-                if approval.is_some_and(|approval| !approval.approver.approves(&record, &approval.signature)) {
+                if approval.is_some_and(|approval| !approval.approver.approves(&record, &approval.signatures)) {
                     return Err(unapproved());
                 }
                 let snapshot = build(&held.unwrap_or_default(), &record, &acks)?;
@@ -135,7 +135,8 @@ mod tests {
         let (acks, mut heard) = mpsc::channel(4);
         let approver = Approver::new(Bytes::from_static(b"no key"), "edge".to_owned());
         for (signature, is_taken) in [(Some(Bytes::new()), false), (None, true)] {
-            let approval = signature.map(|signature| Approval { approver: approver.clone(), signature });
+            let approval =
+                signature.map(|signature| Approval { approver: approver.clone(), signatures: vec![signature] });
             let record = Record::whole(&Snapshot::default());
             let work = Work::start(record, approval, None, Arc::new(Anything), acks.clone());
             match work.outcome().await.result {

@@ -20,10 +20,12 @@ impl Approver {
         Self { key, gateway }
     }
 
-    pub fn approves(&self, record: &Record, signature: &[u8]) -> bool {
+    /// Whether one of the signatures is that of the authority.
+    pub fn approves<S: AsRef<[u8]>>(&self, record: &Record, signatures: &[S]) -> bool {
         let (base, reached) = (to_wire(record.base), to_wire(record.reached));
         let text = proto::signed::revision(&self.gateway, Some(&base), &reached, &sha256(&record.body));
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.key).verify(&text, signature).is_ok()
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.key);
+        signatures.iter().any(|signature| key.verify(&text, signature.as_ref()).is_ok())
     }
 }
 
@@ -44,15 +46,16 @@ mod tests {
         let record = Record::whole(&Snapshot::default());
         let text = proto::signed::revision("edge", None, &to_wire(record.reached), &sha256(&record.body));
         let signature = ours.sign(&text).expect("it signs");
-        assert!(approver(&ours, "edge").approves(&record, &signature));
-        assert!(!approver(&ours, "default").approves(&record, &signature));
-        assert!(!approver(&theirs, "edge").approves(&record, &signature));
-        assert!(!approver(&ours, "edge").approves(&record, &[]));
+        assert!(approver(&ours, "edge").approves(&record, &[&signature]));
+        assert!(!approver(&ours, "default").approves(&record, &[&signature]));
+        assert!(!approver(&theirs, "edge").approves(&record, &[&signature]));
+        assert!(approver(&ours, "edge").approves(&record, &[&vec![1], &signature]), "one of them is enough");
+        assert!(!approver(&ours, "edge").approves::<&[u8]>(&record, &[]));
         let newer = Record { reached: Position { revision: 7, ..record.reached }, ..record.clone() };
         let other = Record { body: [&record.body[..], b"x"].concat().into(), ..record.clone() };
         let delta = Record { base: Position { revision: 7, ..Position::default() }, ..record };
         for changed in [newer, other, delta] {
-            assert!(!approver(&ours, "edge").approves(&changed, &signature));
+            assert!(!approver(&ours, "edge").approves(&changed, &[&signature]));
         }
     }
 }

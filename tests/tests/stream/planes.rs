@@ -70,8 +70,8 @@ impl ControlPlane {
         let publisher = Publisher::start(store.clone()).await.expect("a publisher");
         let ticket_keys = TicketKeys::start(store.clone()).await.expect("ticket keys");
         let lanes = Lanes::start(publisher.clone()).await.expect("lanes");
-        let seal = SealingKey::new(&[7; KEY_BYTES]);
-        let trust = Trust::start(store.clone(), &seal, None, CERTIFICATE_LIFETIME).await.expect("an authority");
+        let seal = Arc::new(SealingKey::new(&[7; KEY_BYTES]));
+        let trust = Trust::start(store.clone(), seal, None, CERTIFICATE_LIFETIME).await.expect("an authority");
         let (nodes, tokens) = (Nodes::new(), Tokens::new(store));
         let timing = distribution::Timing { heartbeat: HEARTBEAT, silence: SILENCE };
         let (revisions, keys) = (publisher.clone(), ticket_keys.clone());

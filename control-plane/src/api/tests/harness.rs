@@ -72,7 +72,7 @@ impl Api {
         let publisher = Publisher::start(store.clone()).await.expect("a publisher");
         let tokens = Tokens::new(store.clone());
         let lanes = Lanes::start(publisher.clone()).await.expect("lanes");
-        let trust = Trust::start(store.clone(), &seal, None, CERTIFICATE_LIFETIME).await.expect("an authority");
+        let trust = Trust::start(store.clone(), seal.clone(), None, CERTIFICATE_LIFETIME).await.expect("an authority");
         let state = ApiState::new(publisher, store, tokens, Nodes::new(), lanes, trust);
         Self { router: router(state.clone()), state, _folder: folder }
     }
