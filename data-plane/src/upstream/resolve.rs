@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared, WeakShared};
+use model::resource::service::NameServer;
 
 use crate::clock::Clock;
 use crate::dns::{Addresses, Names};
-use model::resource::service::NameServer;
 
 /// Hosts whose addresses are remembered; for more, the process is asked each time a connection is made.
 const MAX_HOSTS: usize = 1024;
