@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use http::header::{ALLOW, CONTENT_LENGTH};
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use model::exchange::{Exchange, ResponseHead};
 use model::fields::Fields;
 use model::hashing::hash_of;
@@ -28,6 +28,9 @@ mod spelling;
 use intake::{Intake, Received};
 use record::Record;
 
+/// The revision that served a request, for listeners that tell.
+const REVISION: HeaderName = HeaderName::from_static("sluice-revision");
+
 /// An answer on its way to the client.
 pub struct Reply {
     pub head: ResponseHead,
@@ -42,7 +45,12 @@ pub async fn answer(connection: &Rc<Connection>, request: Received, body: Body) 
     let mut record = Record::begin(connection, head, client, version);
     let mut chain = Chain::default();
     let passed = match fault {
-        Some(rejection) => Err(rejection),
+        Some(rejection) => {
+            let Exchange { snapshot, listener, .. } = &record.exchange;
+            let listener = listener.and_then(|slot| snapshot.listeners.get(slot));
+            record.names_revision = listener.is_some_and(|listener| listener.revision_header);
+            Err(rejection)
+        }
         None => pass(&mut record, &mut chain, spelled, forward::Onward { body, upgrade, interim }).await,
     };
     let passed = passed.and_then(|reply| if is_opening { opened(reply) } else { Ok(reply) });
@@ -52,6 +60,11 @@ pub async fn answer(connection: &Rc<Connection>, request: Received, body: Body) 
     }
     chain.on_response(&mut record.exchange, &mut reply.head);
     record.exchange.finish_head(&mut reply.head);
+    if record.names_revision
+        && let Some(revision) = &record.exchange.snapshot.revision_value
+    {
+        reply.head.headers.insert(&REVISION, revision);
+    }
     record.finish(reply)
 }
 
@@ -65,6 +78,7 @@ async fn pass(
     let exchange = &mut record.exchange;
     let snapshot = exchange.snapshot.clone();
     let listener = exchange.listener.and_then(|slot| snapshot.listeners.get(slot));
+    record.names_revision = listener.is_some_and(|listener| listener.revision_header);
     let found = match spelled {
         None => snapshot.router.find(&exchange.asks()),
         Some(spelled) => spelled.find(&snapshot, exchange)?,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use imbl::{HashMap, OrdMap, OrdSet};
 
 use crate::config::{Changed, Config, Edit};
@@ -48,6 +48,8 @@ pub use tls::{CaBundle, Certificate, ClientCertificates, ClientConfigs, Endpoint
 pub struct Snapshot {
     /// Number of the revision; 0 for the empty one that everything starts from.
     pub revision: u64,
+    /// The same as the value of a field; nothing for the empty one.
+    pub revision_value: Option<HeaderValue>,
     pub config: Config,
     pub listeners: Slots<Arc<Listener>>,
     pub certificates: Slots<Arc<Certificate>>,
@@ -81,6 +83,8 @@ pub struct Listener {
     pub proxy_headers: Option<ProxyHeaders>,
     pub forwarding: Forwarding,
     pub limits: listener::Limits,
+    /// Answers name the revision.
+    pub revision_header: bool,
     pub policies: Arc<[Step]>,
     pub enabled: bool,
 }

@@ -1,7 +1,9 @@
 //! A change is live when the writer is told so, and no request notices.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
-use tests::gateway::revision_of;
+use tests::gateway::{revision_of, wait_until};
 use tests::http;
 use tests::traffic::{Backend, Traffic};
 
@@ -147,5 +149,58 @@ fn a_listener_that_cannot_be_opened_is_refused_by_the_node_with_the_reason() -> 
 
     assert_eq!(http::get(listener, "shop.example", "/orders")?.status, 200);
     admin.succeed("DELETE", "listeners/taken?wait=serving&timeout=20s", "")?;
+    Ok(())
+}
+
+#[test]
+fn each_answer_and_its_log_line_name_the_one_revision_that_served_it() -> Result<()> {
+    let gateway = Gateway::start()?;
+    let listener = listener_address();
+    let listeners = format!("listeners: [{{ name: web, bind: \"{listener}\", revision_header: true }}]");
+    let first = gateway.control.admin.apply(&format!(
+        "version: 1\n{listeners}\nroutes: [{{ name: all, paths: [/], respond: {{ body: \"1\" }} }}]\n"
+    ))?;
+    assert_eq!(first, 1);
+    let is_done = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| -> Result<Vec<u64>> {
+            let mut seen = Vec::new();
+            while !is_done.load(Ordering::Relaxed) {
+                let answer = http::get(listener, "x.example", &format!("/r/{}", seen.len()))?;
+                let named = answer.field("sluice-revision").map(str::to_owned);
+                assert_eq!(named.as_deref(), Some(&*answer.text()), "the body is what that revision says");
+                seen.push(answer.text().parse()?);
+            }
+            Ok(seen)
+        });
+        let changes = (|| {
+            for next in first + 1..first + 100 {
+                let route = format!(r#"{{"paths":["/"],"respond":{{"body":"{next}"}}}}"#);
+                let answer = gateway.control.admin.succeed("PUT", "routes/all?wait=serving&timeout=20s", &route)?;
+                assert_eq!(revision_of(&answer)?, next);
+            }
+            anyhow::Ok(())
+        })();
+        is_done.store(true, Ordering::Relaxed);
+        changes.and(reader.join().expect("the reader did not panic"))
+    })?;
+    assert!(seen.len() > 10, "{seen:?}");
+    let logged = || -> Vec<(String, u64)> {
+        let output = gateway.node.process.output();
+        let lines = output.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let of_interest =
+            lines.filter_map(|line| Some((line["path"].as_str()?.to_owned(), line["revision"].as_u64()?)));
+        of_interest.filter(|(path, _)| path.starts_with("/r/")).collect()
+    };
+    wait_until("every request is in the log", || logged().len() >= seen.len())?;
+    let mut logged = logged();
+    logged.sort_by_key(|(path, _)| path["/r/".len()..].parse::<usize>().unwrap_or(usize::MAX));
+    let expected: Vec<(String, u64)> =
+        seen.iter().enumerate().map(|(i, revision)| (format!("/r/{i}"), *revision)).collect();
+    assert_eq!(logged, expected);
+
+    // Off, as it is unless somebody wants it.
+    gateway.control.admin.succeed("PATCH", "listeners/web?wait=serving&timeout=20s", r#"{"revision_header":false}"#)?;
+    assert_eq!(http::get(listener, "x.example", "/")?.field("sluice-revision"), None);
     Ok(())
 }

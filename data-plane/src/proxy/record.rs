@@ -32,6 +32,8 @@ pub struct Record {
     pub policy: Option<Slot>,
     /// It came as far as the filters of its route, and there are some.
     pub is_filtered: bool,
+    /// Its answer names the revision.
+    pub names_revision: bool,
     /// What the service gets in place of the target that the route was found by.
     pub rewritten: Option<PathAndQuery>,
     /// The hash of its key, for services that go by one.
@@ -72,6 +74,7 @@ impl Record {
             code: None,
             policy: None,
             is_filtered: false,
+            names_revision: false,
             rewritten: None,
             hash: None,
             tag: None,

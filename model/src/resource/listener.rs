@@ -38,6 +38,11 @@ pub struct Listener {
     /// What a client may ask of it, in size, number and time.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
+    /// Answers say in `Sluice-Revision` which revision served the request, whoever made the answer; what a service says in
+    /// that field is replaced. It tells clients when the configuration changes: for listeners whose clients may know that.
+    /// The access log names the revision either way. Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub revision_header: bool,
     /// Policies for all requests that come in here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Name>,

@@ -38,7 +38,7 @@ pub(super) fn compile(
     config: Config,
     changes: &[Changed],
 ) -> Result<Snapshot, Problems> {
-    let mut next = Snapshot { revision, config, ..previous.clone() };
+    let mut next = Snapshot { revision, revision_value: Some(revision.into()), config, ..previous.clone() };
     let changes = next.with_moved_lists(changes);
     let changes = &*next.with_holders(changes);
     let mut problems = Problems::new();
@@ -240,6 +240,7 @@ impl Snapshot {
             proxy_headers: written.proxy_protocol.as_ref().map(ProxyHeaders::compile),
             forwarding: Forwarding::compile(&written.forwarded),
             limits: written.limits,
+            revision_header: written.revision_header,
             policies,
             enabled: written.enabled,
         };

@@ -130,6 +130,7 @@ fn spec(kind: Kind, draw: &mut Draw<'_>) -> Value {
 fn listener(draw: &mut Draw<'_>) -> Value {
     let port = 8000 + draw.below(6);
     let mut spec = json!({"bind": format!("127.0.0.1:{port}"), "policies": draw.policies()});
+    spec["revision_header"] = draw.of(&[true, false]).into();
     let certificates = draw.existing(Kind::Certificate);
     let certificates = draw.some(&certificates);
     if !certificates.is_empty() {
