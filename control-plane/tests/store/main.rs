@@ -18,6 +18,7 @@ use time::OffsetDateTime;
 mod rollouts;
 mod targets;
 mod trust;
+mod upgrades;
 
 use rollouts::{a_rollout_is_stored_with_its_revision_or_not_at_all, of_changes_of_a_rollout_one_wins};
 use targets::{
@@ -27,6 +28,10 @@ use targets::{
 use trust::{
     a_revoked_node_stays_revoked, join_tokens_are_kept_until_their_time_is_over,
     secrets_are_sealed_and_what_was_kept_before_is_read, uses_of_a_join_token_are_counted_over_replicas,
+};
+use upgrades::{
+    a_migration_that_was_edited_is_refused, a_schema_that_a_newer_version_expanded_serves_this_one,
+    what_only_a_newer_version_can_read_is_refused_by_name,
 };
 
 const GATEWAY: &str = "default";
@@ -82,6 +87,9 @@ contract!(
     old_changes_of_targets_are_forgotten,
     a_rollout_is_stored_with_its_revision_or_not_at_all,
     of_changes_of_a_rollout_one_wins,
+    a_schema_that_a_newer_version_expanded_serves_this_one,
+    what_only_a_newer_version_can_read_is_refused_by_name,
+    a_migration_that_was_edited_is_refused,
 );
 
 async fn a_new_gateway_is_empty_and_at_revision_0(url: String) {
