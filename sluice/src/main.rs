@@ -9,6 +9,8 @@ mod apply;
 mod authority;
 mod client;
 mod completion;
+#[cfg(test)]
+mod deployment;
 mod descriptors;
 mod diff;
 mod explain;
