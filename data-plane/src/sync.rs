@@ -295,7 +295,7 @@ impl<A: Adopt> Sync<A> {
                 status.error = Some(lost.to_string());
             });
             told = Some(error);
-            let pause = if lost.is_lasting() { backoff.longest() } else { backoff.next() };
+            let pause = if lost.is_lasting() { backoff.longest() } else { backoff.pause() };
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = tokio::time::sleep(pause) => self.bring_up_again().await,

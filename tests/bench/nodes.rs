@@ -190,7 +190,7 @@ async fn live(shared: Arc<Shared>, number: usize) {
         if was_connected && began.elapsed() > retry.1 {
             backoff.reset();
         }
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 

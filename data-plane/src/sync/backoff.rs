@@ -15,7 +15,7 @@ impl Backoff {
         Self { first, longest, next: first }
     }
 
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.longest);
         jittered(wait)
@@ -45,11 +45,11 @@ mod tests {
         let mut backoff = Backoff::new((first, longest));
         let mut bound = first;
         for _ in 0..20 {
-            let wait = backoff.next();
+            let wait = backoff.pause();
             assert!(wait >= bound / 2 && wait <= bound, "{wait:?} of {bound:?}");
             bound = (bound * 2).min(longest);
         }
         backoff.reset();
-        assert!(backoff.next() <= first);
+        assert!(backoff.pause() <= first);
     }
 }
