@@ -45,13 +45,13 @@ fn wait_for_state(admin: &Admin, revision: u64, state: &str) -> Result<Value> {
     rollout(admin, revision)
 }
 
-/// The nodes that serve a revision, by their places in the fleet.
+/// The connected nodes that serve a revision, by their places in the fleet.
 fn serving(fleet: &Fleet, control: usize, revision: u64) -> Result<Vec<usize>> {
     let listed = fleet.admin(control).nodes()?;
     let serves = |node: usize| {
         let id = std::fs::read_to_string(fleet.nodes[node].data.join("node-id")).ok()?;
         let found = listed.iter().find(|listed| listed["node_id"] == id.trim())?;
-        (found["serving"]["revision"] == revision).then_some(node)
+        (found["connected"] == true && found["serving"]["revision"] == revision).then_some(node)
     };
     Ok((0..fleet.nodes.len()).filter_map(serves).collect())
 }
@@ -203,5 +203,32 @@ fn with_one_node_a_change_is_watched_and_taken_back() -> Result<()> {
         fleet.get(0, "shop.example", "/orders/7").is_ok_and(|answer| answer.status == 200)
     })?;
     drop(traffic);
+    Ok(())
+}
+
+#[test]
+fn a_node_that_drains_is_no_crash_and_one_that_is_killed_is() -> Result<()> {
+    let mut fleet = Fleet::start(1, 3)?;
+    let (first, second) = (Backend::start("first"), Backend::start("second"));
+    fleet.admin(0).apply(&file(&fleet, &first))?;
+    let steps = json!([{ "nodes": { "count": 1 }, "bake": "1h" }]);
+    let strategy = json!({ "steps": steps, "gates": { "gone_after": "500ms" } }).to_string();
+    fleet.admin(0).succeed("PUT", "rollout-strategy", &strategy)?;
+    let staged = revision_of(&fleet.admin(0).succeed("PUT", "services/orders", &service(&second.url()))?)?;
+    let [chosen] = wait_until_served(&fleet, 0, staged, 1)?[..] else { panic!("one node has it") };
+
+    fleet.nodes[chosen].process.signal("TERM")?;
+    assert_eq!(fleet.nodes[chosen].process.wait()?, 0);
+    wait_until("it has left", || {
+        fleet.admin(0).nodes().is_ok_and(|nodes| nodes.iter().any(|node| node["has_left"] == true))
+    })?;
+    fleet.nodes[chosen].process.start_again()?;
+    assert_eq!(wait_until_served(&fleet, 0, staged, 1)?, [chosen], "it comes back to what it had");
+    assert_eq!(rollout(fleet.admin(0), staged)?["state"], "running");
+
+    fleet.nodes[chosen].process.kill();
+    let ended = wait_for_state(fleet.admin(0), staged, "rolled-back")?;
+    assert!(ended["reason"].as_str().is_some_and(|reason| reason.contains("vanished")), "{ended:#}");
+    wait_until_served(&fleet, 0, staged + 1, 2)?;
     Ok(())
 }

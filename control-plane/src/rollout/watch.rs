@@ -178,7 +178,8 @@ impl Watch {
                     self.served.remove(id);
                 }
             }
-            if node.connected && serves(node, revision) {
+            // Also one that came and vanished between two looks.
+            if serves(node, revision) && !node.has_left {
                 self.served.entry(id.clone()).or_insert(Served { started_at: node.started_at, gone_since: None });
             }
         }

@@ -214,6 +214,14 @@ fn a_node_that_restarts_or_vanishes_ends_it_and_one_that_leaves_does_not() {
     }
     assert!(matches!(world.look().0, Verdict::RollBack(_)));
 
+    let mut world = World::start(4, steps());
+    world.look();
+    world.adopt();
+    world.first_with_it().connected = false;
+    world.look();
+    world.now += 31 * second;
+    assert!(matches!(world.look().0, Verdict::RollBack(_)), "it vanished before anybody had looked");
+
     let mut world = start();
     let left = world.first_with_it();
     (left.connected, left.has_left) = (false, true);
