@@ -164,7 +164,7 @@ struct Source {
 /// How the node proves who it is.
 enum Way {
     SharedToken(PathBuf),
-    Certificate(Trust),
+    Certificate(Box<Trust>),
 }
 
 impl<A: Adopt> Sync<A> {
@@ -184,7 +184,7 @@ impl<A: Adopt> Sync<A> {
                     Proof::SharedToken(file) => Way::SharedToken(file),
                     Proof::Certificate { join_token } => {
                         let files = trust::Files::open(&data_dir, node_key_file.as_deref())?;
-                        Way::Certificate(Trust::open(files, join_token, identity.name())?)
+                        Way::Certificate(Box::new(Trust::open(files, join_token, identity.name())?))
                     }
                 };
                 Ok::<_, io::Error>(Source { url: from.url, endpoint, way })
