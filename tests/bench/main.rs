@@ -17,6 +17,7 @@ mod process;
 mod proxies;
 mod rate;
 mod report;
+mod rollback;
 mod scale;
 mod sluice;
 mod targets;
@@ -29,7 +30,7 @@ use anyhow::{Context, Result, bail};
 /// Something to measure, on its own.
 type Part = (&'static str, fn(&Options, &mut report::Report) -> Result<()>);
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("peers", peers::measure),
     ("scale", scale::measure),
     ("cold", cold::measure),
@@ -37,9 +38,10 @@ const PARTS: [Part; 8] = [
     ("churn", churn::measure),
     ("fleet", fleet::measure),
     ("rate", rate::measure),
+    ("rollback", rollback::measure),
     ("consumers", consumers::measure),
 ];
-const NAMES: &str = "peers|scale|cold|failures|churn|fleet|rate|consumers";
+const NAMES: &str = "peers|scale|cold|failures|churn|fleet|rate|rollback|consumers";
 
 /// What the command line asks for.
 pub struct Options {

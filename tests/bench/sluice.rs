@@ -40,7 +40,7 @@ impl Gateway {
         let traffic_port = free_port()?;
         let sent = Arc::new(AtomicU64::new(0));
         let relay_port = relay(control.stream_port, sent.clone())?;
-        let node = control.start_node("node", relay_port)?;
+        let node = control.start_node("node", relay_port, &[])?;
         Ok(Self { node, control, traffic_port, relay_port, sent })
     }
 
@@ -48,7 +48,7 @@ impl Gateway {
     pub fn restart_node(&mut self, name: &str) -> Result<f64> {
         self.node.end();
         let start = Instant::now();
-        self.node = self.control.start_node(name, self.relay_port)?;
+        self.node = self.control.start_node(name, self.relay_port, &[])?;
         Ok(start.elapsed().as_secs_f64())
     }
 
@@ -108,7 +108,7 @@ impl Control {
     }
 
     /// A node on core 1 that gets its configuration from `port`; returns when it is ready, or lives without any.
-    fn start_node(&self, name: &str, port: u16) -> Result<Process> {
+    pub fn start_node(&self, name: &str, port: u16, settings: &[(&str, String)]) -> Result<Process> {
         let at = |name: &str| self.folder.path().join(name).to_string_lossy().into_owned();
         let node_port = free_port()?;
         let node = Process::start(
@@ -128,7 +128,7 @@ impl Control {
                 "--access-log",
                 "off",
             ],
-            &[("SLUICE_NODE", format!("127.0.0.1:{node_port}"))],
+            &[&[("SLUICE_NODE", format!("127.0.0.1:{node_port}"))], settings].concat(),
             Path::new(&at(&format!("{name}.log"))),
         )?;
         wait_for_port(node_port, "the node")?;

@@ -199,7 +199,7 @@ mod tests {
             let wanted = if by_count { count as usize } else { (meant * usize::from(percent)).div_ceil(100) };
             prop_assert_eq!(chosen, wanted.clamp(1, meant));
             // Whether a node has it does not depend on who else is there, and a larger step keeps all of a smaller one.
-            let larger = Choice { percent: Some(100), count: None, ..choice.clone() };
+            let larger = Choice { percent: Some(100), count: None, ..choice };
             let all = here.iter().chain(&[]).map(|(at, labels)| (*at, labels));
             let larger = larger.among(all).expect("there are some");
             for (zone, at) in others.iter().map(|(at, zone)| (labels(zone), *at)) {

@@ -24,7 +24,11 @@ pub async fn a_rollout_is_stored_with_its_revision_or_not_at_all(url: String) {
     let done = RolloutRow { version: 2, is_open: false, ended_by: 2, ..row(1) };
     assert!(store.change_rollout(&done).await.expect("a change"));
     assert_eq!(store.open_rollouts().await.expect("rollouts"), []);
-    assert_eq!(store.rollouts_at(GATEWAY, 2).await.expect("rollouts"), [done.clone()], "what ended it leads to it");
+    assert_eq!(
+        store.rollouts_at(GATEWAY, 2).await.expect("rollouts"),
+        std::slice::from_ref(&done),
+        "what ended it leads to it"
+    );
     store.append_staged(GATEWAY, &record(2, vec![put("a", 1, "{}")]), Some(&row(3))).await.expect("2 is the head");
     assert_eq!(store.rollouts(GATEWAY, None, 10).await.expect("rollouts"), [row(3), done.clone()]);
     assert_eq!(store.rollouts(GATEWAY, Some(3), 10).await.expect("rollouts"), [done]);
