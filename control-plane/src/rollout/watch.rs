@@ -180,7 +180,8 @@ impl Watch {
             }
             // Also one that came and vanished between two looks.
             if serves(node, revision) && !node.has_left {
-                self.served.entry(id.clone()).or_insert(Served { started_at: node.started_at, gone_since: None });
+                let gone_since = (!node.connected).then_some(now);
+                self.served.entry(id.clone()).or_insert(Served { started_at: node.started_at, gone_since });
             }
         }
     }
