@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 
 /// A process that is killed with all its children when it goes out of scope.
 pub struct Process {
@@ -46,7 +48,7 @@ impl Process {
         if tree.is_empty() {
             bail!("{} has ended", self.name);
         }
-        Ok(tree.iter().map(|pid| cpu_ns_of(*pid)).sum())
+        Ok(tree.iter().filter_map(|pid| cpu_ns_of(*pid)).sum())
     }
 
     /// Proportional set size of the tree, in bytes.
@@ -98,13 +100,10 @@ fn tree(root: u32) -> Vec<u32> {
     tree
 }
 
-/// By the scheduler's nanoseconds, thread by thread.
-fn cpu_ns_of(pid: u32) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads
-        .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok())
-        .filter_map(|line| line.split(' ').next()?.parse::<u64>().ok())
-        .sum()
+/// Of the whole process: what threads took that have ended is part of it.
+fn cpu_ns_of(pid: u32) -> Option<u64> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into().ok()?)).ok()?;
+    u64::try_from(Duration::from(clock_gettime(clock).ok()?).as_nanos()).ok()
 }
 
 fn pss_of(pid: u32) -> Option<u64> {
