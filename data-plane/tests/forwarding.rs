@@ -432,7 +432,10 @@ async fn draining_waits_for_a_response_and_says_goodbye() {
         }
     })
     .await;
-    let node = node_to(address).await;
+    // One core: when it refuses connections it has asked all that it has to go.
+    let mut settings = support::settings();
+    settings.cores = std::num::NonZeroUsize::MIN;
+    let node = Node::start_with(settings, forward_to(address)).await;
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let stream2 = TcpStream::connect(node.address).await.unwrap();

@@ -110,7 +110,10 @@ async fn draining_ends_idle_connections_and_lets_begun_requests_end() {
 
 #[tokio::test]
 async fn who_uses_a_connection_while_its_node_drains_is_answered_and_told() {
-    let node = Node::start(vec![put(Kind::Route, "all", respond("ok"))]).await;
+    // One core: when it refuses connections it has asked all that it has to go.
+    let mut settings = support::settings();
+    settings.cores = std::num::NonZeroUsize::MIN;
+    let node = Node::start_with(settings, vec![put(Kind::Route, "all", respond("ok"))]).await;
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     read_until(&mut stream, "ok").await;

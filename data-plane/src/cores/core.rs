@@ -220,6 +220,8 @@ impl Core {
     /// Closes listeners and asks their clients to go. Their addresses are free when it returns.
     async fn close(&self, listeners: Vec<Rc<OpenListener>>) {
         for listener in listeners {
+            // Before the port is closed: who finds it closed may count on it that all were asked. And who came just now.
+            self.connections.leave(&listener);
             listener.close().await;
             self.connections.leave(&listener);
         }
