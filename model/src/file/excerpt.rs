@@ -15,7 +15,14 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn of(source: Source) -> Self {
-        let breaks = source.text.match_indices('\n').map(|(at, _)| at + 1);
+        // A carriage return alone is a line break too (YAML 1.2.2 section 5.4).
+        let text = source.text.as_bytes();
+        let is_break = |at: &usize| match text[*at] {
+            b'\n' => true,
+            b'\r' => text.get(at + 1) != Some(&b'\n'),
+            _ => false,
+        };
+        let breaks = (0..text.len()).filter(is_break).map(|at| at + 1);
         Self { starts: [0].into_iter().chain(breaks).collect(), source }
     }
 
@@ -23,7 +30,7 @@ impl Lines {
     fn line(&self, number: usize) -> &str {
         let start = number.checked_sub(1).and_then(|index| self.starts.get(index));
         let rest = start.map_or("", |start| &self.source.text[*start..]);
-        rest.lines().next().unwrap_or_default()
+        rest.split(['\r', '\n']).next().unwrap_or_default()
     }
 }
 
@@ -62,6 +69,16 @@ mod tests {
         assert_eq!(location(3, 14, 5).excerpt, "3 |     service: order # x\n  |              ^^^^^");
         assert_eq!(location(2, 11, 400).excerpt, "2 |   - name: ä\n  |           ^");
         assert_eq!(location(9, 9, 9).excerpt, "9 | \n  | ^", "also where there is nothing");
+    }
+
+    #[test]
+    fn lines_end_as_those_of_yaml_do() {
+        let lines = Lines::of(Source { path: "f".into(), text: "one\r\ntwo\rthree\n\rfive".into() });
+        let line = |line| location(&lines, Place { line, column: 1, length: 1 }).excerpt;
+        assert_eq!(
+            [1, 2, 3, 5].map(line),
+            ["1 | one", "2 | two", "3 | three", "5 | five"].map(|line| format!("{line}\n  | ^"))
+        );
     }
 
     #[test]
