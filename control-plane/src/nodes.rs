@@ -239,11 +239,13 @@ impl Nodes {
             load: None,
             traffic: None,
             has_left: false,
+            has_returned: false,
             report: TargetReport::default(),
         };
         let key = (gateway.to_owned(), node_id);
         let mut known = self.known.lock();
         known.forget_old();
+        status.has_returned = known.has_left(&key);
         let before = known.here.get(&key);
         if let Some(before) = before {
             // A refusal outlives the connection: the node still keeps that revision out.

@@ -81,6 +81,13 @@ impl Here {
 }
 
 impl Known {
+    /// Whether a node, which is about to connect, has ended in good order the last time.
+    pub fn has_left(&self, id: &Id) -> bool {
+        let here = self.here.get(id).map(|here| &here.status);
+        let elsewhere = self.elsewhere.get(id).map(|elsewhere| &elsewhere.status);
+        here.into_iter().chain(elsewhere).max_by_key(|status| status.last_seen).is_some_and(|status| status.has_left)
+    }
+
     /// Every node of a gateway once, by what counts.
     pub(super) fn of_gateway(&self, gateway: &str) -> impl Iterator<Item = &NodeStatus> {
         let here = self.here.iter().filter(move |((of, _), _)| of == gateway);

@@ -67,6 +67,9 @@ pub struct NodeStatus {
     /// It ended in good order. Absent otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_left: bool,
+    /// Before it came as it is now, it had ended in good order. Absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_returned: bool,
     #[serde(flatten)]
     pub report: TargetReport,
 }

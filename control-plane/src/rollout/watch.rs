@@ -171,7 +171,9 @@ impl Watch {
                 let gone_since = if is_away { Some(*known.gone_since.get_or_insert(now)) } else { None };
                 let has_vanished = gone_since.is_some_and(|since| now.duration_since(since) > gates.gone_after.get());
                 known.gone_since = gone_since;
-                if (has_restarted || has_vanished) && !self.crashed.contains(id) {
+                // Between two looks it may have left and come back.
+                let is_crash = has_vanished || (has_restarted && !node.has_returned);
+                if is_crash && !self.crashed.contains(id) {
                     name(&mut self.crashed, id.clone());
                 }
                 if node.has_left || has_restarted {

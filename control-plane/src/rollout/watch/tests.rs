@@ -233,6 +233,15 @@ fn a_node_that_restarts_or_vanishes_ends_it_and_one_that_leaves_does_not() {
     (back.connected, back.has_left) = (true, false);
     back.started_at = Some(OffsetDateTime::UNIX_EPOCH + time::Duration::minutes(1));
     assert_eq!(world.look().0, Verdict::Wait, "it was restarted in good order");
+
+    let mut world = start();
+    let back = world.first_with_it();
+    back.started_at = Some(OffsetDateTime::UNIX_EPOCH + time::Duration::minutes(1));
+    back.has_returned = true;
+    assert_eq!(world.look().0, Verdict::Wait, "so quickly that nobody saw it go");
+    world.first_with_it().started_at = Some(OffsetDateTime::UNIX_EPOCH + time::Duration::minutes(2));
+    world.first_with_it().has_returned = false;
+    assert!(matches!(world.look().0, Verdict::RollBack(_)), "and then it crashed");
 }
 
 #[test]
