@@ -80,21 +80,28 @@ impl Fault {
 
     #[must_use]
     pub fn in_resource(self, kind: Kind, name: &str) -> Problem {
-        Problem {
-            kind: Some(kind),
-            name: Some(name.to_owned()),
-            pointer: self.pointer,
-            code: Cow::Borrowed(self.code),
-            message: self.message,
-            hint: self.hint,
-            location: None,
-            page: None,
-        }
+        Problem { kind: Some(kind), name: Some(name.to_owned()), ..Problem::from(self) }
     }
 
     #[must_use]
     pub fn at(self, key: &Key) -> Problem {
         self.in_resource(key.kind, &key.name)
+    }
+}
+
+/// A fault in what is no resource.
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        Self {
+            kind: None,
+            name: None,
+            pointer: fault.pointer,
+            code: Cow::Borrowed(fault.code),
+            message: fault.message,
+            hint: fault.hint,
+            location: None,
+            page: None,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use serde_json::{Value, json};
-use tests::gateway::Admin;
+use tests::gateway::{Admin, wait_until};
 use tests::history::{End, History, Outcome, Probe, Read, Revision, Write, violations};
 use tests::http::{Answer, Connection};
 use tests::relay::Fault;
@@ -56,8 +56,10 @@ fn a_fleet_that_is_harmed_at_random_keeps_every_promise() -> Result<()> {
         }
         let harmed = nemesis.harm(&mut fleet, &seen, duration);
         let healed = harmed.and_then(|()| nemesis.heal_all(&mut fleet, &seen));
-        // With all of it whole again, something more is written and served.
-        std::thread::sleep(Duration::from_secs(2));
+        let healed = healed.and_then(|()| {
+            let since = seen.now();
+            wait_until("with all of it whole again, something more is written", || seen.acknowledged_since(since) >= 10)
+        });
         seen.is_over.store(true, Ordering::SeqCst);
         healed
     })?;
@@ -119,6 +121,12 @@ impl Seen {
 
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_micros()).expect("tests are short")
+    }
+
+    fn acknowledged_since(&self, since: u64) -> usize {
+        let history = self.history.lock().expect("no panic while it is held");
+        let later = history.writes.iter().filter(|write| write.began >= since);
+        later.filter(|write| matches!(write.outcome, Outcome::Acknowledged(_))).count()
     }
 
     fn is_over(&self) -> bool {

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
-use model::problem::{Location, Problem, Problems};
+use model::problem::{Fault, Location, Problem, Problems};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -275,16 +275,7 @@ impl IntoResponse for Error {
 /// A fault in what is no resource: a parameter, a header field, the body itself.
 #[must_use]
 pub fn fault(pointer: &str, code: &'static str, message: impl Into<String>) -> Problem {
-    Problem {
-        kind: None,
-        name: None,
-        pointer: pointer.to_owned(),
-        code: Cow::Borrowed(code),
-        message: message.into(),
-        hint: None,
-        location: None,
-        page: None,
-    }
+    Fault::new(pointer, code, message).into()
 }
 
 /// A body that is not JSON, or says a thing twice, with the place where reading it stopped.

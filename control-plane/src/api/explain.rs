@@ -6,13 +6,13 @@ use axum::extract::State;
 use axum::response::Response;
 use http::Method;
 use model::explain::{Explanation, Question, explain};
-use model::problem::Fault;
+use model::problem::{Fault, Problem};
 use model::written;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::ApiState;
-use super::error::{Error, INVALID_QUESTION, UNKNOWN_REVISION, fault};
+use super::error::{Error, INVALID_QUESTION, UNKNOWN_REVISION};
 use super::gateways::AtGateway;
 use super::json::Json;
 use super::request::{JsonBody, Params};
@@ -60,10 +60,6 @@ async fn ask(
 }
 
 fn invalid(faults: Vec<Fault>) -> Error {
-    let problems = faults.into_iter().map(|Fault { pointer, code, message, hint }| {
-        let mut problem = fault(&pointer, code, message);
-        problem.hint = hint;
-        problem
-    });
+    let problems = faults.into_iter().map(Problem::from);
     Error::new(&INVALID_QUESTION, "the request that is asked about cannot be understood").errors(problems.collect())
 }

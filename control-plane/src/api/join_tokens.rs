@@ -165,15 +165,5 @@ impl JoinTokenView {
 }
 
 fn invalid(faults: Vec<Fault>) -> Error {
-    let problem = |fault: Fault| Problem {
-        kind: None,
-        name: None,
-        pointer: fault.pointer,
-        code: fault.code.into(),
-        message: fault.message,
-        hint: fault.hint,
-        location: None,
-        page: None,
-    };
-    Error::invalid(faults.into_iter().map(problem).collect())
+    Error::invalid(faults.into_iter().map(Problem::from).collect())
 }

@@ -267,15 +267,5 @@ fn strategy(written: serde_json::Value) -> Result<Strategy, Vec<Fault>> {
 }
 
 fn invalid(faults: Vec<Fault>) -> Error {
-    let problem = |fault: Fault| Problem {
-        kind: None,
-        name: None,
-        pointer: fault.pointer,
-        code: fault.code.into(),
-        message: fault.message,
-        hint: fault.hint,
-        location: None,
-        page: None,
-    };
-    Error::invalid(faults.into_iter().map(problem).collect())
+    Error::invalid(faults.into_iter().map(Problem::from).collect())
 }

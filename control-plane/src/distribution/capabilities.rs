@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use model::policy::PolicyKind;
-use model::problem::{Problem, Problems};
+use model::problem::{Fault, Problem, Problems};
 use model::resource::{KINDS, Kind};
 use model::snapshot::Snapshot;
 
@@ -46,15 +46,9 @@ impl Capabilities {
     }
 
     fn problem(&self, kind: Kind, name: &str, pointer: &str, what: &str) -> Problem {
-        Problem {
-            kind: Some(kind),
-            name: Some(name.to_owned()),
-            pointer: pointer.to_owned(),
-            code: "node-too-old".into(),
-            message: format!("the node runs version {}, which does not know {what}", self.version),
-            hint: Some("upgrade the node, or take this resource out until then".to_owned()),
-            location: None,
-            page: None,
-        }
+        let message = format!("the node runs version {}, which does not know {what}", self.version);
+        Fault::new(pointer, "node-too-old", message)
+            .hint("upgrade the node, or take this resource out until then")
+            .in_resource(kind, name)
     }
 }
