@@ -47,6 +47,18 @@ use trust::{Trust, TrustError};
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
+impl RunError {
+    /// Whether it is the database, and waiting may help.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Database { source, .. }
+            | Self::Token(TokenError::Store(source))
+            | Self::Trust(TrustError::Store(source)) => source.is_passing(),
+            _ => false,
+        }
+    }
+}
+
 /// A control plane that serves.
 pub struct Running {
     /// Where the admin API listens, with the port that was chosen if the settings left it open.
@@ -91,30 +103,23 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     // Before the database, which may take a while: a taken port should be told at once.
     let admin = bind(settings.admin_bind, "the admin API").await?;
     let stream = bind(settings.stream_bind, "the configuration stream").await?;
-    let database = |source| RunError::Database { database: store::describe(&settings.database_url), source };
-    let Some(store) = open(&settings.database_url, &shutdown).await.map_err(database)? else {
-        return Ok(());
+    let is_on_loopback = stream.1.ip().is_loopback();
+    let begun = loop {
+        let Some(store) = open(&settings.database_url, &shutdown).await.map_err(database_error(&settings))? else {
+            return Ok(());
+        };
+        match begin(&settings, store, &master, is_on_loopback).await {
+            Ok(begun) => break begun,
+            Err(error) if shared && error.is_passing() && !shutdown.is_cancelled() => {
+                tracing::warn!("will begin anew: {error}");
+                tokio::time::sleep(DATABASE_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
     };
-    let seal = Arc::new(trust::seal::open(&*store, &master).await?);
-    store.seal_with(seal.clone());
-    let trust = Trust::start(store.clone(), seal, settings.authority.as_ref(), settings.certificate_lifetime).await?;
-    let stream_tls = Tls::new(trust.authorities().clone())?;
-    let admin_token_file = token::ensure(&*store, Role::Admin, &settings.data_dir).await?;
-    // The token that nodes share is for loopback alone.
-    let node_token_file = match stream.1.ip().is_loopback() {
-        true => token::ensure(&*store, Role::Node, &settings.data_dir).await?,
-        false => None,
-    };
-    let tokens = Tokens::new(store.clone());
-    let publisher = Publisher::start(store.clone()).await.map_err(database)?;
-    let ticket_keys = TicketKeys::start(store.clone()).await.map_err(database)?;
-    let lanes = Lanes::start(publisher.clone()).await.map_err(database)?;
-    let nodes = Nodes::new();
-    // Before it serves: who asks for all nodes must not get those of this replica alone.
-    let fleet = match store.shared_nodes() {
-        Some(shared) => Some(Fleet::join(nodes.clone(), shared).await.map_err(database)?),
-        None => None,
-    };
+    let Begun { store, trust, tls: stream_tls, token_files, tokens, publisher, ticket_keys, lanes, nodes, fleet } =
+        begun;
+    let [admin_token_file, node_token_file] = token_files;
 
     let running = Running {
         admin: admin.1,
@@ -154,6 +159,57 @@ pub async fn run(settings: Settings, shutdown: CancellationToken, ready: impl Fn
     tracing::info!("the control plane serves the admin API on {} and nodes on {}", running.admin, running.stream);
     ready(running);
     join(parts, &shutdown, &stop).await
+}
+
+/// What a control plane has from its database when it begins to serve.
+struct Begun {
+    store: Arc<dyn Store>,
+    trust: Arc<Trust>,
+    tls: Tls,
+    /// Of the admin token, and of the token that nodes on loopback share.
+    token_files: [Option<PathBuf>; 2],
+    tokens: Arc<Tokens>,
+    publisher: Arc<Publisher>,
+    ticket_keys: Arc<TicketKeys>,
+    lanes: Arc<Lanes>,
+    nodes: Arc<Nodes>,
+    fleet: Option<Fleet>,
+}
+
+/// Reads what there is. It may be done again: whatever it makes is made once.
+async fn begin(
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    master: &MasterKeys,
+    is_on_loopback: bool,
+) -> Result<Begun, RunError> {
+    let database = database_error(settings);
+    let seal = Arc::new(trust::seal::open(&*store, master).await?);
+    store.seal_with(seal.clone());
+    let trust = Trust::start(store.clone(), seal, settings.authority.as_ref(), settings.certificate_lifetime).await?;
+    let tls = Tls::new(trust.authorities().clone())?;
+    let admin_token_file = token::ensure(&*store, Role::Admin, &settings.data_dir).await?;
+    // The token that nodes share is for loopback alone.
+    let node_token_file = match is_on_loopback {
+        true => token::ensure(&*store, Role::Node, &settings.data_dir).await?,
+        false => None,
+    };
+    let tokens = Tokens::new(store.clone());
+    let publisher = Publisher::start(store.clone()).await.map_err(&database)?;
+    let ticket_keys = TicketKeys::start(store.clone()).await.map_err(&database)?;
+    let lanes = Lanes::start(publisher.clone()).await.map_err(&database)?;
+    let nodes = Nodes::new();
+    // Before it serves: who asks for all nodes must not get those of this replica alone.
+    let fleet = match store.shared_nodes() {
+        Some(shared) => Some(Fleet::join(nodes.clone(), shared).await.map_err(&database)?),
+        None => None,
+    };
+    let token_files = [admin_token_file, node_token_file];
+    Ok(Begun { store, trust, tls, token_files, tokens, publisher, ticket_keys, lanes, nodes, fleet })
+}
+
+fn database_error(settings: &Settings) -> impl Fn(StoreError) -> RunError {
+    |source| RunError::Database { database: store::describe(&settings.database_url), source }
 }
 
 /// Waits until every part has ended, which is an error unless it was asked for.

@@ -71,6 +71,25 @@ fn a_node_is_not_led_back_by_a_control_plane_that_is_behind() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_control_plane_that_loses_its_database_while_it_starts_begins_anew() -> Result<()> {
+    let mut fleet = Fleet::start(1, 0)?;
+    for bytes in [1_000, 2_000, 3_000, 4_000, 6_000, 8_000] {
+        fleet.controls[0].process.kill();
+        let before = fleet.to_database[0].struck();
+        fleet.to_database[0].set(Some(Fault::CutAfter(bytes)));
+        fleet.controls[0].process.start_again()?;
+        let serves = |fleet: &Fleet| fleet.admin(0).get("status").is_ok();
+        wait_until("it has met the fault, or never will", || {
+            fleet.to_database[0].struck() > before + 2 || serves(&fleet)
+        })?;
+        fleet.to_database[0].set(None);
+        wait_until("it serves", || serves(&fleet))
+            .with_context(|| format!("after {bytes} bytes: {}", fleet.controls[0].process.output()))?;
+    }
+    Ok(())
+}
+
 /// A node that has nothing yet must not begin with a part of something, whatever becomes of the way to it.
 #[test]
 fn what_comes_over_a_broken_way_is_whole_or_nothing() -> Result<()> {

@@ -51,7 +51,8 @@ impl PostgresStore {
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let options = url.parse::<PgConnectOptions>()?.application_name("sluice");
         // Not from the pool, which would try for a while and then not say what was wrong.
-        let mut connection = options.connect().await?;
+        let connecting = within(ACQUIRE_TIMEOUT, async { Ok(options.connect().await?) });
+        let mut connection = connecting.await?;
         // sqlx holds an advisory lock meanwhile, so replicas that start together go one by one.
         let mut migrations: Migrator = sqlx::migrate!("../migrations/postgres");
         // What a newer version added does not keep this one from running: see migrations/README.md.
